@@ -1,0 +1,6 @@
+"""`python -m orvalho` is the command `orvalho`."""
+
+from orvalho.cli.main import entry
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,204 @@
+"""The one SQLite file: open it, migrate it, run transactions off the event loop.
+
+One thread writes. Jobs that wait while it commits are committed together, each in a savepoint
+of its own, so a hundred small transactions cost about one fsync (group commit). A caller's
+`await` returns after the commit, which is durable: WAL with `synchronous=FULL`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from orvalho.errors import Unavailable
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+# Called on the writer thread with the names in the group: "before" the commit and "after" it.
+# A test kills the process here, to see what a crash at each commit leaves behind.
+CommitHook = Callable[[str, Sequence[str]], None]
+
+_GROUP: Final = 512
+
+
+class _Job:
+    __slots__ = ("error", "future", "loop", "name", "result", "work")
+
+    def __init__(
+        self,
+        name: str,
+        work: Work[Any],
+        loop: asyncio.AbstractEventLoop | None,
+        future: asyncio.Future[Any] | None,
+    ) -> None:
+        self.name = name
+        self.work = work
+        self.loop = loop
+        self.future = future
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future is None or self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Store:
+    """Transactions on the one database. Made by `open_store`, which also closes it."""
+
+    def __init__(self, path: Path, on_commit: CommitHook | None = None) -> None:
+        self.path = path
+        self._on_commit = on_commit
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-read")
+        self._local = threading.local()
+        self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
+        self._writer.start()
+
+    async def transact(self, name: str, work: Work[T]) -> T:
+        """Run `work(connection)` in a transaction; return its value once that is durable.
+
+        `name` says which transaction this is, `noun.verb`. `work` runs on the writer thread: it
+        must not wait for anything but SQLite. An exception in it rolls back this work alone.
+
+        Raises:
+            Unavailable: the disk is full, or the database cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(name, work, loop, future))
+        return await future
+
+    def transact_soon(self, name: str, work: Work[Any]) -> None:
+        """Like `transact`, for a writer who need not know when: lost only if we crash first.
+        May be called from any thread."""
+        self._jobs.put(_Job(name, work, None, None))
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work(connection)` on a read-only connection, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+
+    def _read(self, work: Work[T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = _connect(self.path)
+            connection.execute("PRAGMA query_only=1")
+            self._local.connection = connection
+        return work(connection)
+
+    def _write(self) -> None:
+        connection = _connect(self.path)
+        running = True
+        while running:
+            group: list[_Job] = []
+            job = self._jobs.get()
+            while job is not None:
+                group.append(job)
+                if len(group) >= _GROUP or self._jobs.empty():
+                    break
+                job = self._jobs.get()
+            running = job is not None
+            if group:
+                self._commit(connection, group)
+        connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in group:
+                _run(connection, job)
+            names = [job.name for job in group]
+            if self._on_commit:
+                self._on_commit("before", names)
+            connection.execute("COMMIT")
+            if self._on_commit:
+                self._on_commit("after", names)
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for job in group:
+                job.error = job.error or Unavailable(
+                    f"the database could not be written: {error}",
+                    where=str(self.path),
+                    hint="free some disk space, then try again",
+                )
+        loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        for job in group:
+            if job.loop is not None:
+                loops.setdefault(job.loop, []).append(job)
+        for loop, jobs in loops.items():
+            try:
+                loop.call_soon_threadsafe(_settle_all, jobs)
+            except RuntimeError:  # the loop has closed: nobody waits any more
+                continue
+
+    def close(self) -> None:
+        """Commit what is queued, then let the files go. Blocks until the writer has ended."""
+        self._jobs.put(None)
+        self._writer.join()
+        self._reader.shutdown()
+
+
+def _settle_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _run(connection: sqlite3.Connection, job: _Job) -> None:
+    connection.execute("SAVEPOINT job")
+    try:
+        job.result = job.work(connection)
+    except Exception as error:  # noqa: BLE001 -- it belongs to whoever queued the job
+        connection.execute("ROLLBACK TO job")
+        job.error = error
+    connection.execute("RELEASE job")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # check_same_thread is off because `close` may run on another thread than the opener's.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=1", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path, migrations: Sequence[Migrations], on_commit: CommitHook | None = None
+) -> AsyncIterator[Store]:
+    """The database at `path`, made (mode 0600) and brought up to date, for the block's length.
+
+    Raises:
+        Unavailable: it cannot be opened, or was written by a newer version.
+    """
+    try:
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = _connect(path)
+        database = Database(connection, execute_plugins=False)
+        for migration in migrations:
+            migration.apply(database)
+        connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(f"the database cannot be opened: {error}", where=str(path)) from error
+    store = Store(path, on_commit)
+    try:
+        yield store
+    finally:
+        # In a thread: a commit may be waiting for the disk, and the loop must go on meanwhile.
+        await asyncio.get_running_loop().run_in_executor(None, store.close)
