@@ -1,0 +1,65 @@
+"""`orvalho config`: the settings, and where each comes from."""
+
+from __future__ import annotations
+
+import click
+
+from orvalho.cli.replies import plain
+from orvalho.cli.session import Session
+from orvalho.cli.tree import Noun, Verb
+from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
+
+
+@click.group(
+    "config",
+    cls=Noun,
+    examples=(
+        "orvalho config show",
+        "orvalho config show --origin",
+        "orvalho config set limits.wall 60s",
+    ),
+)
+def command() -> None:
+    """Settings, and where each comes from. A flag wins over ORVALHO_*, that over conf.d/*.toml,
+    that over config.toml, that over the default."""
+
+
+@command.command(
+    "show",
+    cls=Verb,
+    examples=(
+        "orvalho config show",
+        "orvalho config show --origin",
+        "orvalho config show --json",
+    ),
+)
+@click.option("--origin", is_flag=True, help="Also say where each value comes from.")
+@click.pass_obj
+def show(session: Session, origin: bool) -> None:
+    """Every setting and its value."""
+    with session.connect() as client:
+        reply = client.ask(ConfigShow(), ConfigReply)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+        return
+    columns = 3 if origin else 2
+    rows = [(setting.key, setting.value, setting.origin)[:columns] for setting in reply.settings]
+    session.screen.table(("setting", "value", "origin")[:columns], rows)
+
+
+@command.command(
+    "set",
+    cls=Verb,
+    examples=(
+        "orvalho config set limits.wall 60s",
+        "orvalho config set workers.contexts_per_worker 1",
+        """orvalho config set listen '["ws://0.0.0.0:4455"]'""",
+    ),
+)
+@click.argument("key", metavar="KEY")
+@click.argument("value", metavar="VALUE")
+@click.pass_obj
+def set_(session: Session, key: str, value: str) -> None:
+    """Write a setting (a TOML value, or plain text) to config.toml and use it at once."""
+    with session.connect() as client:
+        session.tell(client.ask(ConfigSet(key=key, value=value), Note))

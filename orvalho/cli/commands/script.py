@@ -1,0 +1,338 @@
+"""`orvalho script`: signed scripts, sent and received."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from orvalho.cli.arguments import Duration, read_text, script_params
+from orvalho.cli.inline import inline_source
+from orvalho.cli.output import age, duration, many, milliseconds, moment, size
+from orvalho.cli.replies import plain
+from orvalho.cli.runs import follow, show_end
+from orvalho.cli.session import Session
+from orvalho.cli.tree import Noun, Verb
+from orvalho.control.client import error_of
+from orvalho.control.messages import (
+    Note,
+    RunEnded,
+    RunOutput,
+    RunQueued,
+    ScriptCancel,
+    ScriptCheck,
+    ScriptChecked,
+    ScriptList,
+    ScriptListReply,
+    ScriptLogs,
+    ScriptResult,
+    ScriptSend,
+    ScriptShow,
+    ScriptShowReply,
+)
+from orvalho.errors import InvalidInput, Unavailable
+
+QUEUED_STATUS: Final = 7
+
+
+@click.group(
+    "script",
+    cls=Noun,
+    examples=(
+        "orvalho script send peer@phone2 job.js",
+        "orvalho script check job.js",
+        "orvalho script ls",
+    ),
+)
+def command() -> None:
+    """Scripts: signed here, run on a peer under its rules."""
+
+
+@command.command(
+    "send",
+    cls=Verb,
+    examples=(
+        "orvalho script send peer@phone2 job.js --param n=3",
+        "orvalho script send peer@phone2 photos.js --expose /album:rw -o photos.zip",
+        """orvalho script send peer@phone2 -e 'target.fs.list("/shared")' --wait""",
+    ),
+)
+@click.argument("target", metavar="TARGET")
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option("-e", "--eval", "code", metavar="CODE", help="Send CODE instead of a file.")
+@click.option(
+    "--param", "pairs", metavar="K=V", multiple=True, help="A parameter: JSON, or else text."
+)
+@click.option("--params-file", metavar="FILE", help="All parameters, as JSON (- for stdin).")
+@click.option(
+    "--expose",
+    metavar="PATH[:rw]",
+    multiple=True,
+    help="What the run may read (or also write) of our own context.",
+)
+@click.option("--as", "context", metavar="CONTEXT", help="Which of our contexts sends it.")
+@click.option(
+    "--expires",
+    "expires_s",
+    type=Duration(),
+    default="7d",
+    metavar="TIME",
+    help="How long it may wait for the target (7d).",
+)
+@click.option("--wait", is_flag=True, help="Wait for the result, however long the target is away.")
+@click.option("--detach", is_flag=True, help="Print the run's id and go.")
+@click.option("-o", "--output", metavar="FILE", help="Write the result to FILE.")
+@click.pass_obj
+def send(
+    session: Session,
+    *,
+    target: str,
+    file: str | None,
+    code: str | None,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    expose: tuple[str, ...],
+    context: str | None,
+    expires_s: int,
+    wait: bool,
+    detach: bool,
+    output: str | None,
+) -> int:
+    """Sign FILE (- for stdin) and have TARGET run it. Its log lines come to standard error, its
+    result to standard output. Exit status 7: the target is away, and the run waits for it."""
+    if wait and detach:
+        raise InvalidInput("--wait and --detach exclude each other.")
+    if file == "-" and params_file == "-":
+        raise InvalidInput("standard input holds the script or the parameters, not both.")
+    filename, source = _source(file, code)
+    request = ScriptSend(
+        to=target,
+        filename=filename,
+        source=source,
+        params=msgspec.Raw(script_params(pairs, params_file)),
+        expose=expose,
+        context=context,
+        expires_s=expires_s,
+        wait=wait,
+        detach=detach,
+    )
+
+    def tell_queued(queued: RunQueued) -> None:
+        if queued.state != "queued":
+            session.screen.progress(f"{queued.run} to {queued.to}")
+        elif wait:
+            session.screen.notice(_waiting(queued))
+
+    with session.connect() as client:
+        last = follow(session, client.stream(request), filename, tell_queued)
+    if isinstance(last, RunEnded):
+        show_end(session, last, output)
+        return 0
+    if last is None:
+        raise Unavailable("the daemon did not say what became of the script.")
+    return _left(session, last, detach=detach)
+
+
+def _source(file: str | None, code: str | None) -> tuple[str, str]:
+    if (file is None) == (code is None):
+        raise InvalidInput("give a script FILE, or code with -e.", hint="orvalho script send -h")
+    if code is not None:
+        return "inline.js", inline_source(code)
+    assert file is not None
+    return ("stdin.js" if file == "-" else Path(file).name), read_text(file)
+
+
+def _waiting(queued: RunQueued) -> str:
+    left = duration(queued.expires_at - time.time())
+    return f"queued at {queued.queued_at}, expires in {left}"
+
+
+def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
+    """The run goes on without us: asked for by --detach, or because the target is away."""
+    if session.screen.as_json:
+        session.screen.document(plain(queued))
+    elif detach:
+        session.screen.line(queued.run)
+    if detach:
+        return 0
+    session.screen.notice(_waiting(queued))
+    session.screen.notice(f"  try   orvalho script result {queued.run} --wait")
+    return QUEUED_STATUS
+
+
+@command.command(
+    "check",
+    cls=Verb,
+    examples=(
+        "orvalho script check job.js",
+        "orvalho script check job.js --json",
+        "orvalho script check - < job.js",
+    ),
+)
+@click.argument("file", metavar="FILE")
+@click.pass_obj
+def check(session: Session, file: str) -> None:
+    """Read a script without running it. Tells what it asks for, or every mistake in it."""
+    filename = "stdin.js" if file == "-" else Path(file).name
+    with session.connect() as client:
+        reply = client.ask(ScriptCheck(filename=filename, source=read_text(file)), ScriptChecked)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+    elif reply.problems:
+        session.screen.lines(f"{filename}:{problem}" for problem in reply.problems)
+    elif not session.screen.quiet:
+        session.screen.line(f"{filename}  {reply.language}  {size(reply.size_bytes)}")
+        session.screen.line(f"  digest  {reply.digest}")
+        session.screen.lines(f"  needs   {capability}" for capability in reply.needs)
+        session.screen.lines(f"  wants   {capability}" for capability in reply.wants)
+        session.screen.lines(f"  limit   {name} {value}" for name, value in reply.limits.items())
+    if reply.problems:
+        raise InvalidInput(
+            f"{filename} has {many(len(reply.problems), 'mistake')} and cannot be sent."
+        )
+
+
+@command.command(
+    "ls",
+    cls=Verb,
+    examples=("orvalho script ls", "orvalho script ls --limit 5", "orvalho script ls --json"),
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, metavar="N", help="How many runs (50)."
+)
+@click.pass_obj
+def ls(session: Session, limit: int) -> None:
+    """The newest runs, sent and received."""
+    with session.connect() as client:
+        reply = client.ask(ScriptList(limit=limit), ScriptListReply)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+        return
+    rows = [
+        (
+            run.run,
+            run.direction,
+            run.caller,
+            run.target,
+            run.filename,
+            run.outcome or run.state,
+            age(run.created_at),
+            None if run.wall_ms is None else milliseconds(run.wall_ms),
+        )
+        for run in reply.runs
+    ]
+    headers = ("run", "direction", "caller", "target", "script", "state", "made", "took")
+    session.screen.table(headers, rows)
+
+
+@command.command(
+    "show",
+    cls=Verb,
+    examples=(
+        "orvalho script show r_01jd3k7m2q8v5x9z4b6n1c0f2h",
+        "orvalho script show r_01jd",
+        "orvalho script show r_01jd --json",
+    ),
+)
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def show(session: Session, run: str) -> None:
+    """One run: what it asked for, and its receipt. A unique start of the id will do."""
+    with session.connect() as client:
+        reply = client.ask(ScriptShow(run=run), ScriptShowReply)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+        return
+    state = reply.state
+    pairs = [
+        ("script", f"{state.filename}  {state.digest}"),
+        ("direction", state.direction),
+        ("caller", state.caller),
+        ("target", state.target),
+        ("made", moment(state.created_at)),
+        ("expires", moment(reply.expires_at)),
+        ("ended", None if state.ended_at is None else moment(state.ended_at)),
+        ("took", None if state.wall_ms is None else milliseconds(state.wall_ms)),
+        ("params", size(reply.params_bytes)),
+        *(("needs", need) for need in reply.needs),
+        ("receipt by", reply.receipt_by),
+    ]
+    session.screen.line(f"{state.run}  {state.outcome or state.state}")
+    session.screen.lines(f"  {label:<10} {value}" for label, value in pairs if value is not None)
+    if reply.error is not None:
+        session.screen.error(error_of(reply.error))
+
+
+@command.command(
+    "logs",
+    cls=Verb,
+    examples=(
+        "orvalho script logs r_01jd",
+        "orvalho script logs r_01jd --follow",
+        "orvalho script logs r_01jd --json",
+    ),
+)
+@click.argument("run", metavar="RUN")
+@click.option("--follow", "following", is_flag=True, help="Go on until the run has ended.")
+@click.pass_obj
+def logs(session: Session, run: str, following: bool) -> None:
+    """What a run logged."""
+    with session.connect() as client:
+        for reply in client.stream(ScriptLogs(run=run, follow=following)):
+            if isinstance(reply, RunOutput):
+                _show_output(session, reply)
+
+
+def _show_output(session: Session, output: RunOutput) -> None:
+    if session.screen.as_json:
+        session.screen.event(
+            "run.output",
+            at=output.at,
+            level=output.level,
+            message=output.text,
+            fields={"run": output.run, "seq": output.seq},
+        )
+    elif session.screen.verbose:
+        session.screen.line_now(f"{moment(output.at)} {output.level:<5} {output.text}")
+    else:
+        session.screen.line_now(output.text)
+
+
+@command.command(
+    "result",
+    cls=Verb,
+    examples=(
+        "orvalho script result r_01jd",
+        "orvalho script result r_01jd --wait",
+        "orvalho script result r_01jd -o photo.jpg",
+    ),
+)
+@click.argument("run", metavar="RUN")
+@click.option("--wait", is_flag=True, help="Wait until the run has ended.")
+@click.option("-o", "--output", metavar="FILE", help="Write the result to FILE.")
+@click.pass_obj
+def result(session: Session, run: str, wait: bool, output: str | None) -> None:
+    """The result of a run, as `send` would have shown it."""
+    with session.connect() as client:
+        ended = client.ask(ScriptResult(run=run, wait=wait), RunEnded)
+    show_end(session, ended, output)
+
+
+@command.command(
+    "cancel",
+    cls=Verb,
+    examples=(
+        "orvalho script cancel r_01jd3k7m2q8v5x9z4b6n1c0f2h",
+        "orvalho script cancel r_01jd",
+        "orvalho script cancel r_01jd --json",
+    ),
+)
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def cancel(session: Session, run: str) -> None:
+    """Stop a run, or take it back while it waits for its target."""
+    with session.connect() as client:
+        session.tell(client.ask(ScriptCancel(run=run), Note))

@@ -1,0 +1,23 @@
+"""Code that is typed rather than kept in a file: it asks for all that the rules may give."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_WANTS: Final = tuple(
+    f"{side}.{action}"
+    for side in ("target", "caller")
+    for action in ("fs.read:/**", "fs.write:/**", "fs.remove:/**", "kv.read:**", "kv.write:**")
+)
+
+# `wants`, not `needs`: what the rules refuse throws when it is called, and nothing else is lost.
+HEADER: Final = f"""\
+// /// orvalho
+// wants = [{", ".join(f'"{want}"' for want in _WANTS)}]
+// ///
+"""
+
+
+def inline_source(code: str) -> str:
+    """A bare script: the value of its last expression is its result."""
+    return f"{HEADER}{code}\n"

@@ -1,0 +1,170 @@
+"""A run as the command line sees it: sent, followed, cancelled, its end shown."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from orvalho.cli.output import milliseconds, size
+from orvalho.cli.replies import plain
+from orvalho.cli.session import Session
+from orvalho.control.client import error_of
+from orvalho.control.messages import (
+    Note,
+    Reply,
+    RunEnded,
+    RunOutput,
+    RunQueued,
+    ScriptCancel,
+)
+from orvalho.errors import (
+    Conflict,
+    Denied,
+    InvalidInput,
+    LimitExceeded,
+    OrvalhoError,
+    ScriptFailed,
+    Unavailable,
+)
+
+# Ends that came without an error of their own.
+_ENDS: Final[dict[str, type[OrvalhoError]]] = {
+    "failed": ScriptFailed,
+    "refused": Denied,
+    "limited": LimitExceeded,
+    "cancelled": Conflict,
+    "interrupted": Unavailable,
+    "expired": Unavailable,
+}
+
+
+def follow(
+    session: Session,
+    replies: Iterable[Reply],
+    name: str,
+    queued: Callable[[RunQueued], None] | None = None,
+) -> RunEnded | RunQueued | None:
+    """Show what comes in until the stream ends; answers the last word on the run. `name` stands
+    before each line that the script logs. Ctrl-C cancels the run."""
+    run: str | None = None
+    last: RunEnded | RunQueued | None = None
+    try:
+        for reply in replies:
+            if isinstance(reply, RunOutput):
+                session.screen.guest_line(
+                    name,
+                    level=reply.level,
+                    text=reply.text,
+                    at=reply.at,
+                    run=reply.run,
+                    seq=reply.seq,
+                )
+            elif isinstance(reply, RunQueued):
+                run, last = reply.run, reply
+                if queued is not None:
+                    queued(reply)
+            elif isinstance(reply, RunEnded):
+                last = reply
+    except KeyboardInterrupt:
+        if run is not None:
+            _cancel(session, run)
+        raise
+    return last
+
+
+def _cancel(session: Session, run: str) -> None:
+    # The interrupted connection is closed; the run is cancelled by name over a new one.
+    with session.connect_running() as client:
+        note = client.ask(ScriptCancel(run=run), Note)
+    session.screen.notice(note.text)
+
+
+def show_end(session: Session, ended: RunEnded, file: str | None) -> None:
+    """The result on standard output, or in `file`.
+
+    Raises:
+        OrvalhoError: what ended the run, if it was not its own end.
+        InvalidInput: the result is bytes and has nowhere to go.
+    """
+    if session.screen.as_json:
+        session.screen.document(plain(ended))
+    if ended.error is not None:
+        raise error_of(ended.error)
+    if ended.outcome != "done":
+        kind = _ENDS.get(ended.outcome, ScriptFailed)
+        raise kind(f"the run was {ended.outcome}.", hint=f"orvalho why {ended.run}")
+    if file is not None:
+        _save(session, ended, Path(file))
+    elif not session.screen.as_json:
+        _print(session, ended)
+    session.screen.progress(f"done in {milliseconds(ended.usage.wall_ms)}")
+
+
+def _print(session: Session, ended: RunEnded) -> None:
+    if ended.result_bytes is not None:
+        raise InvalidInput(
+            f"the result is {size(len(ended.result_bytes))} of bytes ({_kind(ended.result_bytes)}),"
+            " not JSON: it needs a file.",
+            hint=f"orvalho script result {ended.run} -o FILE",
+        )
+    if ended.result is not None:
+        session.screen.line(result_text(ended.result, pretty=session.screen.is_terminal))
+
+
+def result_text(result: msgspec.Raw, *, pretty: bool) -> str:
+    """JSON as it came, indented or on one line; numbers keep their digits."""
+    return msgspec.json.format(bytes(result), indent=2 if pretty else -1).decode()
+
+
+def _save(session: Session, ended: RunEnded, file: Path) -> None:
+    if ended.result_bytes is not None:
+        content = ended.result_bytes
+    else:
+        content = msgspec.json.format(bytes(ended.result or b"null"), indent=-1) + b"\n"
+    try:
+        write_atomically(file, content)
+    except OSError as error:
+        raise InvalidInput(
+            f"{file} cannot be written: {error.strerror}.",
+            where=str(file),
+            hint=f"orvalho script result {ended.run} -o FILE",
+        ) from error
+    session.screen.notice(f"{size(len(content))} in {file}")
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """All of it or nothing: a reader never sees half a file."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _kind(content: bytes) -> str:
+    signatures = {
+        b"\x89PNG": "PNG",
+        b"\xff\xd8\xff": "JPEG",
+        b"GIF8": "GIF",
+        b"%PDF": "PDF",
+        b"PK\x03\x04": "ZIP",
+        b"\x1f\x8b": "gzip",
+    }
+    return next((name for start, name in signatures.items() if content.startswith(start)), "binary")
+
+
+def preview(content: bytes) -> str:
+    """`<1.5 kB of bytes: iVBORw0KGgo...>`"""
+    start = base64.b64encode(content[:24]).decode()
+    return f"<{size(len(content))} of bytes: {start}{'...' if len(content) > 24 else ''}>"

@@ -1,0 +1,36 @@
+"""What one invocation knows: the home it is about, and how it wants its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orvalho.cli.output import Screen
+from orvalho.control.client import Client, open_client, socket_path
+
+if TYPE_CHECKING:
+    from orvalho.control.messages import Note
+
+
+class Session:
+    """The global options, and the way to the daemon they name."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.home: str | None = None
+        self.screen = Screen(environ)
+
+    def connect(self) -> Client:
+        """A client of the daemon, which is started when it does not run."""
+        return open_client(self.environ, self.home)
+
+    def connect_running(self, timeout_s: float | None = None) -> Client:
+        """The same, but Unavailable when it does not run."""
+        return Client(socket_path(self.environ, self.home), timeout_s)
+
+    def tell(self, note: Note) -> None:
+        """The daemon's sentence about what it did."""
+        if self.screen.as_json:
+            self.screen.document({"text": note.text, "changed": note.changed})
+        elif not self.screen.quiet:
+            self.screen.line(note.text)

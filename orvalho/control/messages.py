@@ -1,0 +1,551 @@
+"""The whole local API as Structs: what a client may ask the daemon, and what comes back.
+
+On the socket each message is one JSON object on one line, its kind in `type`. A client sends one
+request; the daemon answers with any number of replies and then `Done` or `Failed`. Moments
+(`*_at`) are Unix seconds; the CLI shows them in RFC 3339. Sizes are bytes, `*_ms` milliseconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Tagged by its own name in snake case, with dots: `ScriptSend` is `script.send`."""
+
+
+def _tag(name: str) -> str:
+    words = "".join("." + c.lower() if c.isupper() else c for c in name)
+    return words.lstrip(".")
+
+
+# ---- requests -----------------------------------------------------------------------------
+
+
+class Status(Message, frozen=True, kw_only=True, tag=_tag):
+    """One line about this node, and one a peer. -> StatusReply"""
+
+
+class DaemonStop(Message, frozen=True, kw_only=True, tag=_tag):
+    """End the daemon once running scripts have ended, or after `grace_s`. -> Done"""
+
+    grace_s: float = 5.0
+
+
+class ContextNew(Message, frozen=True, kw_only=True, tag=_tag):
+    """Make a context: key, tree, policy file. -> Note"""
+
+    name: str
+
+
+class ContextList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> ContextListReply"""
+
+
+class ContextFiles(Message, frozen=True, kw_only=True, tag=_tag):
+    """What lies under a path of the owner's own view: `/` is one directory a context.
+    -> FilesReply"""
+
+    path: str = "/"
+
+
+class PeerInvite(Message, frozen=True, kw_only=True, tag=_tag):
+    """One pasteable ticket. `guest`: the other device is another person's. -> Ticket"""
+
+    guest: bool = False
+    expires_s: int = 3600
+
+
+class PeerAdd(Message, frozen=True, kw_only=True, tag=_tag):
+    """Redeem a ticket. `name`: call the other node so here, instead of what it calls itself.
+    -> PeerAdded"""
+
+    ticket: str
+    guest: bool = False
+    name: str | None = None
+
+
+class PeerList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> PeerListReply"""
+
+
+class PeerRemove(Message, frozen=True, kw_only=True, tag=_tag):
+    """Forget a peer: its key is refused from now on. -> Note"""
+
+    name: str
+
+
+class GroupList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> GroupListReply"""
+
+
+class GroupShow(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> GroupListReply with one group"""
+
+    name: str
+
+
+class Resolve(Message, frozen=True, kw_only=True, tag=_tag):
+    """What a name means here. -> Resolved"""
+
+    name: str
+
+
+class ScriptCheck(Message, frozen=True, kw_only=True, tag=_tag):
+    """Read a script without running it. -> ScriptChecked"""
+
+    filename: str
+    source: str
+
+
+class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
+    """Sign a script and send it.
+
+    `params` is any JSON value. `expose` are paths of our own context the run may read
+    (`/notes`) or also write (`/notes:rw`). `context`: which of our contexts is the caller (None:
+    the first one). Streams RunQueued, then RunOutput as it comes, then RunEnded; with `detach`,
+    ends after RunQueued; when the target cannot be reached and `wait` is false, ends after a
+    second RunQueued whose `state` is "queued".
+    """
+
+    to: str
+    filename: str
+    source: str
+    params: msgspec.Raw = msgspec.Raw(b"null")
+    expose: tuple[str, ...] = ()
+    context: str | None = None
+    expires_s: int = 7 * 86400
+    wait: bool = False
+    detach: bool = False
+
+
+class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
+    """The newest runs, sent and received. -> ScriptListReply"""
+
+    limit: int = 50
+
+
+class ScriptShow(Message, frozen=True, kw_only=True, tag=_tag):
+    """One run; `run` may be a unique prefix of its id. -> ScriptShowReply"""
+
+    run: str
+
+
+class ScriptLogs(Message, frozen=True, kw_only=True, tag=_tag):
+    """Its log lines. `follow`: go on until it has ended. -> RunOutput, ..."""
+
+    run: str
+    follow: bool = False
+
+
+class ScriptResult(Message, frozen=True, kw_only=True, tag=_tag):
+    """Its result; waits for it with `wait`. -> RunEnded"""
+
+    run: str
+    wait: bool = False
+
+
+class ScriptCancel(Message, frozen=True, kw_only=True, tag=_tag):
+    """Stop a run, or take it back from the outbox. -> Note"""
+
+    run: str
+
+
+class Why(Message, frozen=True, kw_only=True, tag=_tag):
+    """Each decision that was made for a run. -> WhyReply"""
+
+    run: str
+
+
+class PolicyCheck(Message, frozen=True, kw_only=True, tag=_tag):
+    """Read the policy files as they are now, without using them. -> PolicyChecked"""
+
+
+class WorkerList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> WorkerListReply"""
+
+
+class ConfigShow(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> ConfigReply"""
+
+
+class ConfigSet(Message, frozen=True, kw_only=True, tag=_tag):
+    """Write `key = value` (TOML) to config.toml and use it at once. -> Note"""
+
+    key: str
+    value: str
+
+
+class Audit(Message, frozen=True, kw_only=True, tag=_tag):
+    """The newest `limit` entries of the audit log, oldest first; with `follow`, then each new one.
+    -> AuditEntry, ..."""
+
+    limit: int = 50
+    follow: bool = False
+    run: str | None = None
+
+
+class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> DoctorReply"""
+
+
+class Complete(Message, frozen=True, kw_only=True, tag=_tag):
+    """What a word on the command line may become. `kind`: target, peer, context, group, run,
+    key (of the configuration), or path (`text` is `target:/path`). -> Completions"""
+
+    kind: str
+    text: str
+
+
+Request = (
+    Status
+    | DaemonStop
+    | ContextNew
+    | ContextList
+    | ContextFiles
+    | PeerInvite
+    | PeerAdd
+    | PeerList
+    | PeerRemove
+    | GroupList
+    | GroupShow
+    | Resolve
+    | ScriptCheck
+    | ScriptSend
+    | ScriptList
+    | ScriptShow
+    | ScriptLogs
+    | ScriptResult
+    | ScriptCancel
+    | Why
+    | PolicyCheck
+    | WorkerList
+    | ConfigShow
+    | ConfigSet
+    | Audit
+    | Doctor
+    | Complete
+)
+
+
+# ---- replies ------------------------------------------------------------------------------
+
+
+class Done(Message, frozen=True, kw_only=True, tag=_tag):
+    """The last reply, when all went well."""
+
+
+class Failed(Message, frozen=True, kw_only=True, tag=_tag):
+    """The last reply, when it did not: an `orvalho.errors` class by its `code`."""
+
+    code: str
+    message: str
+    where: str | None = None
+    rule: str | None = None
+    hint: str | None = None
+    peer: str | None = None
+    detail: str | None = None
+
+
+class Note(Message, frozen=True, kw_only=True, tag=_tag):
+    """A sentence for a person. `changed` is false for "already ..."."""
+
+    text: str
+    changed: bool = True
+
+
+class PeerState(Message, frozen=True, kw_only=True):
+    """`state`: online, offline. `path`: `direct 127.0.0.1:4455`, or how it would be reached.
+    `relation`: own (the same owner's) or guest. `key` is `ed25519:...`."""
+
+    name: str
+    key: str
+    relation: str
+    state: str
+    path: str
+    contexts: tuple[str, ...]
+    check_words: str
+    added_at: float
+    introduced: str
+    last_seen_at: float | None
+    queued: int
+
+
+class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
+    node: str
+    key: str
+    version: str
+    pid: int
+    started_at: float
+    listening: tuple[str, ...]
+    contexts: tuple[str, ...]
+    peers: tuple[PeerState, ...]
+    runs: int
+    problems: tuple[str, ...]
+
+
+class ContextState(Message, frozen=True, kw_only=True):
+    name: str
+    key: str
+    files: int
+    used_bytes: int
+    quota_files: int
+    quota_bytes: int
+    worker: int | None
+
+
+class ContextListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    contexts: tuple[ContextState, ...]
+
+
+class FileState(Message, frozen=True, kw_only=True):
+    name: str
+    is_dir: bool
+    size_bytes: int
+    modified_at: float | None
+
+
+class FilesReply(Message, frozen=True, kw_only=True, tag=_tag):
+    path: str
+    entries: tuple[FileState, ...]
+
+
+class Ticket(Message, frozen=True, kw_only=True, tag=_tag):
+    ticket: str
+    expires_at: float
+    guest: bool
+
+
+class PeerAdded(Message, frozen=True, kw_only=True, tag=_tag):
+    peer: PeerState
+    changed: bool
+
+
+class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    peers: tuple[PeerState, ...]
+
+
+class GroupState(Message, frozen=True, kw_only=True):
+    """`members`: (`ed25519:...`, the file it stands in, the peer's name or None)."""
+
+    name: str
+    members: tuple[tuple[str, str, str | None], ...]
+
+
+class GroupListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    groups: tuple[GroupState, ...]
+
+
+class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
+    """`context_key` and `context` are None when the name is a node's alone."""
+
+    name: str
+    node: str
+    node_key: str
+    context: str | None
+    context_key: str | None
+    state: str
+    path: str
+
+
+class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
+    """`problems`: each with `line:column` in front. Empty when the script can be sent."""
+
+    filename: str
+    language: str
+    digest: str
+    size_bytes: int
+    needs: tuple[str, ...]
+    wants: tuple[str, ...]
+    limits: dict[str, int]
+    problems: tuple[str, ...]
+
+
+class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
+    """The run is durable here. `state`: sending, or queued when the target cannot be reached."""
+
+    run: str
+    to: str
+    state: str
+    queued_at: str
+    expires_at: float
+
+
+class RunOutput(Message, frozen=True, kw_only=True, tag=_tag):
+    """One line of the guest's. `level`: debug, log, info, warn, error."""
+
+    run: str
+    seq: int
+    level: str
+    text: str
+    at: float
+
+
+class Usage(Message, frozen=True, kw_only=True):
+    wall_ms: int = 0
+    cpu_ms: int = 0
+    memory_bytes: int = 0
+    output_bytes: int = 0
+    host_calls: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
+    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired.
+    `result` is JSON; `result_bytes` (base64) is set instead when the script returned bytes.
+    `error` is set unless the outcome is done."""
+
+    run: str
+    outcome: str
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    result_bytes: bytes | None = None
+    error: Failed | None = None
+    usage: Usage = Usage()
+
+
+class RunState(Message, frozen=True, kw_only=True):
+    """`direction`: sent or received. `state`: queued, sent, running, ended."""
+
+    run: str
+    direction: str
+    caller: str
+    target: str
+    filename: str
+    digest: str
+    state: str
+    outcome: str | None
+    created_at: float
+    ended_at: float | None
+    wall_ms: int | None
+
+
+class ScriptListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    runs: tuple[RunState, ...]
+
+
+class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """`receipt` is the signed payload; `receipt_by` the key whose signature held."""
+
+    state: RunState
+    needs: tuple[str, ...]
+    params_bytes: int
+    expires_at: float
+    error: Failed | None
+    receipt: msgspec.Raw = msgspec.Raw(b"null")
+    receipt_by: str | None = None
+
+
+class DecisionState(Message, frozen=True, kw_only=True):
+    """One decision: `rule` is `file:line`, `text` the rule itself; for a refusal with no rule,
+    `nearest` is the line that came closest and `suggestion` the line that would allow it."""
+
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+    text: str | None
+    nearest: str | None
+    suggestion: str | None
+    times: int
+
+
+class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
+    state: RunState
+    caller_key: str
+    signature: str
+    road: str
+    roles: tuple[str, ...]
+    decisions: tuple[DecisionState, ...]
+    error: Failed | None
+
+
+class PolicyChecked(Message, frozen=True, kw_only=True, tag=_tag):
+    """`problems`: `policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?`"""
+
+    files: tuple[str, ...]
+    rules: int
+    problems: tuple[str, ...]
+
+
+class WorkerState(Message, frozen=True, kw_only=True):
+    worker: int
+    pid: int
+    contexts: tuple[str, ...]
+    running: int
+    runs: int
+    started_at: float
+    rss_bytes: int
+
+
+class WorkerListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    workers: tuple[WorkerState, ...]
+
+
+class Setting(Message, frozen=True, kw_only=True):
+    """`origin`: default, `config.toml:3`, `conf.d/10-q.toml:1`, `ORVALHO_LISTEN`, or a flag."""
+
+    key: str
+    value: str
+    origin: str
+
+
+class ConfigReply(Message, frozen=True, kw_only=True, tag=_tag):
+    settings: tuple[Setting, ...]
+
+
+class AuditEntry(Message, frozen=True, kw_only=True, tag=_tag):
+    seq: int
+    at: float
+    actor: str
+    context: str
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+    run: str | None
+    text: str
+
+
+class Finding(Message, frozen=True, kw_only=True):
+    """`level`: ok, warning, problem."""
+
+    level: str
+    text: str
+    hint: str | None = None
+
+
+class DoctorReply(Message, frozen=True, kw_only=True, tag=_tag):
+    findings: tuple[Finding, ...]
+
+
+class Completions(Message, frozen=True, kw_only=True, tag=_tag):
+    words: tuple[str, ...]
+
+
+Reply = (
+    Done
+    | Failed
+    | Note
+    | StatusReply
+    | ContextListReply
+    | FilesReply
+    | Ticket
+    | PeerAdded
+    | PeerListReply
+    | GroupListReply
+    | Resolved
+    | ScriptChecked
+    | RunQueued
+    | RunOutput
+    | RunEnded
+    | ScriptListReply
+    | ScriptShowReply
+    | WhyReply
+    | PolicyChecked
+    | WorkerListReply
+    | ConfigReply
+    | AuditEntry
+    | DoctorReply
+    | Completions
+)

@@ -1,0 +1,314 @@
+"""A daemon that is not one: canned answers behind the real server, on the real socket."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import msgspec
+import pytest
+
+from orvalho.cli.main import run
+from orvalho.control import messages as m
+from orvalho.control.client import socket_path
+from orvalho.control.server import open_server
+
+RUN = "r_01jd3k7m2q8v5x9z4b6n1c0f2h"
+KEY = "ed25519:" + "A" * 43
+
+PHONE = m.PeerState(
+    name="phone2",
+    key=KEY,
+    relation="own",
+    state="online",
+    path="direct 127.0.0.1:4455",
+    contexts=("peer",),
+    check_words="abandon-ability-able-about",
+    added_at=1_700_000_000.0,
+    introduced="ticket",
+    last_seen_at=1_700_000_000.0,
+    queued=0,
+)
+STATE = m.RunState(
+    run=RUN,
+    direction="sent",
+    caller="gil@laptop",
+    target="peer@phone2",
+    filename="job.js",
+    digest="sha256:ab",
+    state="ended",
+    outcome="done",
+    created_at=1_700_000_000.25,
+    ended_at=1_700_000_001.0,
+    wall_ms=41,
+)
+QUEUED = m.RunQueued(
+    run=RUN, to="peer@phone2", state="sending", queued_at="laptop", expires_at=4_000_000_000.0
+)
+ENDED = m.RunEnded(
+    run=RUN, outcome="done", result=msgspec.Raw(b'{"n": 9}'), usage=m.Usage(wall_ms=41)
+)
+OUTPUT = m.RunOutput(run=RUN, seq=0, level="log", text="hello", at=1_700_000_000.5)
+
+CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
+    m.Status: (
+        m.StatusReply(
+            node="laptop",
+            key=KEY,
+            version="0.1.0",
+            pid=42,
+            started_at=1_700_000_000.0,
+            listening=("ws://0.0.0.0:4455",),
+            contexts=("gil",),
+            peers=(
+                PHONE,
+                msgspec.structs.replace(
+                    PHONE, name="tab", relation="guest", state="offline", path="", queued=3
+                ),
+            ),
+            runs=1,
+            problems=("policy/gil.csv:7: unknown action",),
+        ),
+    ),
+    m.DaemonStop: (),
+    m.ContextNew: (m.Note(text="made context alice"),),
+    m.ContextList: (
+        m.ContextListReply(
+            contexts=(
+                m.ContextState(
+                    name="gil",
+                    key=KEY,
+                    files=2,
+                    used_bytes=1500,
+                    quota_files=10,
+                    quota_bytes=10**9,
+                    worker=1,
+                ),
+            )
+        ),
+    ),
+    m.ContextFiles: (
+        m.FilesReply(
+            path="/",
+            entries=(
+                m.FileState(name="gil", is_dir=True, size_bytes=0, modified_at=None),
+                m.FileState(name="a.txt", is_dir=False, size_bytes=5, modified_at=1_700_000_000.0),
+            ),
+        ),
+    ),
+    m.PeerInvite: (m.Ticket(ticket="orvalho1:abc", expires_at=4_000_000_000.0, guest=False),),
+    m.PeerAdd: (m.PeerAdded(peer=PHONE, changed=True),),
+    m.PeerList: (m.PeerListReply(peers=(PHONE,)),),
+    m.PeerRemove: (m.Note(text="forgot phone2"),),
+    m.GroupList: (
+        m.GroupListReply(
+            groups=(m.GroupState(name="family", members=((KEY, "ana.pub", "phone2"),)),)
+        ),
+    ),
+    m.GroupShow: (
+        m.GroupListReply(groups=(m.GroupState(name="family", members=((KEY, "ana.pub", None),)),)),
+    ),
+    m.Resolve: (
+        m.Resolved(
+            name="peer@phone2",
+            node="phone2",
+            node_key=KEY,
+            context="peer",
+            context_key=KEY,
+            state="online",
+            path="direct 127.0.0.1:4455",
+        ),
+    ),
+    m.ScriptCheck: (
+        m.ScriptChecked(
+            filename="job.js",
+            language="javascript",
+            digest="sha256:ab",
+            size_bytes=12,
+            needs=("target.fs.read:/photos/**",),
+            wants=(),
+            limits={"wall_ms": 30000},
+            problems=(),
+        ),
+    ),
+    m.ScriptSend: (QUEUED, OUTPUT, ENDED),
+    m.ScriptList: (m.ScriptListReply(runs=(STATE,)),),
+    m.ScriptShow: (
+        m.ScriptShowReply(
+            state=STATE,
+            needs=("target.fs.read:/**",),
+            params_bytes=2,
+            expires_at=1_700_000_000.0,
+            error=None,
+            receipt=msgspec.Raw(b'{"ended_at": 5}'),
+            receipt_by=KEY,
+        ),
+    ),
+    m.ScriptLogs: (OUTPUT, msgspec.structs.replace(OUTPUT, seq=1, level="error", text="bye")),
+    m.ScriptResult: (ENDED,),
+    m.ScriptCancel: (m.Note(text="cancelled"),),
+    m.Why: (
+        m.WhyReply(
+            state=STATE,
+            caller_key=KEY,
+            signature="good",
+            road="direct",
+            roles=("@owner", "@paired"),
+            decisions=(
+                m.DecisionState(
+                    action="script.run",
+                    object="*",
+                    allowed=True,
+                    rule="policy/peer.csv:3",
+                    text="p, @owner, peer, script.run, *, allow",
+                    nearest=None,
+                    suggestion=None,
+                    times=1,
+                ),
+                m.DecisionState(
+                    action="fs.write",
+                    object="/Pictures/a",
+                    allowed=False,
+                    rule=None,
+                    text=None,
+                    nearest="policy/peer.csv:4",
+                    suggestion="p, @owner, peer, fs.write, /Pictures/**, allow",
+                    times=2,
+                ),
+            ),
+            error=None,
+        ),
+    ),
+    m.PolicyCheck: (m.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),),
+    m.WorkerList: (
+        m.WorkerListReply(
+            workers=(
+                m.WorkerState(
+                    worker=1,
+                    pid=43,
+                    contexts=("gil",),
+                    running=0,
+                    runs=7,
+                    started_at=1_700_000_000.0,
+                    rss_bytes=64_000_000,
+                ),
+            )
+        ),
+    ),
+    m.ConfigShow: (
+        m.ConfigReply(
+            settings=(m.Setting(key="limits.wall", value='"30s"', origin="config.toml:3"),)
+        ),
+    ),
+    m.ConfigSet: (m.Note(text="already so", changed=False),),
+    m.Audit: (
+        m.AuditEntry(
+            seq=1,
+            at=1_700_000_000.0,
+            actor="gil@laptop",
+            context="peer",
+            action="fs.read",
+            object="/a",
+            allowed=False,
+            rule=None,
+            run=RUN,
+            text="no rule speaks",
+        ),
+    ),
+    m.Doctor: (
+        m.DoctorReply(
+            findings=(
+                m.Finding(level="ok", text="keys are readable by you alone"),
+                m.Finding(level="warning", text="no peers", hint="orvalho peer invite"),
+            )
+        ),
+    ),
+    m.Complete: (m.Completions(words=("peer@phone2", "peer@phone$(touch owned)")),),
+}
+
+
+class FakeDaemon:
+    """Answers as CANNED says, or as a test put into `answers`; keeps what it was asked."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.asked: list[m.Request] = []
+        self.answers: dict[type[m.Message], Callable[..., AsyncIterator[m.Reply]]] = {}
+
+    async def answer(self, request: m.Request) -> AsyncIterator[m.Reply]:
+        self.asked.append(request)
+        kind = type(request)
+        if kind in self.answers:
+            async for reply in self.answers[kind](request):
+                yield reply
+            return
+        replies = CANNED[kind]
+        for canned in replies[:1] if getattr(request, "detach", False) else replies:
+            yield canned
+
+    def says(self, kind: type[m.Message], *replies: m.Message | Exception) -> None:
+        """Answer requests of a kind with these; an exception is raised in its place."""
+
+        async def answer(_request: m.Request) -> AsyncIterator[m.Reply]:
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+                yield reply
+
+        self.answers[kind] = answer
+
+    def last(self, kind: type[m.Message]) -> m.Message:
+        return next(request for request in reversed(self.asked) if isinstance(request, kind))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def environ(home: Path) -> dict[str, str]:
+    return {"ORVALHO_HOME": str(home), "PATH": os.environ["PATH"], "HOME": str(home)}
+
+
+@pytest.fixture
+def daemon(environ: dict[str, str]) -> Iterator[FakeDaemon]:
+    fake = FakeDaemon(socket_path(environ, None))
+    with anyio.from_thread.start_blocking_portal("asyncio") as portal:
+        served = open_server(fake.socket, fake.answer)
+        with portal.wrap_async_context_manager(served):
+            yield fake
+
+
+@pytest.fixture
+def orvalho(environ: dict[str, str]) -> Callable[..., int]:
+    """Run a command in this process; answers its exit status (its output is pytest's capsys)."""
+
+    def call(*argv: str) -> int:
+        return run(argv, environ)
+
+    return call
+
+
+@pytest.fixture
+def shell(
+    environ: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as a process of its own."""
+
+    def call(*argv: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "orvalho", *argv],
+            input=stdin,
+            env=environ | more,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return call

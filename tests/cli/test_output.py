@@ -1,0 +1,183 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from orvalho.cli import output
+from orvalho.cli.schema import names
+
+SCHEMAS = Path(output.__file__).parent / "schemas"
+
+JSON_COMMANDS = {
+    "version": ("version",),
+    "status": ("status",),
+    "note": ("ctx", "new", "alice"),
+    "contexts": ("ctx", "ls"),
+    "files": ("ctx", "ls", "/"),
+    "ticket": ("peer", "invite"),
+    "peer-added": ("peer", "add", "orvalho1:abc"),
+    "peers": ("peer", "ls"),
+    "groups": ("group", "show", "@family"),
+    "resolved": ("resolve", "peer@phone2"),
+    "script-checked": ("script", "check", __file__),
+    "run-queued": ("script", "send", "peer@phone2", "-e", "1", "--detach"),
+    "run-ended": ("script", "send", "peer@phone2", "-e", "1"),
+    "runs": ("script", "ls"),
+    "run": ("script", "show", "r_1"),
+    "run-output": ("script", "logs", "r_1"),
+    "why": ("why", "r_1"),
+    "policy-checked": ("policy", "check"),
+    "workers": ("worker", "ls"),
+    "settings": ("config", "show"),
+    "audit-entry": ("audit",),
+    "findings": ("doctor",),
+    "daemon": ("daemon", "status"),
+}
+
+
+def misfit(value, schema, top, place="$"):
+    """The first place where a value is not as its JSON Schema has it, or None. Knows the words
+    that our schemas use, and no others."""
+    known = {
+        "type",
+        "properties",
+        "required",
+        "items",
+        "prefixItems",
+        "anyOf",
+        "$ref",
+        "const",
+        "format",
+        "default",
+        "$defs",
+        "$schema",
+        "title",
+        "additionalProperties",
+        "minItems",
+        "maxItems",
+        "contentEncoding",
+        "description",
+    }
+    assert set(schema) <= known, set(schema) - known
+    if "$ref" in schema:
+        return misfit(value, top["$defs"][schema["$ref"].removeprefix("#/$defs/")], top, place)
+    if "anyOf" in schema:
+        found = [misfit(value, option, top, place) for option in schema["anyOf"]]
+        return None if None in found else found[0]
+    if "const" in schema and value != schema["const"]:
+        return place
+    kinds = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "boolean": bool,
+        "number": (int, float),
+        "null": type(None),
+    }
+    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
+        return f"{place} is not {schema['type']}: {value!r}"
+    if schema.get("format") == "date-time" and not value.endswith("Z"):
+        return f"{place} is no moment"
+    if isinstance(value, dict) and "properties" in schema:
+        if missing := set(schema.get("required", ())) - set(value):
+            return f"{place} lacks {missing}"
+        if unknown := set(value) - set(schema["properties"]):
+            return f"{place} has {unknown}"
+        parts = ((value[key], schema["properties"][key], key) for key in value)
+    elif isinstance(value, list) and "items" in schema and schema["items"] is not False:
+        parts = ((part, schema["items"], at) for at, part in enumerate(value))
+    else:
+        return None
+    for part, inner, at in parts:
+        if (found := misfit(part, inner, top, f"{place}.{at}")) is not None:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("name", JSON_COMMANDS)
+def test_what_json_prints_is_as_its_schema_says(name, daemon, orvalho, capsys):
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    assert orvalho(*JSON_COMMANDS[name], "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    for line in lines:
+        assert misfit(json.loads(line), schema, schema) is None
+
+
+def test_errors_are_as_their_schema_says(orvalho, capsys):
+    schema = json.loads((SCHEMAS / "error.json").read_text())
+    assert orvalho("nothing", "--json") == 2
+    assert misfit(json.loads(capsys.readouterr().err), schema, schema) is None
+
+
+def test_every_schema_has_a_command_that_is_tested():
+    # `init` needs the daemon's own program; see test_daemon_commands.
+    assert set(names()) == {*JSON_COMMANDS, "error", "init"}
+    assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
+
+
+def test_the_schemas_and_the_page_of_commands_are_current():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "packaging"))
+    try:
+        import gen_docs
+    finally:
+        sys.path.pop(0)
+    assert gen_docs.CLI_PAGE.read_text() == gen_docs.cli_page(), "run packaging/gen_docs.py"
+    for file, content in gen_docs.schema_files().items():
+        assert (SCHEMAS / file).read_text() == content, "run packaging/gen_docs.py"
+
+
+def test_a_guests_own_fields_are_not_taken_for_moments(daemon, orvalho, capsys):
+    assert orvalho("script", "show", "r_1", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["receipt"] == {"ended_at": 5}
+    assert shown["state"]["ended_at"] == "2023-11-14T22:13:21.000Z"
+
+
+def test_tables_have_no_headers_and_no_colour_off_a_terminal(daemon, orvalho, capsys):
+    assert orvalho("peer", "ls") == 0
+    line = capsys.readouterr().out
+    assert line.split()[:4] == ["phone2", "own", "online", "peer"]
+    assert "PEER" not in line
+    assert "\x1b" not in line
+
+
+def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    output.Screen({}).progress("on")
+    output.Screen({"NO_COLOR": "1"}).progress("off")
+    assert capsys.readouterr().err == "\x1b[2mon\x1b[0m\noff\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (64_000_000, "64 MB"),
+        (999_999, "1 MB"),
+        (2 * 10**15, "2000 TB"),
+    ],
+)
+def test_sizes_for_people(count, text):
+    assert output.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59, "59 s"), (59.9, "1 m"), (3600, "1 h"), (7 * 86400, "7 d"), (-5, "0 s")],
+)
+def test_durations_for_people(seconds, text):
+    assert output.duration(seconds) == text
+
+
+def test_status_is_one_line_a_peer_and_names_the_road(daemon, orvalho, capsys):
+    assert orvalho("status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("laptop  orvalho 0.1.0  pid 42")
+    assert lines[1] == "phone2  own    online   direct 127.0.0.1:4455"
+    assert lines[2].startswith("tab     guest  offline  mailbox 3 queued, last seen ")
+    assert lines[3] == "! policy/gil.csv:7: unknown action"
