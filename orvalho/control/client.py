@@ -145,8 +145,6 @@ class Client:
         if self._messages is None:
             import msgspec  # noqa: PLC0415 - 25 ms that `status` does without
 
-            import msgspec  # noqa: PLC0415
-
             from orvalho.control import messages  # noqa: PLC0415
 
             self._messages = (

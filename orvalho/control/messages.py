@@ -19,6 +19,10 @@ def _tag(name: str) -> str:
     return words.lstrip(".")
 
 
+def _null() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
+
+
 # ---- requests -----------------------------------------------------------------------------
 
 
@@ -398,7 +402,7 @@ class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
 
     run: str
     outcome: str
-    result: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.field(default_factory=_null)
     result_bytes: bytes | None = None
     error: Failed | None = None
     usage: Usage = Usage()
@@ -432,7 +436,7 @@ class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
     params_bytes: int
     expires_at: float
     error: Failed | None
-    receipt: msgspec.Raw = msgspec.Raw(b"null")
+    receipt: msgspec.Raw = msgspec.field(default_factory=_null)
     receipt_by: str | None = None
 
 
