@@ -1,0 +1,198 @@
+"""Groups: directories of public keys, `groups/<name>/*.pub`, read again when they change.
+
+A `.pub` file holds one key a line (`#` starts a comment), or PEM blocks. Understood are
+`ed25519:...`, 32 bytes in base64 or hex, an OpenSSH line (RFC 4253, section 6.6; RFC 8709) and a
+PEM SubjectPublicKeyInfo (RFC 8410).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orvalho.contexts.identity import Key, key_text, parse_key
+from orvalho.contexts.names import check_label
+from orvalho.errors import InvalidInput
+
+_FILE_LIMIT_BYTES: Final = 1 << 20
+_PEM_BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
+_PEM_END: Final = "-----END PUBLIC KEY-----"
+# SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }: RFC 8410, section 4.
+_SPKI_HEAD: Final = bytes.fromhex("302a300506032b6570032100")
+# The strings "ssh-ed25519" and (its length alone) the key: RFC 8709, section 4.
+_SSH_HEAD: Final = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
+_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What a reading found: membership `changes`, and `problems` as `file:line: what`."""
+
+    changes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class Groups:
+    """Who is in which group. Nothing is read before the first `reload`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: dict[Path, frozenset[Key]] = {}
+        self._members: dict[str, frozenset[Key]] = {}
+        self._groups: dict[Key, frozenset[str]] = {}
+
+    def reload(self) -> Reload:
+        """Read the directory again. A file with a problem keeps the members of its last good
+        reading: a typo must not let somebody out of a group that a deny rule names."""
+        problems: list[str] = []
+        files: dict[Path, frozenset[Key]] = {}
+        before = self._members
+        members: dict[str, frozenset[Key]] = {}
+        for directory in self._group_directories(problems):
+            keys: set[Key] = set()
+            for path in sorted(directory.glob("*.pub")):
+                read, mistakes = _read_file(path, str(path.relative_to(self._directory.parent)))
+                files[path] = self._files.get(path, frozenset()) if mistakes else read
+                problems += mistakes
+                keys |= files[path]
+            members[directory.name] = frozenset(keys)
+        self._files, self._members = files, members
+        self._groups = _by_key(members)
+        return Reload(tuple(_changes(before, members)), tuple(problems))
+
+    def groups_of(self, key: Key) -> frozenset[str]:
+        """The names of the groups that hold the key."""
+        return self._groups.get(key, frozenset())
+
+    def members(self, name: str) -> frozenset[Key]:
+        """The keys in a group; empty when there is no such group."""
+        return self._members.get(name, frozenset())
+
+    def names(self) -> tuple[str, ...]:
+        """All groups, sorted, those without members too."""
+        return tuple(sorted(self._members))
+
+    def _group_directories(self, problems: list[str]) -> Iterator[Path]:
+        if not self._directory.is_dir():
+            return
+        for path in sorted(self._directory.iterdir()):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            try:
+                check_label(path.name)
+            except InvalidInput as error:
+                problems.append(f"{path.relative_to(self._directory.parent)}: {error.message}")
+                continue
+            yield path
+
+
+def parse_public_key(text: str) -> Key:
+    """A key in any of the one-line forms.
+
+    Raises:
+        InvalidInput: it is none of them; the message says what is wrong.
+    """
+    text = text.strip()
+    if text.startswith("ed25519:"):
+        return parse_key(text)
+    if text.startswith("ssh-"):
+        return _parse_ssh(text)
+    if _HEX.fullmatch(text):
+        return Key(bytes.fromhex(text))
+    return _sized(_base64(text), "a key in base64 or hex")
+
+
+def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_FILE_LIMIT_BYTES + 1)
+        if len(raw) > _FILE_LIMIT_BYTES:
+            return frozenset(), [f"{shown}: more than {_FILE_LIMIT_BYTES} bytes"]
+        lines = raw.decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return frozenset(), [f"{shown}: cannot be read: {error}"]
+    keys: set[Key] = set()
+    problems: list[str] = []
+    for number, text in _entries(lines):
+        try:
+            keys.add(_parse_pem(text) if text.startswith("-----") else parse_public_key(text))
+        except InvalidInput as error:
+            problems.append(f"{shown}:{number}: {error.message}")
+    if not keys and not problems:
+        problems.append(f"{shown}: holds no key")
+    return frozenset(keys), problems
+
+
+def _entries(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """(line number, text) of each key: one line, or all lines of a PEM block."""
+    block: list[str] = []
+    start = 0
+    for number, raw in enumerate(lines, 1):
+        line = raw.strip()
+        if block:
+            block.append(line)
+            if line.startswith("-----END"):
+                yield start, "\n".join(block)
+                block = []
+        elif line.startswith("-----BEGIN"):
+            block, start = [line], number
+        elif line and not line.startswith("#"):
+            yield number, line
+    if block:
+        yield start, "\n".join(block)
+
+
+def _parse_pem(block: str) -> Key:
+    lines = block.split("\n")
+    if "PRIVATE" in lines[0]:
+        raise InvalidInput("this is a private key: keep it secret, and put its public half here")
+    if lines[0] != _PEM_BEGIN or lines[-1] != _PEM_END:
+        raise InvalidInput(f"a PEM key stands between {_PEM_BEGIN} and {_PEM_END}")
+    der = _base64("".join(lines[1:-1]))
+    if not der.startswith(_SPKI_HEAD):
+        raise InvalidInput("the PEM block does not hold an Ed25519 public key")
+    return _sized(der.removeprefix(_SPKI_HEAD), "the key in the PEM block")
+
+
+def _parse_ssh(line: str) -> Key:
+    kind, _, rest = line.partition(" ")
+    if kind != "ssh-ed25519":
+        raise InvalidInput(f"{kind} keys are not understood, only ssh-ed25519")
+    blob = _base64(rest.split()[0] if rest.split() else "")
+    if not blob.startswith(_SSH_HEAD):
+        raise InvalidInput("the ssh-ed25519 line does not hold an Ed25519 key")
+    return _sized(blob.removeprefix(_SSH_HEAD), "the key of the ssh-ed25519 line")
+
+
+def _base64(text: str) -> bytes:
+    standard = text.replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput("this is not a public key in a form that is understood") from error
+
+
+def _sized(raw: bytes, what: str) -> Key:
+    if len(raw) != 32:
+        raise InvalidInput(f"{what} has 32 bytes, this one has {len(raw)}")
+    return Key(raw)
+
+
+def _by_key(members: dict[str, frozenset[Key]]) -> dict[Key, frozenset[str]]:
+    found: dict[Key, set[str]] = {}
+    for name, keys in members.items():
+        for key in keys:
+            found.setdefault(key, set()).add(name)
+    return {key: frozenset(names) for key, names in found.items()}
+
+
+def _changes(before: dict[str, frozenset[Key]], after: dict[str, frozenset[Key]]) -> Iterator[str]:
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name, frozenset()), after.get(name, frozenset())
+        yield from (f"@{name}: + {key_text(key)}" for key in sorted(new - old))
+        yield from (f"@{name}: - {key_text(key)}" for key in sorted(old - new))

@@ -1,0 +1,225 @@
+"""The key-value store of a context: JSON values by key, durable when a write returns."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from sqlite_utils.migrations import Migrations
+
+from orvalho.errors import InvalidInput, LimitExceeded
+from orvalho.store import Store
+
+MIGRATIONS: Final = Migrations("orvalho.contexts.kv")
+
+_KEY_LIMIT_BYTES: Final = 512
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LIST_LIMIT: Final = 1000
+_LAST_CODE_POINT: Final = 0x10FFFF
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_kv(database: Any) -> None:
+    """The values, and beside them what each context holds, so that a write need not add it up."""
+    database["kv"].create(
+        {"context": str, "key": str, "value": str, "size_bytes": int},
+        pk=("context", "key"),
+        not_null={"context", "key", "value", "size_bytes"},
+        strict=True,
+    )
+    database["kv_use"].create(
+        {"context": str, "used_bytes": int, "items": int},
+        pk="context",
+        not_null={"context", "used_bytes", "items"},
+        strict=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KvLimits:
+    """What one context may hold. A value's size is that of its JSON text in UTF-8; the total
+    counts keys and values."""
+
+    value_bytes: int
+    total_bytes: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvUse:
+    """What a context holds."""
+
+    used_bytes: int
+    items: int
+
+
+class KeyValue:
+    """The values of one context. Keys are text of 1 to 512 bytes without control characters.
+
+    Every method raises InvalidInput for what is no key.
+    """
+
+    def __init__(self, store: Store, context: str, limits: KvLimits) -> None:
+        self._store = store
+        self._context = context
+        self._limits = limits
+
+    async def get(self, key: str) -> str | None:
+        """The JSON text of the value; None when there is none."""
+        check_key(key)
+        return await self._store.read(lambda connection: _get(connection, self._context, key))
+
+    async def put(self, key: str, value: str) -> None:
+        """Keep a JSON text; durable when this returns.
+
+        Raises:
+            InvalidInput: the value is not JSON.
+            LimitExceeded: it is too large, or the context is full. Nothing has changed then.
+        """
+        check_key(key)
+        size_bytes = self._checked_size(key, value)
+        await self._store.transact(
+            "kv.put", lambda connection: self._put(connection, key, value, size_bytes)
+        )
+
+    async def delete(self, key: str) -> bool:
+        """Forget the value; False when there was none. Durable when this returns."""
+        check_key(key)
+        return await self._store.transact(
+            "kv.delete", lambda connection: _delete(connection, self._context, key)
+        )
+
+    async def list(self, prefix: str = "", limit: int = _LIST_LIMIT) -> list[str]:
+        """The keys that start with `prefix`, in the order of their code points; at most `limit`,
+        and never more than 1000."""
+        if prefix:
+            check_key(prefix)
+        if limit < 1:
+            raise InvalidInput("a list has a limit of at least 1", where=str(limit))
+        count = min(limit, _LIST_LIMIT)
+        return await self._store.read(
+            lambda connection: _list(connection, self._context, prefix, count)
+        )
+
+    async def usage(self) -> KvUse:
+        return await self._store.read(lambda connection: _use(connection, self._context))
+
+    def _checked_size(self, key: str, value: str) -> int:
+        try:
+            encoded = value.encode()
+            msgspec.json.decode(encoded)
+        except (UnicodeEncodeError, msgspec.DecodeError, RecursionError) as error:
+            raise InvalidInput(f"the value is not JSON: {error}", where=key) from error
+        if len(encoded) > self._limits.value_bytes:
+            raise LimitExceeded(
+                f"kv_value_bytes: a value has at most {self._limits.value_bytes} bytes,"
+                f" this one has {len(encoded)}",
+                where=f"{self._context}:{key}",
+            )
+        return len(encoded) + len(key.encode())
+
+    def _put(self, connection: sqlite3.Connection, key: str, value: str, size_bytes: int) -> None:
+        old_bytes = _size(connection, self._context, key)
+        use = _use(connection, self._context)
+        new = KvUse(use.used_bytes + size_bytes - (old_bytes or 0), use.items + (old_bytes is None))
+        self._refuse_too_much(use, new, key)
+        connection.execute(
+            "insert into kv (context, key, value, size_bytes) values (?, ?, ?, ?)"
+            " on conflict (context, key) do update"
+            " set value = excluded.value, size_bytes = excluded.size_bytes",
+            (self._context, key, value, size_bytes),
+        )
+        _set_use(connection, self._context, new)
+
+    def _refuse_too_much(self, use: KvUse, new: KvUse, key: str) -> None:
+        where = f"{self._context}:{key}"
+        if new.used_bytes > max(self._limits.total_bytes, use.used_bytes):
+            raise LimitExceeded(
+                f"kv_total_bytes: context {self._context} may keep {self._limits.total_bytes}"
+                f" bytes, keeps {use.used_bytes}, and would keep {new.used_bytes}",
+                where=where,
+            )
+        if new.items > max(self._limits.items, use.items):
+            raise LimitExceeded(
+                f"kv_items: context {self._context} may keep {self._limits.items} values"
+                f" and keeps {use.items}",
+                where=where,
+            )
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it is one: 1 to 512 bytes of text without control characters.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not key or _CONTROL.search(key) or len(key.encode()) > _KEY_LIMIT_BYTES:
+        raise InvalidInput(
+            f"a key is text of 1 to {_KEY_LIMIT_BYTES} bytes without control characters",
+            where=ascii(key[:80]),
+        )
+    return key
+
+
+def _get(connection: sqlite3.Connection, context: str, key: str) -> str | None:
+    row = connection.execute(
+        "select value from kv where context = ? and key = ?", (context, key)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _size(connection: sqlite3.Connection, context: str, key: str) -> int | None:
+    row = connection.execute(
+        "select size_bytes from kv where context = ? and key = ?", (context, key)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _delete(connection: sqlite3.Connection, context: str, key: str) -> bool:
+    old_bytes = _size(connection, context, key)
+    if old_bytes is None:
+        return False
+    connection.execute("delete from kv where context = ? and key = ?", (context, key))
+    use = _use(connection, context)
+    _set_use(connection, context, KvUse(use.used_bytes - old_bytes, use.items - 1))
+    return True
+
+
+def _list(connection: sqlite3.Connection, context: str, prefix: str, count: int) -> list[str]:
+    after = _after_prefix(prefix)
+    bound = "" if after is None else " and key < ?"
+    rows = connection.execute(
+        f"select key from kv where context = ? and key >= ?{bound} order by key limit ?",
+        (context, prefix, *(() if after is None else (after,)), count),
+    )
+    return [row[0] for row in rows]
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The first text after all that start with `prefix`; None when nothing comes after."""
+    while prefix:
+        head, last = prefix[:-1], ord(prefix[-1])
+        if last < _LAST_CODE_POINT:
+            # UTF-8 has no surrogates: 0xE000 comes right after 0xD7FF.
+            return head + chr(0xE000 if last == 0xD7FF else last + 1)
+        prefix = head
+    return None
+
+
+def _use(connection: sqlite3.Connection, context: str) -> KvUse:
+    row = connection.execute(
+        "select used_bytes, items from kv_use where context = ?", (context,)
+    ).fetchone()
+    return KvUse(0, 0) if row is None else KvUse(row[0], row[1])
+
+
+def _set_use(connection: sqlite3.Connection, context: str, use: KvUse) -> None:
+    connection.execute(
+        "insert into kv_use (context, used_bytes, items) values (?, ?, ?)"
+        " on conflict (context) do update"
+        " set used_bytes = excluded.used_bytes, items = excluded.items",
+        (context, use.used_bytes, use.items),
+    )
