@@ -1,0 +1,299 @@
+"""The whole configuration as one Struct: defaults, then files, then environment, then flags."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import tomlkit
+import tomlkit.exceptions
+
+from orvalho.contexts.names import near_miss
+from orvalho.errors import InvalidInput
+from orvalho.policies.quota import parse_duration, parse_size
+
+DEFAULT_PORT: Final = 4455
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of config.toml. Unknown keys are refused: they are typos."""
+
+
+class Log(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: str = "info"
+
+
+class Workers(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`contexts_per_worker`: 1 gives each context a process of its own."""
+
+    contexts_per_worker: int = 8
+    runs_at_once: int = 64
+    runs_at_once_per_peer: int = 64
+
+
+class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most a script may ask for, and what it gets when it does not ask."""
+
+    wall: str = "30s"
+    cpu: str = "10s"
+    memory: str = "64MB"
+    output: str = "1MB"
+    host_calls: int = 10_000
+    max_wall: str = "1h"
+    max_memory: str = "512MB"
+
+
+class Quota(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one context may hold."""
+
+    context_bytes: str = "1GB"
+    context_files: int = 100_000
+    kv_bytes: str = "64MB"
+
+
+class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What we keep for peers that are off. `grace`: how long a send without --wait waits for a
+    connection before it says "queued"."""
+
+    per_peer_bytes: str = "256MB"
+    per_peer_count: int = 10_000
+    grace: str = "2s"
+
+
+class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none"."""
+
+    explain_to: str = "own"
+
+
+class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`context`: which of our contexts sends, where a command does not say."""
+
+    name: str
+    context: str = ""
+    listen: tuple[str, ...] = (f"ws://0.0.0.0:{DEFAULT_PORT}",)
+    log: Log = Log()
+    workers: Workers = Workers()
+    limits: Limits = Limits()
+    quota: Quota = Quota()
+    delivery: Delivery = Delivery()
+    policy: Policy = Policy()
+
+
+_DURATIONS: Final = ("limits.wall", "limits.cpu", "limits.max_wall", "delivery.grace")
+_SIZES: Final = (
+    "limits.memory",
+    "limits.output",
+    "limits.max_memory",
+    "quota.context_bytes",
+    "quota.kv_bytes",
+    "delivery.per_peer_bytes",
+)
+_CHOICES: Final = {
+    "log.level": ("debug", "info", "warning", "error"),
+    "policy.explain_to": ("own", "all", "none"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from: `config.toml:3`, `ORVALHO_LISTEN`, `default`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """The configuration, and for each dotted key its TOML text and origin."""
+
+    config: Config
+    settings: tuple[tuple[str, str, str], ...]
+
+
+def keys() -> tuple[str, ...]:
+    """Every key there is, dotted: `workers.contexts_per_worker`."""
+    return tuple(_flatten(msgspec.to_builtins(Config(name="x"))))
+
+
+def load(directory: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> LoadedConfig:
+    """Read `config.toml`, then `conf.d/*.toml` by name, then `ORVALHO_*`, then `flags` (dotted
+    keys); the later wins.
+
+    Raises:
+        InvalidInput: with the file and line of the first mistake.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for file in (directory / "config.toml", *sorted((directory / "conf.d").glob("*.toml"))):
+        if file.exists():
+            _merge(values, origins, file, directory)
+    known = keys()
+    for key in known:
+        variable = "ORVALHO_" + key.upper().replace(".", "_")
+        if variable in environ:
+            values[key] = _from_text(environ[variable])
+            origins[key] = Origin(variable)
+    for key, value in flags.items():
+        values[key] = value
+        origins[key] = Origin("flag")
+    config = _convert(values, origins)
+    settings = tuple(
+        (key, _to_toml(value), origins.get(key, Origin("default")).text)
+        for key, value in _flatten(msgspec.to_builtins(config)).items()
+    )
+    return LoadedConfig(config, settings)
+
+
+def with_identity_of(new: Config, running: Config) -> Config:
+    """The new settings, with the name and addresses that a running node keeps until its end."""
+    return msgspec.structs.replace(new, name=running.name, listen=running.listen)
+
+
+def set_value(directory: Path, key: str, text: str) -> bool:
+    """Write `key = text` to config.toml, comments kept; False when it stood there already.
+    The caller has the result loaded, and puts the old file back if that fails.
+
+    Raises:
+        InvalidInput: there is no such key.
+    """
+    if key not in keys():
+        raise _unknown(key, f"config set {key}")
+    file = directory / "config.toml"
+    try:
+        document = tomlkit.parse(file.read_text() if file.exists() else "")
+    except tomlkit.exceptions.ParseError as error:
+        raise InvalidInput(
+            f"config.toml is not TOML: {error}", where=str(file), hint=f"edit {file}"
+        ) from error
+    table: Any = document
+    *tables, last = key.split(".")
+    for name in tables:
+        if name not in table:
+            table[name] = tomlkit.table()
+        table = table[name]
+    value = _from_text(text)
+    if last in table and table[last] == value:
+        return False
+    table[last] = value
+    temporary = file.with_name(".config.toml~")
+    temporary.write_text(tomlkit.dumps(document))
+    temporary.replace(file)
+    return True
+
+
+def _merge(values: dict[str, Any], origins: dict[str, Origin], file: Path, directory: Path) -> None:
+    name = str(file.relative_to(directory))
+    try:
+        text = file.read_bytes().decode()
+        parsed = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = re.search(r"at line (\d+), column (\d+)", str(error))
+        where = f"{file}:{found[1]}:{found[2]}" if found else str(file)
+        raise InvalidInput(
+            f"{name} is not TOML: {error}", where=where, hint=f"edit {file}"
+        ) from error
+    lines = _key_lines(text)
+    known = keys()
+    for key, value in _flatten(parsed).items():
+        line = lines.get(key, 1)
+        if key not in known:
+            raise _unknown(key, f"{file}:{line}")
+        values[key] = value
+        origins[key] = Origin(f"{name}:{line}")
+
+
+def _unknown(key: str, where: str) -> InvalidInput:
+    near = near_miss(key, keys())
+    return InvalidInput(
+        f'there is no setting "{key}"' + (f', did you mean "{near}"?' if near else ""),
+        where=where,
+        hint="orvalho config show",
+    )
+
+
+def _convert(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Config:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        table = nested
+        *tables, last = key.split(".")
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[last] = value
+    if isinstance(nested.get("listen"), str):  # one address needs no brackets
+        nested["listen"] = [nested["listen"]]
+    if "name" not in nested:
+        raise InvalidInput(
+            "this home has no node name", where="config.toml", hint='name = "laptop"'
+        )
+    try:
+        config = msgspec.convert(nested, Config)
+    except msgspec.ValidationError as error:
+        found = re.search(r"`\$\.([\w.]+)", str(error))
+        key = found[1] if found else ""
+        raise InvalidInput(
+            f"{key}: {str(error).split(' - at')[0]}", where=_where(key, origins)
+        ) from error
+    flat = _flatten(msgspec.to_builtins(config))
+    for key, parse in (
+        *((k, parse_duration) for k in _DURATIONS),
+        *((k, parse_size) for k in _SIZES),
+    ):
+        try:
+            parse(flat[key])
+        except InvalidInput as error:
+            raise InvalidInput(f"{key}: {error.message}", where=_where(key, origins)) from error
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
+    for key in ("workers.contexts_per_worker", "workers.runs_at_once", "quota.context_files"):
+        if flat[key] < 1:
+            raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    return config
+
+
+def _where(key: str, origins: Mapping[str, Origin]) -> str:
+    return origins[key].text if key in origins else "config.toml"
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _key_lines(text: str) -> dict[str, int]:
+    """Where each dotted key stands. tomllib gives no positions; keys of one line are all that
+    this configuration has."""
+    return dict(_positions(text))
+
+
+def _positions(text: str) -> Iterator[tuple[str, int]]:
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([\w.\s-]+?)\s*\]", line):
+            table = header[1] + "."
+        elif key := re.match(r"\s*([\w.-]+)\s*=", line):
+            yield table + key[1], number
+
+
+def _from_text(text: str) -> Any:
+    """A TOML value, or the text itself: `config set log.level debug` needs no quotes."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _to_toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_to_toml(item) for item in value) + "]"
+    return str(tomlkit.item(value).as_string())

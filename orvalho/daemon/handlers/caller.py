@@ -1,0 +1,207 @@
+"""What the target of our script tells us and asks of us while it runs, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+
+import msgspec
+
+from orvalho.contexts.filesystem import virtual_path
+from orvalho.contexts.identity import Key, key_text
+from orvalho.contexts.names import parse_address, ulid_text
+from orvalho.control.messages import RunOutput
+from orvalho.daemon.house import House
+from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_words import ended_reply, script_error
+from orvalho.daemon.subjects import peer_subject
+from orvalho.errors import Denied, NotFound, OrvalhoError, Unavailable, Untrusted
+from orvalho.peers.desk import Delivery
+from orvalho.peers.envelope import Envelope
+from orvalho.peers.sending import Outcome, Undelivered
+from orvalho.policies.access import AccessRequest, Decision, Rule
+from orvalho.policies.audit import Entry
+from orvalho.policies.capability import Capability, Grants, parse_capability
+from orvalho.policies.globs import compile_glob
+from orvalho.runtime.web.contexts import file_calls
+from orvalho.scripts import runs
+from orvalho.scripts.messages import (
+    CallerCall,
+    CallerReply,
+    ScriptEnded,
+    ScriptError,
+    ScriptOutput,
+    decode,
+    encode,
+)
+from orvalho.scripts.receipts import open_receipt
+from orvalho.scripts.runs import Run
+
+_log = logging.getLogger(__name__)
+
+
+class CallerHandler:
+    """Our side of the scripts we sent."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._loop = asyncio.get_running_loop()
+
+    def output(self, sender: Key, body: bytes) -> None:
+        """A line, live; the ending brings it again."""
+        line = decode(body, ScriptOutput)
+        self._house.feed.publish(
+            line.run,
+            RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at),
+        )
+
+    async def ended(self, envelope: Envelope, delivery: Delivery) -> None:
+        """A `script.ended` envelope: check the receipt, keep all of it, tell who waits. Seen
+        twice, it changes nothing the second time."""
+        house = self._house
+        ended = decode(envelope.body, ScriptEnded)
+        if not ended.run:
+            # Refused before anything in it was believed: what it answers says which run it was.
+            ended = msgspec.structs.replace(ended, run=f"r_{ulid_text(envelope.reply_to)}")
+        run = await house.runs.peek(ended.run)
+        if run is None or run.direction != "sent" or run.peer_key != key_text(envelope.sender):
+            _log.warning("run.unknown", extra={"run": ended.run})
+            return
+        usage = None
+        if ended.receipt is not None:
+            try:
+                receipt = open_receipt(ended.receipt, envelope.sender)
+                if receipt.run != run.id or receipt.script_sha256 != run.digest:
+                    raise Untrusted("the receipt is about another run")
+                usage = receipt.usage
+            except Untrusted as error:
+                ended = _distrusted(ended, error)
+        now = time.time()
+
+        def keep(connection: sqlite3.Connection) -> None:
+            if runs.stage_ended(connection, ended, at=now, usage=usage):
+                house.audit.stage(connection, _entry(run, ended, now))
+            delivery.done(connection)
+
+        await house.store.transact("run.answered", keep)
+        house.feed.publish(run.id, ended_reply(ended, usage, peer=run.target))
+
+    def stage_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
+        """A script of ours that could not be delivered ends here. On the store's thread, inside
+        the transaction that gives its envelope up."""
+        if mail.kind != "script.run":
+            return
+        expired = mail.outcome is Outcome.EXPIRED
+        ended = ScriptEnded(
+            run=f"r_{ulid_text(mail.id)}",
+            outcome="expired" if expired else "refused",
+            error=ScriptError(
+                code=Unavailable.code if expired else Untrusted.code,
+                message=f"the script was not delivered: {mail.reason}",
+                hint="orvalho status",
+            ),
+        )
+        runs.stage_ended(connection, ended, at=time.time())
+        self._loop.call_soon_threadsafe(
+            self._house.feed.publish, ended.run, ended_reply(ended, None, peer="")
+        )
+
+    async def call(self, sender: Key, body: bytes) -> bytes:
+        """A running script reaches for its caller: only into what was exposed for this run, or
+        what a line of our own policy allows the target."""
+        asked = decode(body, CallerCall)
+        try:
+            value = await self._answer(sender, asked)
+            reply = CallerReply(run=asked.run, call=asked.call, value=value)
+        except OrvalhoError as error:
+            reply = CallerReply(run=asked.run, call=asked.call, error=script_error(error))
+        return encode(reply)
+
+    async def _answer(self, sender: Key, asked: CallerCall) -> str:
+        house = self._house
+        run = await house.runs.peek(asked.run)
+        if run is None or run.direction != "sent" or run.peer_key != key_text(sender):
+            raise NotFound("no such run was sent to this node", where=asked.run)
+        if run.state == "ended":
+            raise Denied("the run has ended, and its rights with it", where=asked.run)
+        peer = house.trust.by_key(sender)
+        target = parse_address(run.target)
+        if peer is None or target.context is None:
+            raise Denied("the target is no peer any more", where=run.target)
+        entry = peer.context(target.context)
+        context = house.contexts.get(parse_address(run.caller).context or "")
+        gate = RunGate(
+            run=run.id,
+            side="caller",
+            subject=peer_subject(
+                peer, target.context, Key(entry.key) if entry else sender, house.groups
+            ),
+            context=context.name,
+            grants=Grants(tuple(_declared(run))),
+            decide=lambda request: self._decide(run, request),
+            audit=house.audit,
+            begin=_nothing,
+        )
+        calls = file_calls("caller", context.files(gate.decide), gate)
+        if asked.op not in calls:
+            raise NotFound("there is no such call", where=asked.op)
+        try:
+            return await calls[asked.op](asked.argument)
+        except Denied as error:
+            gate.note_escape(asked.op, error)
+            raise
+
+    def _decide(self, run: Run, request: AccessRequest) -> Decision:
+        decision = self._house.policy.decide(request)
+        # A rule that says no stands; where none speaks, the sender's word for this run does.
+        if decision.rule is not None:
+            return decision
+        for number, exposed in enumerate(run.exposed):
+            path, _, mode = exposed.partition(":")
+            if request.action != "fs.read" and mode != "rw":
+                continue
+            glob = f"{virtual_path(path).rstrip('/')}/**"
+            if compile_glob(glob).matches(request.object):
+                return Decision(True, rule=_exposing(number, request, glob))
+        return decision
+
+
+async def _nothing() -> None:
+    """The sender's side has no start to mark: the target's mark stands for both."""
+
+
+def _exposing(number: int, request: AccessRequest, glob: str) -> Rule:
+    return Rule(
+        file="--expose",
+        line=number + 1,
+        order=number,
+        subject=request.subject.spoken,
+        context=request.context,
+        action=request.action,
+        object=glob,
+        effect="allow",
+    )
+
+
+def _declared(run: Run) -> list[Capability]:
+    return [parse_capability(text) for text in (*run.needs, *run.wants)]
+
+
+def _distrusted(ended: ScriptEnded, error: Untrusted) -> ScriptEnded:
+    return ScriptEnded(run=ended.run, outcome="failed", error=script_error(error))
+
+
+def _entry(run: Run, ended: ScriptEnded, now: float) -> Entry:
+    return Entry(
+        at=now,
+        actor=run.caller,
+        context=run.target,
+        action="script.ended",
+        object=f"sha256:{run.digest}",
+        allowed=ended.outcome == "done",
+        rule=ended.error.rule if ended.error else None,
+        run=run.id,
+        text=f"{run.filename}: {ended.outcome}",
+    )

@@ -1,0 +1,63 @@
+"""Everything that is wired together, by name: what operations and handlers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from orvalho.contexts.context import Contexts
+from orvalho.contexts.groups import Groups
+from orvalho.contexts.identity import Identity, Key
+from orvalho.contexts.kv import KeyValue, KvLimits
+from orvalho.contexts.trust import TrustBook
+from orvalho.control.messages import RunEnded, RunOutput
+from orvalho.daemon.config import LoadedConfig
+from orvalho.daemon.feed import Feed
+from orvalho.daemon.home import Home
+from orvalho.peers.node import Node
+from orvalho.policies.audit import Audit
+from orvalho.policies.book import PolicyBook
+from orvalho.policies.ledger import Ledger
+from orvalho.policies.quota import parse_size
+from orvalho.runtime.job import Jobs
+from orvalho.scripts.runs import Runs
+from orvalho.store import Store
+
+_VALUE_BYTES: Final = 1 << 20
+_VALUES: Final = 100_000
+
+
+@dataclass(slots=True)
+class House:
+    """The rooms of one running daemon. Only `settings` and `problems` change while it runs."""
+
+    home: Home
+    settings: LoadedConfig
+    identity: Identity
+    store: Store
+    trust: TrustBook
+    groups: Groups
+    contexts: Contexts
+    policy: PolicyBook
+    audit: Audit
+    ledger: Ledger
+    jobs: Jobs
+    node: Node
+    runs: Runs
+    feed: Feed[RunOutput | RunEnded]
+    started_at: float
+    stop: Callable[[float], None]
+    # How our side of a script answers its target: also for a target that is this very node.
+    answer_caller: Callable[[Key, bytes], Awaitable[bytes]]
+    # What the owner should mend, by where it comes from: "policy", "groups", "config".
+    problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.settings.config.name
+
+    def values_of(self, context: str) -> KeyValue:
+        """The key-value store of one of our contexts."""
+        total = parse_size(self.settings.config.quota.kv_bytes)
+        return KeyValue(self.store, context, KvLimits(_VALUE_BYTES, total, _VALUES))

@@ -1,0 +1,116 @@
+"""`orvalho init`: a new home, from an empty directory to a node that can be started."""
+
+from __future__ import annotations
+
+import getpass
+import random
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import tomlkit
+
+from orvalho.contexts.device_id import device_id
+from orvalho.contexts.identity import Identity
+from orvalho.contexts.names import check_label
+from orvalho.daemon.config import DEFAULT_PORT
+from orvalho.daemon.home import Home
+from orvalho.errors import InvalidInput
+
+# Below the range from which systems take the ports of outgoing connections.
+_PORTS: Final = range(DEFAULT_PORT + 1, 10_000)
+_CONFIG: Final = """\
+# Orvalho's settings. `orvalho config show --origin` lists every key and where its value comes from;
+# further files go into conf.d/*.toml and win over this one.
+
+"""
+
+
+def initialise(
+    home: Home, name: str | None, listen: str | None, environ: Mapping[str, str]
+) -> Iterator[str]:
+    """Make the keys, the configuration, the policy and a first context named after the user.
+    Yields the lines for the owner. A home that exists is left as it is.
+
+    Raises:
+        InvalidInput: the name is not a label, or the address not a URL.
+    """
+    if home.is_initialised:
+        identity = Identity.load(home.keys)
+        yield f"already initialised: device id {device_id(identity.node.key)}"
+        yield f"  config  {home.config}"
+        return
+    label = check_label(name or _as_label(socket.gethostname().split(".")[0], "node"))
+    user = check_label(_as_label(environ.get("USER") or getpass.getuser(), "me"))
+    for directory in (home.config, home.state, home.data):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for directory in (home.policy, home.groups, home.config / "conf.d", home.contexts):
+        directory.mkdir(exist_ok=True, mode=0o700)
+    # A port written down: peers remember where to find this node.
+    address = _with_port(listen or "ws://0.0.0.0", usual=home.root is None)
+    document = tomlkit.document()
+    document["name"] = label
+    document["context"] = user
+    document["listen"] = [address]
+    _write_new(home.config / "config.toml", _CONFIG + tomlkit.dumps(document))
+    defaults = resources.files("orvalho.policies.defaults")
+    _write_new(home.config / "model.conf", defaults.joinpath("model.conf").read_text())
+    _write_new(home.policy / "default.csv", defaults.joinpath("default.csv").read_text())
+    make_context_files(home, user)
+    # The seed last: with it the home counts as initialised, so a crash before it is repeated.
+    identity = Identity.create(home.keys)
+    yield f"initialised {label}: device id {device_id(identity.node.key)}"
+    yield f"  config  {home.config}"
+    yield f"  keys    {home.keys}"
+    yield f"  context {home.contexts / user}"
+
+
+def make_context_files(home: Home, name: str) -> None:
+    """The tree and the policy file of a new context; what is there already stays."""
+    for directory in (name, f"{name}/shared", f"{name}/inbox"):  # what the default policy names
+        (home.contexts / directory).mkdir(exist_ok=True, mode=0o700)
+    template = resources.files("orvalho.policies.defaults").joinpath("context.csv").read_text()
+    _write_new(home.policy / f"{name}.csv", template.replace("CONTEXT", name))
+
+
+def _write_new(file: Path, text: str) -> None:
+    if not file.exists():
+        file.write_text(text)
+
+
+def _as_label(text: str, fallback: str) -> str:
+    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return label[:63] or fallback
+
+
+def _with_port(address: str, *, usual: bool) -> str:
+    """The address with its port. Where it says none or 0: the `usual` one if that is free, else
+    any that is; a further home of this machine (`--home`) never takes the usual one away."""
+    url = urlsplit(address)
+    try:
+        port = url.port
+    except ValueError as error:
+        raise InvalidInput(f"{address} has no valid port", hint="ws://0.0.0.0:4455") from error
+    if not url.scheme or not url.hostname:
+        raise InvalidInput(
+            f'"{address}" is not an address to listen on', hint="--listen ws://0.0.0.0:4455"
+        )
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    return f"{url.scheme}://{host}:{port or _free_port(url.hostname, usual=usual)}"
+
+
+def _free_port(host: str, *, usual: bool) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    others = random.sample(_PORTS, 100)
+    for port in [DEFAULT_PORT, *others] if usual else others:
+        with socket.socket(family) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise InvalidInput(f"no port of {host} is free", hint="--listen ws://0.0.0.0:PORT")

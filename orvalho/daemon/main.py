@@ -1,0 +1,122 @@
+"""The daemon's process: its command line, its lock, its signals."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import anyio
+
+from orvalho.daemon import config as configuration
+from orvalho.daemon.home import Home, find_home
+from orvalho.daemon.initialise import initialise
+from orvalho.errors import Conflict, NotFound, OrvalhoError
+from orvalho.store import CommitHook
+from orvalho.telemetry import log
+
+_log = logging.getLogger("orvalho.daemon")
+
+
+def main(argv: Sequence[str]) -> int:
+    """`init` makes a home; `run` (the default) serves it until told to stop."""
+    parser = argparse.ArgumentParser(prog="orvalho-daemon")
+    parser.add_argument("--home")
+    verbs = parser.add_subparsers(dest="verb")
+    run_parser = verbs.add_parser("run")
+    run_parser.add_argument("--foreground", action="store_true", help="log words to the terminal")
+    init_parser = verbs.add_parser("init")
+    init_parser.add_argument("--name")
+    init_parser.add_argument("--listen")
+    for sub in (run_parser, init_parser):
+        sub.add_argument("--home", default=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    home = find_home(os.environ, arguments.home)
+    try:
+        if arguments.verb == "init":
+            for line in initialise(home, arguments.name, arguments.listen, os.environ):
+                sys.stdout.write(line + "\n")
+            return 0
+        return serve(home, foreground=getattr(arguments, "foreground", False))
+    except OrvalhoError as error:
+        sys.stderr.write(f"error[{error.code}]: {error}\n")
+        if error.where:
+            sys.stderr.write(f"  where {error.where}\n")
+        if error.hint:
+            sys.stderr.write(f"  try   {error.hint}\n")
+        return error.exit_status
+
+
+def serve(home: Home, *, foreground: bool, on_commit: CommitHook | None = None) -> int:
+    """Run the daemon of `home` until SIGTERM, SIGINT or a stop request."""
+    if not home.is_initialised:
+        raise NotFound(
+            "there is no Orvalho home here yet", where=str(home.state), hint="orvalho init"
+        )
+    # Everything a home holds is its owner's alone; files that need more say so themselves.
+    os.umask(0o077)
+    loaded = configuration.load(home.config, os.environ, {})
+    log.set_up(loaded.config.log.level, None if foreground else home.log)
+    with _lock(home):
+        anyio.run(_serve, home, loaded, on_commit, backend_options={"use_uvloop": True})
+    return 0
+
+
+async def _serve(
+    home: Home, loaded: configuration.LoadedConfig, on_commit: CommitHook | None
+) -> None:
+    # Here, since `init` needs none of it: every room is imported by it.
+    from orvalho.daemon.wiring import open_daemon  # noqa: PLC0415
+
+    try:
+        async with open_daemon(home, loaded, os.environ, on_commit) as daemon:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_stop_on_signal, signals, daemon.stop)
+                    await daemon.until_stopped()
+                    tasks.cancel_scope.cancel()
+        _log.info("daemon.stopped")
+    except* OrvalhoError as group:
+        for error in _leaves(group):
+            _log.error("daemon.failed", extra={"code": error.code, "why": str(error)})
+        raise _leaves(group)[0] from group
+
+
+async def _stop_on_signal(signals, stop) -> None:  # type: ignore[no-untyped-def]
+    async for _ in signals:
+        stop()
+
+
+def _leaves(group: BaseExceptionGroup[OrvalhoError]) -> list[OrvalhoError]:
+    found: list[OrvalhoError] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            found += _leaves(error)
+        else:
+            found.append(error)
+    return found
+
+
+@contextmanager
+def _lock(home: Home) -> Iterator[None]:
+    """One daemon a home: the lock goes with the process, however it ends."""
+    handle = os.open(home.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise Conflict(
+            "a daemon serves this home already",
+            where=str(home.state / "lock"),
+            hint="orvalho daemon status",
+        ) from error
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)

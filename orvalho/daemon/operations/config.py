@@ -1,0 +1,56 @@
+"""What we do when the owner looks at a setting, or sets one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from orvalho.control import messages as control
+from orvalho.daemon import config as configuration
+from orvalho.daemon.config import LoadedConfig
+from orvalho.daemon.house import House
+from orvalho.errors import InvalidInput
+
+Replies = AsyncIterator[control.Reply]
+
+# What is bound to a socket or to certificates already handed out.
+_AFTER_RESTART = ("name", "listen")
+
+
+class ConfigOperations:
+    """`orvalho config ...`. `load` reads the files again, `use` puts settings into force."""
+
+    def __init__(
+        self, house: House, load: Callable[[], LoadedConfig], use: Callable[[LoadedConfig], None]
+    ) -> None:
+        self._house = house
+        self._load = load
+        self._use = use
+
+    async def show(self, _request: control.ConfigShow) -> Replies:
+        yield control.ConfigReply(
+            settings=tuple(
+                control.Setting(key=key, value=value, origin=origin)
+                for key, value, origin in self._house.settings.settings
+            )
+        )
+
+    async def set(self, request: control.ConfigSet) -> Replies:
+        directory = self._house.home.config
+        file = directory / "config.toml"
+        before = file.read_text() if file.exists() else ""
+        if not configuration.set_value(directory, request.key, request.value):
+            yield control.Note(text=f"{request.key} is {request.value} already", changed=False)
+            return
+        try:
+            loaded = self._load()
+        except InvalidInput:
+            file.write_text(before)
+            raise
+        self._use(loaded)
+        value, origin = next((v, o) for k, v, o in loaded.settings if k == request.key)
+        text = f"{request.key} = {value}"
+        if not origin.startswith("config.toml"):
+            text += f"\n  but {origin} is stronger: what config.toml says is not used"
+        elif request.key in _AFTER_RESTART:
+            text += "\n  used from the next start on: orvalho daemon stop"
+        yield control.Note(text=text)

@@ -1,0 +1,162 @@
+"""What we do when the owner asks how this node is, or tells it to stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+from orvalho import __version__
+from orvalho.contexts.identity import key_text
+from orvalho.control import messages as control
+from orvalho.daemon import config as configuration
+from orvalho.daemon.house import House
+from orvalho.daemon.peer_words import peer_state
+
+Replies = AsyncIterator[control.Reply]
+
+_LITTLE_DISK_BYTES = 256 << 20
+
+
+class NodeOperations:
+    """`orvalho status`, `doctor`, `daemon stop`, `worker ls`, and completion."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def status(self, _request: control.Status) -> Replies:
+        house = self._house
+        yield control.StatusReply(
+            node=house.name,
+            key=key_text(house.identity.node.key),
+            version=__version__,
+            pid=os.getpid(),
+            started_at=house.started_at,
+            listening=house.node.addresses,
+            contexts=tuple(context.name for context in house.contexts.list()),
+            peers=tuple([await peer_state(house, peer) for peer in house.trust.peers()]),
+            runs=house.ledger.statistics()["running"],
+            problems=tuple(text for texts in house.problems.values() for text in texts),
+        )
+
+    async def stop(self, request: control.DaemonStop) -> Replies:
+        self._house.stop(request.grace_s)
+        yield control.Done()
+
+    async def workers(self, _request: control.WorkerList) -> Replies:
+        yield control.WorkerListReply(
+            workers=tuple(
+                control.WorkerState(
+                    worker=each.worker,
+                    pid=each.pid,
+                    contexts=tuple(sorted(each.contexts)),
+                    running=each.running,
+                    runs=each.runs,
+                    started_at=each.started_at,
+                    rss_bytes=each.rss_bytes,
+                )
+                for each in self._house.jobs.list()
+            )
+        )
+
+    async def doctor(self, _request: control.Doctor) -> Replies:
+        findings = [
+            *self._settings(),
+            *self._storage(),
+            *await self._peers(),
+            *await self._engine(),
+        ]
+        yield control.DoctorReply(findings=tuple(findings))
+
+    async def complete(self, request: control.Complete) -> Replies:
+        words = await self._words(request.kind, request.text)
+        yield control.Completions(words=tuple(w for w in words if w.startswith(request.text)))
+
+    async def _words(self, kind: str, text: str) -> list[str]:
+        house = self._house
+        own = [f"{context.name}@{house.name}" for context in house.contexts.list()]
+        theirs = [f"{e.name}@{peer.name}" for peer in house.trust.peers() for e in peer.contexts]
+        match kind:
+            case "target":
+                return [*theirs, *own]
+            case "peer":
+                return [peer.name for peer in house.trust.peers()]
+            case "context":
+                return [context.name for context in house.contexts.list()]
+            case "group":
+                return list(house.groups.names())
+            case "run":
+                return [run.id for run in await house.runs.newest(100)]
+            case "key":
+                return list(configuration.keys())
+        return []
+
+    def _settings(self) -> Iterator[control.Finding]:
+        house = self._house
+        yield _ok(f"{house.name} runs, version {__version__}")
+        for origin, texts in house.problems.items():
+            for text in texts:
+                yield control.Finding(
+                    level="problem", text=text, hint=f"edit the file: {origin} stays as it was"
+                )
+        if not house.problems.get("policy"):
+            yield _ok(f"policy: {house.policy.statistics()['rules']} rules are in force")
+        if not house.contexts.list():
+            yield control.Finding(
+                level="problem", text="there is no context", hint="orvalho ctx new NAME"
+            )
+
+    def _storage(self) -> Iterator[control.Finding]:
+        house = self._house
+        mode = (house.home.keys / "seed").stat().st_mode & 0o777
+        yield _ok(f"keys: readable by their owner alone ({mode:04o})")
+        free = shutil.disk_usage(house.home.state).free
+        if free < _LITTLE_DISK_BYTES:
+            yield control.Finding(
+                level="warning",
+                text=f"only {free >> 20} MiB are free where {house.home.state} lies",
+                hint="make room: what cannot be written is refused, not lost",
+            )
+        else:
+            yield _ok(f"disk: {free >> 30} GiB free")
+
+    async def _peers(self) -> list[control.Finding]:
+        house = self._house
+        found = [self._listening()]
+        peers = house.trust.peers()
+        if not peers:
+            found.append(
+                control.Finding(
+                    level="warning", text="no other device is paired", hint="orvalho peer invite"
+                )
+            )
+        for peer in peers:
+            state = await peer_state(house, peer)
+            found.append(
+                _ok(f"{peer.name}: {state.path}")
+                if state.state == "online"
+                else control.Finding(
+                    level="warning",
+                    text=f"{peer.name} is not reached: {state.path}",
+                    hint=f"on {peer.name}: orvalho status",
+                )
+            )
+        return found
+
+    def _listening(self) -> control.Finding:
+        addresses = self._house.node.addresses
+        if addresses:
+            return _ok(f"listens on {', '.join(addresses)}")
+        return control.Finding(
+            level="problem", text="listens nowhere", hint="orvalho config set listen ..."
+        )
+
+    async def _engine(self) -> list[control.Finding]:
+        problems = await self._house.jobs.check("doctor.js", "1 + 1")
+        if problems:
+            return [control.Finding(level="problem", text=f"no worker starts: {problems[0]}")]
+        return [_ok("a worker runs scripts")]
+
+
+def _ok(text: str) -> control.Finding:
+    return control.Finding(level="ok", text=text)

@@ -1,0 +1,104 @@
+"""What we do when the owner brings two devices together, or parts them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from orvalho.contexts.identity import Key, key_text
+from orvalho.contexts.names import parse_address
+from orvalho.contexts.trust import Peer, Relation
+from orvalho.control import messages as control
+from orvalho.daemon.greeting import read_greeting
+from orvalho.daemon.house import House
+from orvalho.daemon.peer_words import path_to, peer_state, words_for
+from orvalho.peers.pairing import Paired, format_ticket, parse_ticket
+
+Replies = AsyncIterator[control.Reply]
+
+
+class PeerOperations:
+    """`orvalho peer ...` and `orvalho resolve`."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def invite(self, request: control.PeerInvite) -> Replies:
+        ticket = await self._house.node.invite(lifetime_s=request.expires_s, is_guest=request.guest)
+        yield control.Ticket(
+            ticket=format_ticket(ticket), expires_at=ticket.expires_at, guest=request.guest
+        )
+
+    async def add(self, request: control.PeerAdd) -> Replies:
+        paired = await self._house.node.redeem(parse_ticket(request.ticket))
+        relation: Relation = "guest" if request.guest else "own"
+        peer, is_new = await remember(
+            self._house, paired, relation, name=request.name, introduced="ticket, redeemed here"
+        )
+        words = await words_for(self._house, peer)
+        yield control.PeerAdded(peer=await peer_state(self._house, peer, words), changed=is_new)
+
+    async def list(self, _request: control.PeerList) -> Replies:
+        states = [
+            await peer_state(self._house, peer, await words_for(self._house, peer))
+            for peer in self._house.trust.peers()
+        ]
+        yield control.PeerListReply(peers=tuple(states))
+
+    async def remove(self, request: control.PeerRemove) -> Replies:
+        peer = await self._house.trust.remove(request.name)
+        await self._house.node.forget(peer.node_key)
+        yield control.Note(text=f"{peer.name} is forgotten: its key is refused from now on")
+
+    async def resolve(self, request: control.Resolve) -> Replies:
+        house = self._house
+        address = parse_address(request.name)
+        if address.node == house.name:
+            context = house.contexts.get(address.context) if address.context else None
+            yield control.Resolved(
+                name=str(address),
+                node=house.name,
+                node_key=key_text(house.identity.node.key),
+                context=address.context,
+                context_key=key_text(context.key) if context else None,
+                state="online",
+                path="this node",
+            )
+            return
+        target = house.trust.resolve(address)
+        peer, entry = target.peer, target.context
+        yield control.Resolved(
+            name=str(address),
+            node=peer.name,
+            node_key=key_text(peer.node_key),
+            context=entry.name if entry else None,
+            context_key=key_text(Key(entry.key)) if entry else None,
+            state="online" if house.node.is_online(peer.node_key) else "offline",
+            path=path_to(house, peer),
+        )
+
+
+async def remember(
+    house: House, paired: Paired, relation: Relation, *, name: str | None, introduced: str
+) -> tuple[Peer, bool]:
+    """Write a pairing into the trust book. The second part says whether it was news.
+
+    Raises:
+        Conflict: another node goes by that name already.
+        Untrusted: a certificate does not hold.
+    """
+    known = house.trust.by_key(paired.node_key)
+    peer = Peer(
+        node_key=paired.node_key,
+        name=name or (known.name if known else paired.name),
+        owner_key=paired.owner_key,
+        relation=relation,
+        addresses=paired.addresses,
+        contexts=read_greeting(paired.greeting, paired.node_key),
+        added_at=known.added_at if known else time.time(),
+        introduced=known.introduced if known else introduced,
+        last_seen_at=time.time(),
+    )
+    await house.trust.add(peer)
+    house.node.refresh()
+    return peer, known is None

@@ -1,0 +1,84 @@
+"""What we do when the owner asks about policy, groups and the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from anyio import to_thread
+
+from orvalho.contexts.identity import Key, key_text
+from orvalho.control import messages as control
+from orvalho.daemon.house import House
+from orvalho.errors import NotFound
+from orvalho.policies.audit import Entry
+
+Replies = AsyncIterator[control.Reply]
+
+
+class PolicyOperations:
+    """`orvalho policy ...`, `orvalho group ...`, `orvalho audit`."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def check(self, _request: control.PolicyCheck) -> Replies:
+        checked = await to_thread.run_sync(self._house.policy.check)
+        yield control.PolicyChecked(
+            files=checked.files, rules=checked.rules, problems=checked.problems
+        )
+
+    async def list_groups(self, _request: control.GroupList) -> Replies:
+        names = self._house.groups.names()
+        yield control.GroupListReply(groups=tuple(self._group(name) for name in names))
+
+    async def show_group(self, request: control.GroupShow) -> Replies:
+        if request.name not in self._house.groups.names():
+            raise NotFound(
+                f"there is no group {request.name!a}",
+                where=str(self._house.home.groups),
+                hint=f"mkdir {self._house.home.groups / request.name}, and put keys into it",
+            )
+        yield control.GroupListReply(groups=(self._group(request.name),))
+
+    def _group(self, name: str) -> control.GroupState:
+        members = sorted(self._house.groups.members(name))
+        return control.GroupState(
+            name=name,
+            members=tuple((key_text(key), f"groups/{name}/", self._named(key)) for key in members),
+        )
+
+    def _named(self, key: Key) -> str | None:
+        for peer in self._house.trust.peers():
+            if peer.node_key == key:
+                return peer.name
+            for entry in peer.contexts:
+                if entry.key == key:
+                    return f"{entry.name}@{peer.name}"
+        return None
+
+    async def audit(self, request: control.Audit) -> Replies:
+        audit = self._house.audit
+        run = (await self._house.runs.find(request.run)).id if request.run else None
+        last = 0
+        for entry in await audit.newest(request.limit, run):
+            last = entry.seq
+            yield _shown(entry)
+        if request.follow:
+            async with audit.follow(last, run) as entries:
+                async for entry in entries:
+                    yield _shown(entry)
+
+
+def _shown(entry: Entry) -> control.AuditEntry:
+    return control.AuditEntry(
+        seq=entry.seq,
+        at=entry.at,
+        actor=entry.actor,
+        context=entry.context,
+        action=entry.action,
+        object=entry.object,
+        allowed=entry.allowed,
+        rule=entry.rule,
+        run=entry.run,
+        text=entry.text,
+    )

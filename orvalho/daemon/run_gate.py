@@ -1,0 +1,141 @@
+"""What stands between one run and a context: declared, allowed, marked as begun, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from orvalho.errors import Denied
+from orvalho.policies.access import AccessRequest, Decision, Subject
+from orvalho.policies.audit import Audit, Entry, decided
+from orvalho.policies.capability import Grants, Side
+from orvalho.policies.explain import refusal
+
+# Different decisions of one run that its receipt and the audit name one by one.
+_KEPT: Final = 500
+
+Decide = Callable[[AccessRequest], Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """One decision of a run."""
+
+    request: AccessRequest
+    decision: Decision
+
+
+class RunGate:
+    """The gate of one run in front of one context (`runtime.web.contexts.Gate`).
+
+    `side` is the context's part in the run, `grants` what the script declared and was granted,
+    `begin` makes the run's start durable; it is called before the first effect, once.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        side: Side,
+        subject: Subject,
+        context: str,
+        grants: Grants,
+        decide: Decide,
+        audit: Audit,
+        begin: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._run = run
+        self._side = side
+        self._subject = subject
+        self._context = context
+        self._grants = grants
+        self._ask = decide
+        self._audit = audit
+        self._begin = begin
+        self._begun = False
+        self._made: dict[tuple[str, str, bool], Deciding] = {}
+        self._refusals: list[Denied] = []
+        # Whether the run has been written down; kept here by whoever writes it.
+        self.is_written = False
+        self.read_bytes = 0
+        self.written_bytes = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run may have had an effect."""
+        return self._begun
+
+    def made(self) -> tuple[Deciding, ...]:
+        """Each different decision, in the order they first fell; the first 500 of them."""
+        return tuple(self._made.values())
+
+    def put(self, action: str, object_: str) -> Decision:
+        """The policy's answer, remembered for the receipt; a refusal is audited at once."""
+        request = AccessRequest(self._subject, self._context, action, object_)
+        decision = self._ask(request)
+        key = (action, object_, decision.allowed)
+        if key not in self._made and len(self._made) < _KEPT:
+            self._made[key] = Deciding(request, decision)
+            if not decision.allowed:
+                self._audit.note(decided(request, decision, at=time.time(), run=self._run))
+        return decision
+
+    def decide(self, action: str, object_: str) -> None:
+        """Raises:
+        Denied: the script did not declare it, or the policy refuses it.
+        """
+        if not self._is_declared(action, object_):
+            raise self._refused(self._undeclared(action, object_))
+        decision = self.put(action, object_)
+        if not decision.allowed:
+            request = AccessRequest(self._subject, self._context, action, object_)
+            raise self._refused(refusal(request, decision))
+
+    async def begin_effect(self) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._begin()
+
+    def count(self, *, read_bytes: int = 0, written_bytes: int = 0) -> None:
+        self.read_bytes += read_bytes
+        self.written_bytes += written_bytes
+
+    def note_escape(self, call: str, error: Denied) -> None:
+        """A call was refused by the tree itself: a path that tries to leave it. Audited, unless
+        the refusal was this gate's own and is known."""
+        if any(error is known for known in self._refusals):
+            return
+        self._audit.note(
+            Entry(
+                at=time.time(),
+                actor=self._subject.spoken,
+                context=self._context,
+                action=call.partition(".")[2],
+                object=error.where or "",
+                allowed=False,
+                run=self._run,
+                text=error.message,
+            )
+        )
+
+    def _is_declared(self, action: str, object_: str) -> bool:
+        # A want whose glob as a whole is refused still counts: each call is put to the policy.
+        return any(
+            capability.covers(self._side, action, object_)
+            for capability in (*self._grants.granted, *self._grants.refused)
+        )
+
+    def _undeclared(self, action: str, object_: str) -> Denied:
+        capability = f"{self._side}.{action}:{object_}"
+        return Denied(
+            f"the script did not say that it needs {capability}",
+            where=object_,
+            hint=f'add "{capability}" to needs in its header',
+        )
+
+    def _refused(self, error: Denied) -> Denied:
+        if len(self._refusals) < _KEPT:
+            self._refusals.append(error)
+        return error

@@ -1,0 +1,64 @@
+"""Runs as the control socket tells them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orvalho.control import messages as control
+from orvalho.errors import OrvalhoError
+from orvalho.policies.quota import Usage
+from orvalho.scripts.messages import ScriptEnded, ScriptError
+from orvalho.scripts.runs import Run
+
+
+def run_state(run: Run) -> control.RunState:
+    return control.RunState(
+        run=run.id,
+        direction=run.direction,
+        caller=run.caller,
+        target=run.target,
+        filename=run.filename,
+        digest=run.digest,
+        state=run.state,
+        outcome=run.outcome,
+        created_at=run.created_at,
+        ended_at=run.ended_at,
+        wall_ms=run.usage.wall_ms if run.state == "ended" else None,
+    )
+
+
+def ended_reply(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> control.RunEnded:
+    is_json = ended.result is not None and not ended.is_bytes
+    return control.RunEnded(
+        run=ended.run,
+        outcome=ended.outcome,
+        result=msgspec.Raw(ended.result if is_json and ended.result else b"null"),
+        result_bytes=ended.result if ended.is_bytes else None,
+        error=failed(ended.error, peer=peer) if ended.error else None,
+        usage=control.Usage(**msgspec.structs.asdict(usage or Usage())),
+    )
+
+
+def failed(error: ScriptError, *, peer: str | None = None) -> control.Failed:
+    return control.Failed(
+        code=error.code,
+        message=error.message,
+        where=error.where,
+        rule=error.rule,
+        hint=error.hint,
+        peer=error.peer or peer,
+        detail=error.detail,
+    )
+
+
+def script_error(error: OrvalhoError) -> ScriptError:
+    """An error as it travels, and as it is kept with its run."""
+    return ScriptError(
+        code=error.code,
+        message=error.message,
+        where=error.where,
+        rule=error.rule,
+        hint=error.hint,
+        peer=error.peer,
+        detail=error.detail,
+    )

@@ -1,0 +1,405 @@
+"""Configuration -> every object, kind -> handler, request -> operation: the one place that knows
+every room."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.abc
+from anyio import to_thread
+
+from orvalho.contexts import kv, trust
+from orvalho.contexts.context import Contexts, StorageLimits
+from orvalho.contexts.groups import Groups
+from orvalho.contexts.identity import Identity, Key, certify, check_certificate
+from orvalho.contexts.trust import TrustBook, open_trust_book
+from orvalho.control import messages as control
+from orvalho.control.server import open_server
+from orvalho.daemon import addresses
+from orvalho.daemon import config as configuration
+from orvalho.daemon.config import LoadedConfig
+from orvalho.daemon.feed import Feed
+from orvalho.daemon.greeting import greet, read_greeting
+from orvalho.daemon.handlers.caller import CallerHandler
+from orvalho.daemon.handlers.script import ScriptHandler
+from orvalho.daemon.home import Home
+from orvalho.daemon.house import House
+from orvalho.daemon.operations.config import ConfigOperations
+from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.node import NodeOperations
+from orvalho.daemon.operations.peer import PeerOperations, remember
+from orvalho.daemon.operations.policy import PolicyOperations
+from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.watch import watch_files
+from orvalho.errors import InvalidInput, Untrusted
+from orvalho.peers import node as peers
+from orvalho.peers import tally
+from orvalho.peers.frames import Hello
+from orvalho.peers.node import Node, NodeConfig, open_node
+from orvalho.peers.pairing import Paired
+from orvalho.peers.sending import Undelivered
+from orvalho.policies import audit
+from orvalho.policies.audit import Audit
+from orvalho.policies.book import PolicyBook
+from orvalho.policies.ledger import Ledger
+from orvalho.policies.quota import parse_size
+from orvalho.runtime.job import Jobs, open_jobs
+from orvalho.scripts import runs
+from orvalho.scripts.runs import Runs
+from orvalho.store import CommitHook, Store, open_store
+
+_log = logging.getLogger(__name__)
+
+MIGRATIONS = (
+    trust.MIGRATIONS,
+    kv.MIGRATIONS,
+    audit.MIGRATIONS,
+    runs.MIGRATIONS,
+    *peers.MIGRATIONS,
+)
+# Scripts of one peer that may wait for their turn here; more are told to come again.
+_WAITING_PER_PEER = 10_000
+
+
+class Book:
+    """The trust book as the road needs it."""
+
+    def __init__(self, book: TrustBook) -> None:
+        self._book = book
+
+    def peers(self) -> tuple[Key, ...]:
+        return tuple(peer.node_key for peer in self._book.peers())
+
+    def addresses(self, key: Key) -> Sequence[str]:
+        peer = self._book.by_key(key)
+        return peer.addresses if peer else ()
+
+    def name(self, key: Key) -> str | None:
+        peer = self._book.by_key(key)
+        return peer.name if peer else None
+
+
+class Daemon:
+    """A running daemon: until it is told to stop, by a signal or a request."""
+
+    def __init__(self) -> None:
+        self._stopped = anyio.Event()
+        self.grace_s = 5.0
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        self.grace_s = grace_s
+        self._stopped.set()
+
+    async def until_stopped(self) -> None:
+        await self._stopped.wait()
+
+
+@asynccontextmanager
+async def open_daemon(
+    home: Home,
+    loaded: LoadedConfig,
+    environ: Mapping[str, str],
+    on_commit: CommitHook | None = None,
+) -> AsyncIterator[Daemon]:
+    """Everything, wired and running, for the length of the block.
+
+    Raises:
+        OrvalhoError: a file, key, database or address does not allow a start.
+    """
+    daemon = Daemon()
+    identity = Identity.load(home.keys)
+    async with open_store(home.database, MIGRATIONS, on_commit) as store:
+        book = await open_trust_book(store)
+        async with (
+            open_jobs(loaded.config.workers.contexts_per_worker) as jobs,
+            anyio.create_task_group() as tasks,
+        ):
+            wiring = _Wiring(
+                home,
+                loaded,
+                environ,
+                identity=identity,
+                store=store,
+                book=book,
+                jobs=jobs,
+                daemon=daemon,
+                tasks=tasks,
+            )
+            async with open_node(wiring.node_config()) as node:
+                house = wiring.build(node)
+                wiring.wire_handlers(house)
+                await wiring.scripts.resume()
+                async with open_server(home.socket, wiring.answer):
+                    tasks.start_soon(wiring.watch)
+                    _log.info(
+                        "daemon.started",
+                        extra={"node": house.name, "listening": list(node.addresses)},
+                    )
+                    yield daemon
+                    await wiring.settle(daemon.grace_s)
+                tasks.cancel_scope.cancel()
+
+
+class _Wiring:
+    """Holds what is made on the way to a House."""
+
+    scripts: ScriptHandler
+    _caller: CallerHandler
+
+    def __init__(
+        self,
+        home: Home,
+        loaded: LoadedConfig,
+        environ: Mapping[str, str],
+        *,
+        identity: Identity,
+        store: Store,
+        book: TrustBook,
+        jobs: Jobs,
+        daemon: Daemon,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self._home = home
+        self._loaded = loaded
+        self._environ = environ
+        self._identity = identity
+        self._store = store
+        self._book = book
+        self._jobs = jobs
+        self._daemon = daemon
+        self._tasks = tasks
+        self._house: House | None = None
+        self._operations: dict[type[control.Message], Callable[[Any], Any]] = {}
+
+    # ---- build ------------------------------------------------------------------------------
+
+    def node_config(self) -> NodeConfig:
+        config, identity = self._loaded.config, self._identity
+        return NodeConfig(
+            name=config.name,
+            signer=identity.node,
+            noise_static=identity.noise_static(),
+            owner_key=identity.owner.key,
+            certificate=certify(
+                identity.owner, "node", config.name, identity.node.key, time.time()
+            ),
+            listen=config.listen,
+            advertise=addresses.advertised,
+            store=self._store,
+            blobs=self._home.state / "blobs",
+            book=Book(self._book),
+            check_certificate=_node_certificate,
+            on_greeting=self._on_greeting,
+            on_paired=self._on_paired,
+            on_undelivered=self._on_undelivered,
+            quota=tally.Quota(
+                count=config.delivery.per_peer_count,
+                bytes=parse_size(config.delivery.per_peer_bytes),
+            ),
+        )
+
+    def build(self, node: Node) -> House:
+        config, home = self._loaded.config, self._home
+        contexts = Contexts(
+            home.contexts,
+            self._identity,
+            StorageLimits(
+                disk_bytes=parse_size(config.quota.context_bytes),
+                disk_files=config.quota.context_files,
+            ),
+            now=time.time(),
+        )
+        groups = Groups(home.groups)
+        groups_read = groups.reload()
+        policy = PolicyBook(home.config, lambda: [context.name for context in contexts.list()])
+        house = House(
+            home=home,
+            settings=self._loaded,
+            identity=self._identity,
+            store=self._store,
+            trust=self._book,
+            groups=groups,
+            contexts=contexts,
+            policy=policy,
+            audit=Audit(self._store),
+            ledger=Ledger(
+                config.workers.runs_at_once,
+                config.workers.runs_at_once_per_peer,
+                waiting_per_subject=_WAITING_PER_PEER,
+            ),
+            jobs=self._jobs,
+            node=node,
+            runs=Runs(self._store),
+            feed=Feed(),
+            started_at=time.time(),
+            stop=self._daemon.stop,
+            answer_caller=self._answer_caller,
+        )
+        house.problems["policy"] = policy.problems
+        house.problems["groups"] = groups_read.problems
+        node.set_greeting(greet(contexts.list()))
+        self._house = house
+        return house
+
+    def wire_handlers(self, house: House) -> None:
+        self.scripts = ScriptHandler(house, self._tasks)
+        self._caller = caller = CallerHandler(house)
+        node = house.node
+        node.handle("script.run", self.scripts.run)
+        node.handle("script.cancel", self.scripts.cancel)
+        node.handle("script.ended", caller.ended)
+        node.hear("script.output", caller.output)
+        node.answer("caller.call", caller.call)
+        self._operations = self._table(house)
+
+    def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
+        node = NodeOperations(house)
+        context = ContextOperations(house, self._announce)
+        peer = PeerOperations(house)
+        policy = PolicyOperations(house)
+        config = ConfigOperations(house, self._read_config, self.use_config)
+        script = ScriptOperations(house, self.scripts)
+        return {
+            control.Status: node.status,
+            control.DaemonStop: node.stop,
+            control.Doctor: node.doctor,
+            control.WorkerList: node.workers,
+            control.Complete: node.complete,
+            control.ContextNew: context.new,
+            control.ContextList: context.list,
+            control.ContextFiles: context.files,
+            control.PeerInvite: peer.invite,
+            control.PeerAdd: peer.add,
+            control.PeerList: peer.list,
+            control.PeerRemove: peer.remove,
+            control.Resolve: peer.resolve,
+            control.GroupList: policy.list_groups,
+            control.GroupShow: policy.show_group,
+            control.PolicyCheck: policy.check,
+            control.Audit: policy.audit,
+            control.ConfigShow: config.show,
+            control.ConfigSet: config.set,
+            control.ScriptCheck: script.check,
+            control.ScriptSend: script.send,
+            control.ScriptList: script.list,
+            control.ScriptShow: script.show,
+            control.ScriptLogs: script.logs,
+            control.ScriptResult: script.result,
+            control.ScriptCancel: script.cancel,
+            control.Why: script.why,
+        }
+
+    def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
+        operation = self._operations[type(request)]
+        replies: AsyncIterator[control.Reply] = operation(request)
+        return replies
+
+    # ---- what happens while it runs ---------------------------------------------------------
+
+    @property
+    def _built(self) -> House:
+        assert self._house is not None, "peers speak only once the house stands"
+        return self._house
+
+    async def _on_greeting(self, peer: Key, hello: Hello) -> None:
+        """A peer says where it listens and which contexts it holds."""
+        house = self._built
+        known = house.trust.by_key(peer)
+        if known is None:
+            return
+        house.trust.seen(peer, time.time())
+        try:
+            contexts = read_greeting(hello.greeting, peer)
+        except Untrusted as error:
+            _log.warning("greeting.refused", extra={"peer": known.name, "why": str(error)})
+            return
+        await house.trust.update_addresses(peer, hello.addresses)
+        await house.trust.update_contexts(peer, contexts)
+
+    async def _on_paired(self, paired: Paired) -> None:
+        relation: trust.Relation = "guest" if paired.is_guest else "own"
+        await remember(
+            self._built, paired, relation, name=None, introduced="ticket, given out here"
+        )
+
+    def _on_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
+        """On the store's thread, in the transaction that gives the envelope up."""
+        self._caller.stage_undelivered(connection, mail)
+
+    async def _answer_caller(self, sender: Key, body: bytes) -> bytes:
+        return await self._caller.call(sender, body)
+
+    async def _announce(self) -> None:
+        house = self._built
+        house.node.set_greeting(greet(house.contexts.list()))
+
+    async def watch(self) -> None:
+        """Policy, groups and settings are read again when their files change."""
+        async for changed in watch_files(self._home.config):
+            if changed.policy:
+                await self._reload_policy()
+            if changed.groups:
+                house = self._built
+                read = await to_thread.run_sync(house.groups.reload)
+                house.problems["groups"] = read.problems
+                for change in read.changes:
+                    _log.info("group changed: %s", change)
+            if changed.config:
+                self._reload_config()
+
+    async def _reload_policy(self) -> None:
+        house = self._built
+        reloaded = await to_thread.run_sync(house.policy.reload)
+        house.problems["policy"] = reloaded.problems
+        for problem in reloaded.problems:
+            _log.error("policy kept as it was: %s", problem)
+        if not reloaded.problems and (reloaded.added or reloaded.removed):
+            _log.info("policy reloaded: +%d -%d rules", reloaded.added, reloaded.removed)
+
+    def _read_config(self) -> LoadedConfig:
+        return configuration.load(self._home.config, self._environ, {})
+
+    def _reload_config(self) -> None:
+        house = self._built
+        try:
+            self.use_config(self._read_config())
+        except InvalidInput as error:
+            house.problems["config"] = (f"{error.where}: {error}",)
+            _log.error("settings kept as they were: %s", error)
+
+    def use_config(self, loaded: LoadedConfig) -> None:
+        """Put settings into force, but for the name and the addresses of this run."""
+        house = self._built
+        house.problems["config"] = ()
+        if loaded.settings == house.settings.settings:
+            return
+        house.settings = LoadedConfig(
+            configuration.with_identity_of(loaded.config, house.settings.config), loaded.settings
+        )
+        config = loaded.config
+        logging.getLogger("orvalho").setLevel(config.log.level.upper())
+        house.jobs.contexts_per_worker = config.workers.contexts_per_worker
+        house.ledger.resize(config.workers.runs_at_once, config.workers.runs_at_once_per_peer)
+        house.contexts.set_limits(
+            StorageLimits(
+                disk_bytes=parse_size(config.quota.context_bytes),
+                disk_files=config.quota.context_files,
+            )
+        )
+        _log.info("settings reloaded")
+
+    async def settle(self, grace_s: float) -> None:
+        """Let what runs come to its end, for a while."""
+        with anyio.move_on_after(grace_s):
+            await self.scripts.until_idle()
+
+
+def _node_certificate(blob: bytes, owner: Key) -> tuple[str, Key]:
+    certificate = check_certificate(blob, owner, "node")
+    return certificate.name, Key(certificate.key)
