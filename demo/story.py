@@ -58,7 +58,7 @@ class Device:
             print(f"  (exit {done.returncode})")
         if done.returncode != exits:
             raise Wrong(f"`orvalho {shown}` exits {done.returncode}, not {exits}")
-        if not re.search(shows, done.stdout + done.stderr, re.DOTALL):
+        if not re.search(shows, done.stderr + done.stdout, re.DOTALL):
             raise Wrong(f"`orvalho {shown}` does not show {shows!r}")
         return done.stdout
 

@@ -7,7 +7,6 @@ import random
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from orvalho.contexts.names import check_label
 from orvalho.daemon.config import DEFAULT_PORT
 from orvalho.daemon.home import Home
 from orvalho.errors import InvalidInput
+from orvalho.policies.shipped import write_context, write_defaults
 
 # Below the range from which systems take the ports of outgoing connections.
 _PORTS: Final = range(DEFAULT_PORT + 1, 10_000)
@@ -57,9 +57,7 @@ def initialise(
     document["context"] = user
     document["listen"] = [address]
     _write_new(home.config / "config.toml", _CONFIG + tomlkit.dumps(document))
-    defaults = resources.files("orvalho.policies.defaults")
-    _write_new(home.config / "model.conf", defaults.joinpath("model.conf").read_text())
-    _write_new(home.policy / "default.csv", defaults.joinpath("default.csv").read_text())
+    write_defaults(home.config)
     make_context_files(home, user)
     # The seed last: with it the home counts as initialised, so a crash before it is repeated.
     identity = Identity.create(home.keys)
@@ -73,8 +71,7 @@ def make_context_files(home: Home, name: str) -> None:
     """The tree and the policy file of a new context; what is there already stays."""
     for directory in (name, f"{name}/shared", f"{name}/inbox"):  # what the default policy names
         (home.contexts / directory).mkdir(exist_ok=True, mode=0o700)
-    template = resources.files("orvalho.policies.defaults").joinpath("context.csv").read_text()
-    _write_new(home.policy / f"{name}.csv", template.replace("CONTEXT", name))
+    write_context(home.config, name)
 
 
 def _write_new(file: Path, text: str) -> None:

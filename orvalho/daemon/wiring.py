@@ -49,7 +49,8 @@ from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
-from orvalho.runtime.job import Jobs, open_jobs
+from orvalho.runtime.job import Jobs
+from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts import runs
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
@@ -117,7 +118,7 @@ async def open_daemon(
     async with open_store(home.database, MIGRATIONS, on_commit) as store:
         book = await open_trust_book(store)
         async with (
-            open_jobs(loaded.config.workers.contexts_per_worker) as jobs,
+            open_workers(contexts_per_worker=loaded.config.workers.contexts_per_worker) as workers,
             anyio.create_task_group() as tasks,
         ):
             wiring = _Wiring(
@@ -127,7 +128,7 @@ async def open_daemon(
                 identity=identity,
                 store=store,
                 book=book,
-                jobs=jobs,
+                jobs=Jobs(workers),
                 daemon=daemon,
                 tasks=tasks,
             )
@@ -384,7 +385,7 @@ class _Wiring:
         )
         config = loaded.config
         logging.getLogger("orvalho").setLevel(config.log.level.upper())
-        house.jobs.contexts_per_worker = config.workers.contexts_per_worker
+        house.jobs.workers.contexts_per_worker = config.workers.contexts_per_worker
         house.ledger.resize(config.workers.runs_at_once, config.workers.runs_at_once_per_peer)
         house.contexts.set_limits(
             StorageLimits(

@@ -29,7 +29,15 @@ from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import ended_reply, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
-from orvalho.errors import Denied, LimitExceeded, NotFound, OrvalhoError, ScriptFailed, Untrusted
+from orvalho.errors import (
+    Denied,
+    LimitExceeded,
+    NotFound,
+    OrvalhoError,
+    ScriptFailed,
+    Unavailable,
+    Untrusted,
+)
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.policies.access import AccessRequest, Decision, Subject
@@ -37,7 +45,7 @@ from orvalho.policies.audit import Entry, decided
 from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
-from orvalho.runtime.job import Ended, Job, Output
+from orvalho.runtime.job import Ended, HostCall, Job, Output
 from orvalho.scripts import runs
 from orvalho.scripts.messages import (
     CancelScript,
@@ -55,6 +63,15 @@ from orvalho.scripts.signing import SKEW_S, VerifiedScript, verify_script
 _log = logging.getLogger(__name__)
 
 # An answer waits as long for its asker as anything may wait.
+_NO_USAGE: Final = Usage()
+# How a script asks for more of a limit, by the limit's name.
+_ASKED_BY: Final = {
+    "wall": 'timeout = "1m"',
+    "cpu": 'cpu = "20s"',
+    "memory": 'memory = "128MB"',
+    "output": 'output = "2MB"',
+    "host_calls": "host_calls = 20000",
+}
 _ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long after a script's end its answer may still be on its way.
 _ANSWER_GRACE_S: Final = 86_400.0
@@ -76,6 +93,23 @@ class Arrival:
     @property
     def run(self) -> str:
         return self.script.call.run
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, in the words of errors. `error` is None when it is done."""
+
+    outcome: str
+    error: OrvalhoError | None = None
+    usage: Usage = _NO_USAGE
+    result: bytes | None = None
+    is_bytes: bool = False
+
+    @classmethod
+    def of(cls, ended: Ended) -> Ending:
+        """What the engine says. A run that was lost with this daemon ends as cancelled."""
+        outcome = "cancelled" if ended.outcome == "lost" else ended.outcome
+        return cls(outcome, _error_of(ended), ended.usage, ended.result, ended.is_bytes)
 
 
 class ScriptHandler:
@@ -149,10 +183,10 @@ class ScriptHandler:
         arrival = Arrival(script, message, sender, delivery, time.time())
         if arrival.run in self._interrupted:
             self._interrupted.discard(arrival.run)
-            ended = _refused("interrupted", _INTERRUPTED)
+            ending = Ending("interrupted", _INTERRUPTED)
         else:
-            ended = await self._run_once(arrival)
-        await self._end(arrival, ended)
+            ending = await self._run_once(arrival)
+        await self._end(arrival, ending)
 
     def _verify(self, message: RunScript, sender: Key) -> VerifiedScript:
         house = self._house
@@ -169,23 +203,23 @@ class ScriptHandler:
             raise Untrusted("this script was sent once before, and runs once")
         return script
 
-    async def _run_once(self, arrival: Arrival) -> Ended:
+    async def _run_once(self, arrival: Arrival) -> Ending:
         with anyio.CancelScope() as scope:
             self._running[arrival.run] = (scope, arrival.sender)
             try:
                 return await self._admit(arrival)
             except OrvalhoError as error:
                 limited = isinstance(error, LimitExceeded)
-                return _refused("limited" if limited else "refused", error)
+                return Ending("limited" if limited else "refused", error)
             finally:
                 del self._running[arrival.run]
                 if not self._running:
                     self._idle.set()
-        return _refused("cancelled", _CANCELLED)
+        return Ending("cancelled", _CANCELLED)
 
     # ---- decide, grant, reserve, run --------------------------------------------------------
 
-    async def _admit(self, arrival: Arrival) -> Ended:
+    async def _admit(self, arrival: Arrival) -> Ending:
         """Raises:
         Denied: the policy refuses the script, or something that it needs.
         """
@@ -224,9 +258,9 @@ class ScriptHandler:
                 limits=limits,
                 ops=self._calls(arrival, context, gate),
             )
-            ended = await self._follow(arrival, job)
-            lease.settle(self._used(arrival, ended.usage))
-        return ended
+            ending = await self._follow(arrival, job)
+            lease.settle(self._used(arrival, ending.usage))
+        return ending
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -262,18 +296,19 @@ class ScriptHandler:
         except NotFound:
             return None
 
-    def _calls(self, arrival: Arrival, context: Context, gate: RunGate) -> Mapping[str, object]:
+    def _calls(self, arrival: Arrival, context: Context, gate: RunGate) -> Mapping[str, HostCall]:
         return target_calls(self._house, context, gate) | caller_calls(
             self._house, arrival.sender, arrival.run, gate
         )
 
-    async def _follow(self, arrival: Arrival, job: Job) -> Ended:
+    async def _follow(self, arrival: Arrival, job: Job) -> Ending:
         """The run's lines go to its sender as they come; then its end."""
-        async for event in self._house.jobs.run(job):
-            if isinstance(event, Ended):
-                return event
-            await self._tell(arrival, event)
-        raise ScriptFailed("the run ended without a word", where=arrival.run)
+        async with self._house.jobs.open(job) as run:
+            async for event in run:
+                if isinstance(event, Ended):
+                    return Ending.of(event)
+                await self._tell(arrival, event)
+        raise Unavailable("the run ended without a word", where=arrival.run)
 
     async def _tell(self, arrival: Arrival, output: Output) -> None:
         line = ScriptOutput(
@@ -287,7 +322,7 @@ class ScriptHandler:
 
     # ---- keep -------------------------------------------------------------------------------
 
-    async def _end(self, arrival: Arrival, ended: Ended) -> None:
+    async def _end(self, arrival: Arrival, ended: Ending) -> None:
         """One commit: the run with its receipt, the answer, and the end of its envelope."""
         house = self._house
         now = time.time()
@@ -380,7 +415,7 @@ class ScriptHandler:
     def _address(self, arrival: Arrival) -> str:
         return str(Address(arrival.script.call.target.context, self._house.name))
 
-    def _receipt(self, arrival: Arrival, ended: Ended, now: float) -> Receipt:
+    def _receipt(self, arrival: Arrival, ended: Ending, now: float) -> Receipt:
         made = arrival.gate.made() if arrival.gate else ()
         logs = "\n".join(line.text for line in arrival.lines)
         return Receipt(
@@ -510,8 +545,22 @@ _INTERRUPTED: Final = ScriptFailed(
 _CANCELLED: Final = ScriptFailed("the run was cancelled")
 
 
-def _refused(outcome: str, error: OrvalhoError) -> Ended:
-    return Ended(outcome=outcome, error=error)
+def _error_of(ended: Ended) -> OrvalhoError | None:
+    if ended.outcome == "done":
+        return None
+    if ended.outcome == "limited":
+        return LimitExceeded(
+            f"{ended.limit}: the run used up its limit",
+            hint=f"ask for more in its header: {_ASKED_BY[ended.limit or 'wall']}",
+        )
+    if ended.outcome in ("cancelled", "lost"):
+        return _CANCELLED
+    if ended.error_name == "Unavailable":
+        return Unavailable(
+            f"the run was lost: {ended.error_message}", hint="send it again, if that is right"
+        )
+    name = ended.error_name or "Error"
+    return ScriptFailed(f"{name}: {ended.error_message}", detail=ended.error_stack or None)
 
 
 def _digest(content: bytes | None) -> str | None:

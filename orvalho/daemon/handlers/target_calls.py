@@ -9,7 +9,8 @@ from orvalho.contexts.identity import Key
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.errors import Denied, from_code
-from orvalho.runtime.web.contexts import FILE_CALLS, HostCall, file_calls, key_value_calls
+from orvalho.runtime.job import HostCall
+from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, decode, encode
 
 _CALLER_ANSWER_S = 60.0

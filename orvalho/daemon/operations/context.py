@@ -39,7 +39,9 @@ class ContextOperations:
 
     async def list(self, _request: control.ContextList) -> Replies:
         workers = {
-            name: worker.worker for worker in self._house.jobs.list() for name in worker.contexts
+            name: worker.id
+            for worker in self._house.jobs.workers.list()
+            for name in worker.contexts
         }
         states = []
         for context in self._house.contexts.list():

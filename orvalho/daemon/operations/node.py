@@ -47,7 +47,7 @@ class NodeOperations:
         yield control.WorkerListReply(
             workers=tuple(
                 control.WorkerState(
-                    worker=each.worker,
+                    worker=each.id,
                     pid=each.pid,
                     contexts=tuple(sorted(each.contexts)),
                     running=each.running,
@@ -55,7 +55,7 @@ class NodeOperations:
                     started_at=each.started_at,
                     rss_bytes=each.rss_bytes,
                 )
-                for each in self._house.jobs.list()
+                for each in self._house.jobs.workers.list()
             )
         )
 
@@ -154,8 +154,15 @@ class NodeOperations:
     async def _engine(self) -> list[control.Finding]:
         problems = await self._house.jobs.check("doctor.js", "1 + 1")
         if problems:
-            return [control.Finding(level="problem", text=f"no worker starts: {problems[0]}")]
-        return [_ok("a worker runs scripts")]
+            return [control.Finding(level="problem", text=f"no worker runs: {problems[0]}")]
+        missing = {wall for each in self._house.jobs.workers.list() for wall in each.missing}
+        return [
+            _ok("a worker runs scripts"),
+            *(
+                control.Finding(level="warning", text=f"this system offers no {wall} for workers")
+                for wall in sorted(missing)
+            ),
+        ]
 
 
 def _ok(text: str) -> control.Finding:

@@ -43,6 +43,7 @@ from orvalho.scripts.messages import (
 )
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
+from orvalho.scripts.receipts import open_receipt
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import make_script
 from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, Caller, SignedScript, Target, sign_script
@@ -265,7 +266,10 @@ class ScriptOperations:
                 "output_bytes": granted.output_bytes,
                 "host_calls": granted.host_calls,
             }
-        problems += tuple(await self._house.jobs.check(script.filename, script.source))
+        problems += tuple(
+            f"{each.line}:{each.column}: {each.message}"
+            for each in await self._house.jobs.check(script.filename, script.source)
+        )
         yield control.ScriptChecked(
             filename=script.filename,
             language=script.language.value,
@@ -394,6 +398,8 @@ class ScriptOperations:
             for each in explain(here)
         ]
         bodies = await house.runs.bodies(run.id)
+        if not decisions and bodies.receipt is not None:
+            decisions = _decisions_of(bodies.receipt, parse_key(run.peer_key))
         _, signed_by = open_sealed(bodies.envelope, SCRIPT_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
         yield control.WhyReply(
             state=await self._state(run),
@@ -439,6 +445,23 @@ class ScriptOperations:
         id_ = EnvelopeId(ulid_bytes(run.id))
         waits = await self._house.store.read(lambda connection: outbox.holds(connection, id_))
         return state if waits else msgspec.structs.replace(state, state="sent")
+
+
+def _decisions_of(receipt: bytes, target: Key) -> list[control.DecisionState]:
+    """What the target shared with us of how it decided."""
+    return [
+        control.DecisionState(
+            action=each.action,
+            object=each.object,
+            allowed=each.allowed,
+            rule=each.rule,
+            text=None,
+            nearest=None,
+            suggestion=None,
+            times=1,
+        )
+        for each in open_receipt(receipt, target).tried
+    ]
 
 
 def _output(line: ScriptOutput) -> control.RunOutput:

@@ -1,0 +1,144 @@
+"""The words of a policy: who asks (subject), where (context), what (action, object), the answer.
+
+An object is a path (`fs.*`), a key (`kv.*`), a script's digest `sha256:...` (`script.run`) or
+`context@node` (`script.send`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final, Literal
+
+ACTIONS: Final = (
+    "script.send",  # our context sends a script to that target
+    "script.run",  # a peer's script runs in this context
+    "fs.read",  # read, list, stat, exists
+    "fs.write",  # write, mkdir, the destination of a move
+    "fs.remove",  # remove, the source of a move
+    "kv.read",  # get, list
+    "kv.write",  # put, delete
+)
+ANY: Final = "*"
+OWNER: Final = "@owner"
+PAIRED: Final = "@paired"
+
+Effect = Literal["allow", "deny"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who asks.
+
+    `key` is a verified `ed25519:...`; `names` are all the policy words that hold for it: `*`,
+    `@paired`, `@owner`, `laptop`, `gil@laptop`, the key itself, `@family`. Whoever makes one has
+    checked the key: names that a stranger chose for itself never get here.
+    """
+
+    key: str
+    names: frozenset[str]
+
+    def __post_init__(self) -> None:
+        # Casbin takes a subject that is named like a role for a member of it.
+        if not self.key.startswith("ed25519:"):
+            raise ValueError(f"a subject is a key, not {self.key!r}")
+
+    @property
+    def spoken(self) -> str:
+        """The name a person knows it by, the most exact one that a policy line can hold."""
+        plain = sorted(name for name in self.names if not name.startswith(("@", ANY, "ed25519:")))
+        return next((name for name in plain if "@" in name), plain[0] if plain else self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """May `subject` do `action` to `object` in the context named `context`?"""
+
+    subject: Subject
+    context: str
+    action: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One `p` line. `order` counts the rules of a set from 0, across its files."""
+
+    file: str
+    line: int
+    order: int
+    subject: str
+    context: str
+    action: str
+    object: str
+    effect: Effect
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def fields(self) -> tuple[str, str, str, str, str]:
+        return (self.subject, self.context, self.action, self.object, self.effect)
+
+    @property
+    def text(self) -> str:
+        return ", ".join(("p", *self.fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer, and the rule that gave it.
+
+    `rule` is the first deny that matches, else the first allow, else None: nothing speaks of it,
+    which is a refusal. Only in that last case are set: `nearest`, the rule that came closest, and
+    `suggestion`, the smallest line that would allow it.
+    """
+
+    allowed: bool
+    rule: Rule | None = None
+    nearest: Rule | None = None
+    suggestion: str | None = None
+
+
+def object_mistake(action: str, text: str) -> str | None:
+    """What is wrong with `text` as the object of `action`, or None.
+
+    An object that no request can ever name is a mistake: on a `deny` line it would silently deny
+    nothing.
+    """
+    names = text.split("/")
+    if any(is_unprintable(character) for character in text):
+        return "control and format characters are not allowed"
+    if unicodedata.normalize("NFC", text) != text:
+        return "write it in Unicode normal form C, as paths are kept"
+    if ".." in names or "." in names:
+        return '"." and ".." never match: write the path itself'
+    if "//" in text:
+        return '"//" never matches: write one "/"'
+    if action.startswith("fs."):
+        return _path_mistake(text)
+    shape = _SHAPES.get(action)
+    if shape and not shape[0].fullmatch(text):
+        return shape[1]
+    return None
+
+
+_SHAPES: Final = {
+    "script.run": (re.compile(r"\*\*?|sha256:[0-9a-f*]+"), 'write "*" or "sha256:<hex>"'),
+    "script.send": (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "context@node"'),
+}
+
+
+def _path_mistake(text: str) -> str | None:
+    if not text.startswith("/"):
+        return f'a path starts with "/": write "/{text}"'
+    if text.endswith("/") and text != "/":
+        return f'a path never ends with "/": write "{text}**" for all that lies there'
+    return None
+
+
+def is_unprintable(character: str) -> bool:
+    # Control, format and surrogate characters, and Unicode's own line breaks.
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")

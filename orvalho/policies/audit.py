@@ -1,0 +1,189 @@
+"""The audit log: every decision and event, in order, never changed and never taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from orvalho.policies.access import AccessRequest, Decision
+from orvalho.store import Store
+
+
+def append_only_table(database: Database) -> None:
+    # The triggers hold against a mistake in this program; whoever can write the file can drop them.
+    for statement in (
+        """create table audit (
+            seq integer primary key autoincrement,
+            at real not null,
+            actor text not null,
+            context text not null,
+            action text not null,
+            object text not null,
+            allowed integer not null,
+            rule text,
+            rule_text text,
+            nearest text,
+            suggestion text,
+            run text,
+            text text not null
+        ) strict""",
+        "create index audit_by_run on audit (run, seq) where run is not null",
+        """create trigger audit_is_not_changed before update on audit
+            begin select raise(abort, 'the audit log is append-only'); end""",
+        """create trigger audit_is_not_deleted before delete on audit
+            begin select raise(abort, 'the audit log is append-only'); end""",
+    ):
+        database.conn.execute(statement)
+
+
+MIGRATIONS: Final = Migrations("audit")
+MIGRATIONS()(append_only_table)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line. `actor` is who asked, a name or a key; `at` is Unix seconds; `rule` and `nearest`
+    are `file:line`. `seq` grows with each entry; it is 0 until the entry is written."""
+
+    at: float
+    actor: str
+    context: str
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None = None
+    rule_text: str | None = None
+    nearest: str | None = None
+    suggestion: str | None = None
+    run: str | None = None
+    text: str = ""
+    seq: int = 0
+
+
+def decided(
+    request: AccessRequest, decision: Decision, *, at: float, run: str | None = None, text: str = ""
+) -> Entry:
+    """The entry for a decision."""
+    rule, nearest = decision.rule, decision.nearest
+    return Entry(
+        at=at,
+        actor=request.subject.spoken,
+        context=request.context,
+        action=request.action,
+        object=request.object,
+        allowed=decision.allowed,
+        rule=rule.where if rule else None,
+        rule_text=rule.text if rule else None,
+        nearest=f"{nearest.where}: {nearest.text}" if nearest else None,
+        suggestion=decision.suggestion,
+        run=run,
+        text=text,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Follower:
+    """Someone who waits. The stream holds one token: there is something new to read."""
+
+    loop: asyncio.AbstractEventLoop
+    bell: MemoryObjectSendStream[None]
+
+    def ring(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._ring)
+        except RuntimeError:  # the loop has closed: nobody waits any more
+            return
+
+    def _ring(self) -> None:
+        try:
+            self.bell.send_nowait(None)
+        except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return  # it rings already, or the follower has gone
+
+
+class Audit:
+    """The log in `store`, whose migrations include MIGRATIONS."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._followers: frozenset[_Follower] = frozenset()
+
+    def note(self, entry: Entry) -> None:
+        """Write `entry` without waiting; it is lost only in a crash right now. From any thread."""
+        self._store.transact_soon("audit.note", lambda connection: self.stage(connection, entry))
+
+    def stage(self, connection: sqlite3.Connection, entry: Entry) -> int:
+        """Write `entry` in the caller's transaction of the store; its `seq`."""
+        row = msgspec.structs.asdict(entry)
+        cursor = connection.execute(_INSERT, [row[name] for name in _COLUMNS])
+        for follower in self._followers:
+            follower.ring()
+        return int(cursor.lastrowid or 0)
+
+    async def newest(self, limit: int, run: str | None = None) -> list[Entry]:
+        """The newest `limit` entries, of one run or of all, oldest first."""
+        arguments: list[str | int] = [run] if run else []
+        sql = f"{_SELECT} {'where run = ?' if run else ''} order by seq desc limit ?"
+        newest_first = await self._store.read(
+            partial(_entries, sql=sql, arguments=[*arguments, limit])
+        )
+        return newest_first[::-1]
+
+    @asynccontextmanager
+    async def follow(
+        self, after: int, run: str | None = None
+    ) -> AsyncIterator[AsyncIterator[Entry]]:
+        """For the block's length, each entry after seq `after`, as soon as it is durable. A slow
+        reader misses nothing and holds nobody up: it reads on from where it was."""
+        send, receive = anyio.create_memory_object_stream[None](1)
+        follower = _Follower(asyncio.get_running_loop(), send)
+        self._followers |= {follower}
+        try:
+            with send, receive:
+                yield self._each(receive, after, run)
+        finally:
+            self._followers -= {follower}
+
+    async def _each(
+        self, bell: MemoryObjectReceiveStream[None], after: int, run: str | None
+    ) -> AsyncIterator[Entry]:
+        where = "where seq > ?" + (" and run = ?" if run else "")
+        sql = f"{_SELECT} {where} order by seq limit {_PAGE}"
+        while True:
+            arguments: list[str | int] = [after, run] if run else [after]
+            # On the writer's thread: it answers after the commit that rang the bell.
+            read = partial(_entries, sql=sql, arguments=arguments)
+            found = await self._store.transact("audit.follow", read)
+            for entry in found:
+                after = entry.seq
+                yield entry
+            if len(found) < _PAGE:
+                await bell.receive()
+
+
+_PAGE: Final = 256
+_FIELDS: Final = tuple(field.name for field in msgspec.structs.fields(Entry))
+_COLUMNS: Final = tuple(name for name in _FIELDS if name != "seq")
+_INSERT: Final = (
+    f"insert into audit ({', '.join(_COLUMNS)}) values ({', '.join('?' * len(_COLUMNS))})"
+)
+_SELECT: Final = f"select {', '.join(_FIELDS)} from audit"
+
+
+def _entries(
+    connection: sqlite3.Connection, sql: str, arguments: Sequence[str | int]
+) -> list[Entry]:
+    rows = connection.execute(sql, arguments)
+    return [
+        msgspec.convert(dict(zip(_FIELDS, row, strict=True)), Entry, strict=False) for row in rows
+    ]

@@ -1,0 +1,71 @@
+"""Why a decision fell as it did, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from orvalho.errors import Denied
+from orvalho.policies.access import AccessRequest, Decision
+from orvalho.policies.audit import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One decision, however many `times` it was made. `rule` and `nearest` are `file:line`;
+    `text` is the deciding rule itself."""
+
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+    text: str | None
+    nearest: str | None
+    suggestion: str | None
+    times: int
+
+
+def explain(entries: Iterable[Entry]) -> tuple[Explained, ...]:
+    """The decisions of the audit log's `entries`, each once, in the order they first fell."""
+    found: dict[tuple[str, str, str, bool, str | None], Explained] = {}
+    for entry in entries:
+        key = (entry.context, entry.action, entry.object, entry.allowed, entry.rule)
+        known = found.get(key)
+        found[key] = (
+            replace(known, times=known.times + 1)
+            if known
+            else Explained(
+                entry.action,
+                entry.object,
+                entry.allowed,
+                entry.rule,
+                entry.rule_text,
+                entry.nearest,
+                entry.suggestion,
+                1,
+            )
+        )
+    return tuple(found.values())
+
+
+def sentence(request: AccessRequest, decision: Decision) -> str:
+    """`gil@laptop may not fs.read /secret in peer: policy/peer.csv:7 denies it.`"""
+    may = "may" if decision.allowed else "may not"
+    asked = f"{request.subject.spoken} {may} {request.action} {request.object}"
+    verb = "allows" if decision.allowed else "denies"
+    why = f"{decision.rule.where} {verb} it" if decision.rule else "no rule allows it"
+    return f"{asked} in {request.context}: {why}"
+
+
+def refusal(request: AccessRequest, decision: Decision) -> Denied:
+    """The error for a decision that is not allowed: the rule, and what the owner could do."""
+    if decision.rule:
+        hint = f"look at {decision.rule.where}: {decision.rule.text}"
+    elif decision.suggestion:
+        hint = f"add to policy/{request.context}.csv: {decision.suggestion}"
+    else:
+        hint = "orvalho policy check"
+    rule = decision.rule.where if decision.rule else None
+    near = decision.nearest
+    where = f"{near.where} comes closest: {near.text}" if near and not rule else None
+    return Denied(sentence(request, decision), rule=rule, where=where, hint=hint)

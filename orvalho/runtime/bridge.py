@@ -1,0 +1,114 @@
+"""What a guest tells its host, and how it is written: records of one line each.
+
+    C<number> <op> <JSON list>   a call; numbers count from 1
+    L<level><JSON text>          a log line; the level is a digit, an index of LEVELS
+    W<milliseconds>              set the alarm, instead of an earlier one
+    R<JSON> | B<base64> | U      the result: JSON, bytes, or undefined
+    E<JSON [name, message, stack]>   it threw
+    H<limit>                     it ran into the limit of that name
+
+A guest that has taken its engine over can write anything here, so nothing in a record is believed
+beyond its form; and no record gives more than the table of operations of its run does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from orvalho.errors import InvalidInput
+
+LEVELS: Final = ("debug", "log", "info", "warn", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    number: int
+    op: str
+    argument: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """`result` is JSON, or base64 when `is_bytes`; None for undefined."""
+
+    result: bytes | None
+    is_bytes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Threw:
+    name: str
+    message: str
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    limit: str
+
+
+Record = Called | Logged | Alarm | Returned | Threw | Reached
+
+_THREW: Final = msgspec.json.Decoder(tuple[str, str, str])
+_TEXT: Final = msgspec.json.Decoder(str)
+_LIMITS: Final = (b"output", b"host_calls")
+
+
+def read_records(raw: bytes) -> list[Record]:
+    """The records of one turn, in order.
+
+    Raises:
+        InvalidInput: this was not written by our side of the isolate.
+    """
+    if b"\\ud" in raw:
+        raw = _whole_characters(raw)
+    try:
+        return [_read(line) for line in raw.split(b"\n") if line]
+    except (ValueError, LookupError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidInput("the guest's records are damaged") from error
+
+
+def _read(line: bytes) -> Record:
+    kind, rest = line[:1], line[1:]
+    if kind == b"R":
+        return Returned(rest)
+    if kind == b"C":
+        number, op, argument = rest.split(b" ", 2)
+        return Called(int(number), op.decode(), argument)
+    if kind == b"L":
+        return Logged(LEVELS[int(rest[:1])], _TEXT.decode(rest[1:]))
+    if kind == b"U":
+        return Returned(None)
+    if kind == b"B":
+        return Returned(rest, is_bytes=True)
+    if kind == b"W":
+        return Alarm(min(max(float(rest), 0.0), 2**31) / 1000)
+    if kind == b"E":
+        return Threw(*_THREW.decode(rest))
+    if kind == b"H" and rest in _LIMITS:
+        return Reached(rest.decode())
+    raise ValueError(kind)
+
+
+def _whole_characters(raw: bytes) -> bytes:
+    """JSON may escape half a surrogate pair, which no UTF-8 text can hold and many decoders refuse;
+    an engine escapes nothing else so, and each becomes U+FFFD."""
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], raw)
+
+
+_ESCAPE: Final = re.compile(rb"\\(?:(ud[89a-f][0-9a-f]{2})|.)", re.DOTALL)

@@ -1,0 +1,94 @@
+"""The seam to whatever runs guests: an Engine makes Isolates, and an Isolate is one guest's world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a source cannot be run. Line and column count from 1, the column in UTF-16 units."""
+
+    line: int
+    column: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run begins with. `params` is JSON; `caller` and `target` have `id` and `name`; the
+    last three bound what the guest can pile up before the host has a look."""
+
+    filename: str
+    source: str
+    params: bytes
+    caller: Mapping[str, str]
+    target: Mapping[str, str]
+    memory_bytes: int
+    output_bytes: int
+    host_calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a guest's call of that number: JSON, of a value or of an error's properties."""
+
+    call: int
+    is_error: bool
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came of a turn of the guest's code: its records (see `bridge.py`; None when it went on by
+    itself, and `look` will fetch them), and why no further turn is possible: "memory" for that
+    limit, or words for what else broke; None when all is well."""
+
+    records: bytes | None
+    broken: str | None = None
+
+
+class Isolate(Protocol):
+    """One guest's world, used once. Only bytes cross its boundary.
+
+    `start`, `settle` and `tick` queue a turn and return at once; `report`, given to `start`, is
+    called with each Turn, on a thread of the isolate's, and once more whenever the guest goes on by
+    itself (a WebAssembly module is compiled, an object collected). Nobody calls anything after `close`.
+    """
+
+    def start(self, start: Start, report: Callable[[Turn], Any]) -> None:
+        """Begin the run. A syntax error is a record of the first turn, like any other throw."""
+
+    def settle(self, answers: list[Answer]) -> None:
+        """Hand over answers to the guest's calls."""
+
+    def tick(self) -> None:
+        """The guest's alarm rings: its next timer is due."""
+
+    def look(self) -> None:
+        """Ask for a Turn with what the guest has done by itself."""
+
+    def cpu_s(self) -> float:
+        """Processor time of the guest's code since it was made. From any thread, at any time."""
+
+    def is_out_of_memory(self) -> bool:
+        """Whether the guest has gone past its limit of memory. From any thread, at any time."""
+
+    def close(self) -> None:
+        """Stop the guest wherever it stands and free its memory. Blocks; seconds at worst."""
+
+
+class Engine(Protocol):
+    """Runs one language. Made once in a process."""
+
+    def open_isolate(self) -> Isolate:
+        """A fresh world, ready to start. Blocks for a millisecond: call it off the event loop.
+
+        Raises:
+            Unavailable: the process has no room for another.
+        """
+
+    def check(self, filename: str, source: str) -> tuple[Problem, ...]:
+        """All that keeps the source from running. Compiles and runs nothing. Blocks."""

@@ -1,0 +1,254 @@
+"""V8 isolates through the C interface of mini-racer, where only bytes cross the boundary.
+
+The public Python interface of that package hands out live objects of the guest's, and touching one
+can hang or end the process (a getter that throws, a `then` that never returns). So nothing here
+reads a guest's value other than a string, and nothing waits for a guest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from py_mini_racer import init_mini_racer
+from py_mini_racer._dll import MR_CALLBACK
+
+from orvalho.errors import Unavailable
+from orvalho.runtime.engine import Answer, Problem, Start, Turn
+from orvalho.runtime.engines.v8.modules import Program
+from orvalho.runtime.engines.v8.prelude import PRELUDE, SOURCES
+
+# Single-threaded: a process forked after this works, and no guest gets a second processor.
+# The heap's first size and the missing cache keep garbage from being counted as use.
+_FLAGS: Final = (
+    "--single-threaded",
+    "--stack-size=400",
+    "--initial-heap-size=16",
+    "--no-compilation-cache",
+    "--wasm-max-mem-pages=16384",
+    "--wasm-max-table-size=100000",
+    "--no-detect-ineffective-gcs-near-heap-limit",
+)
+_STRING: Final = 5
+_FUNCTION: Final = 7
+_FIRST_ERROR: Final = 200
+_TERMINATED: Final = (202, 204)
+_SYNTAX_ERROR: Final = 201
+# More than any record can have: what is longer was not written by the prelude.
+_MOST_BYTES: Final = 400 << 20
+_PATIENCE_S: Final = 5.0
+# The calls whose outcome nobody waits for tell only when they break.
+_QUIET, _ASKED, _NOTIFY, _MADE = range(4)
+
+
+class V8:
+    """The library, initialised once in a process, and the callbacks that arrive from it."""
+
+    def __init__(self) -> None:
+        self.dll: Any = init_mini_racer(flags=_FLAGS, ignore_duplicate_init=True)
+        self._isolates: dict[int, V8Isolate] = {}
+        self._numbers = itertools.count(1)
+        # One callback for all isolates, so that none can be freed while V8 still calls it.
+        self.callback = MR_CALLBACK(self._arrived)
+
+    def register(self, isolate: V8Isolate) -> int:
+        number = next(self._numbers)
+        self._isolates[number] = isolate
+        return number << 2
+
+    def forget(self, first_id: int) -> None:
+        del self._isolates[first_id >> 2]
+
+    def _arrived(self, callback_id: int, raw: Any) -> None:
+        isolate = self._isolates.get(callback_id >> 2)
+        if isolate is not None:
+            isolate.arrived(callback_id & 3, raw)
+
+
+class V8Isolate:
+    """See `engine.Isolate`. Made in a state in which `start` costs one turn."""
+
+    def __init__(self, v8: V8, prepare: Callable[[str, str], Program]) -> None:
+        self._v8 = v8
+        self._dll = v8.dll
+        self._prepare = prepare
+        self._report: Callable[[Turn], Any] = _ignore
+        self._program: Program | None = None
+        self._clock: int | None = None
+        self._cpu_before_s = 0.0
+        self._answered = threading.Event()
+        self._answer: tuple[int, bytes, Any] = (0, b"", None)
+        self._first_id = v8.register(self)
+        self._context = self._dll.mr_init_context(v8.callback)
+        try:
+            self._boot()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, start: Start, report: Callable[[Turn], Any]) -> None:
+        self._report = report
+        self._program = program = self._prepare(start.filename, start.source)
+        if program.problems:
+            report(Turn(_syntax_error(program.problems[0], program)))
+            return
+        self._dll.mr_set_hard_memory_limit(self._context, start.memory_bytes)
+        self._dll.mr_set_soft_memory_limit(self._context, start.memory_bytes // 4)
+        self._cpu_before_s = self._thread_cpu_s()
+        self._turn(_start_text(start, program))
+
+    def settle(self, answers: list[Answer]) -> None:
+        parts = [b'["A"']
+        for answer in answers:
+            parts.append(b",%d,%d," % (answer.call, answer.is_error) + answer.value)
+        self._turn(b"".join(parts) + b"]")
+
+    def tick(self) -> None:
+        self._turn(b'["T"]')
+
+    def look(self) -> None:
+        self._call(b"D", _ASKED)
+
+    def cpu_s(self) -> float:
+        return self._thread_cpu_s() - self._cpu_before_s
+
+    def is_out_of_memory(self) -> bool:
+        return bool(self._dll.mr_hard_memory_limit_reached(self._context))
+
+    def close(self) -> None:
+        self._dll.mr_free_context(self._context)
+        self._v8.forget(self._first_id)
+
+    def diagnose(self, program: Program) -> Problem | None:
+        """V8's own words about a program's syntax. Blocks; the guest's code does not run unless
+        the program ends its own function early, and then within the patience of this call."""
+        kind, text = self._ask(lambda callback_id: self._eval(program.text.encode(), callback_id))
+        return _problem(text.decode(), program) if kind == _SYNTAX_ERROR else None
+
+    # ---- on the isolate's own thread, the guest paused ----------------------------------------
+
+    def arrived(self, which: int, raw: Any) -> None:
+        value = raw.contents
+        kind, size = value.type, value.len
+        text, kept = b"", None
+        if kind == _STRING or kind >= _FIRST_ERROR:
+            text = ctypes.string_at(value.value.value_ptr, size) if size < _MOST_BYTES else b""
+        if which == _MADE and not text:
+            kept = raw
+        else:
+            self._dll.mr_free_value(self._context, raw)
+        if which == _MADE:
+            self._clock = self._clock or time.pthread_getcpuclockid(threading.get_ident())
+            self._answer = (kind, text, kept)
+            self._answered.set()
+        elif which == _NOTIFY:
+            self._report(Turn(None))
+        elif kind >= _FIRST_ERROR:
+            self._broke(kind, text)
+        elif which == _ASKED:
+            self._took(text)
+
+    def _took(self, records: bytes) -> None:
+        if self._program and records.startswith(b"X"):
+            # The program did not compile. V8 tells where only to whoever compiles a whole script.
+            self._eval(self._program.text.encode(), self._first_id | _QUIET)
+            return
+        self._report(Turn(records))
+
+    def _broke(self, kind: int, text: bytes) -> None:
+        if kind == _SYNTAX_ERROR and self._program:
+            problem = _problem(text.decode(errors="replace"), self._program)
+            self._report(Turn(_syntax_error(problem, self._program)))
+            return
+        out_of_memory = kind in _TERMINATED or self.is_out_of_memory()
+        self._report(Turn(None, "memory" if out_of_memory else text.decode(errors="replace")))
+
+    # ---- turns -------------------------------------------------------------------------------
+
+    def _turn(self, text: bytes) -> None:
+        self._call(text, _QUIET)
+        self._call(b"D", _ASKED)
+
+    def _call(self, text: bytes, which: int) -> None:
+        value = self._dll.mr_alloc_string_val(self._context, text, len(text), _STRING)
+        self._dll.mr_call_function(
+            self._context, self._enter, value, self._no_arguments, self._first_id | which
+        )
+        self._dll.mr_free_value(self._context, value)
+
+    def _eval(self, text: bytes, callback_id: int) -> None:
+        value = self._dll.mr_alloc_string_val(self._context, text, len(text), _STRING)
+        self._dll.mr_eval(self._context, value, callback_id)
+        self._dll.mr_free_value(self._context, value)
+
+    # ---- before there is any guest -----------------------------------------------------------
+
+    def _boot(self) -> None:
+        """The prelude answers an array that will serve as "no arguments", with the prelude's own
+        function on it: reading that is safe while no guest's code has run."""
+        dll, context = self._dll, self._context
+        self._ask(lambda callback_id: self._eval(PRELUDE, callback_id))
+        self._no_arguments = self._answer[2]
+        key = dll.mr_alloc_string_val(context, b"enter", 5, _STRING)
+        self._enter = dll.mr_get_object_item(context, self._no_arguments, key)
+        notify = dll.mr_make_js_callback(context, self._first_id | _NOTIFY)
+        quiet = self._first_id | _QUIET
+        dll.mr_call_function(context, self._enter, notify, self._no_arguments, quiet)
+        for value in (notify, key):
+            dll.mr_free_value(context, value)
+        self._call(SOURCES, _QUIET)
+
+    def _ask(self, begin: Callable[[int], Any]) -> tuple[int, bytes]:
+        self._answered.clear()
+        begin(self._first_id | _MADE)
+        if not self._answered.wait(_PATIENCE_S):
+            raise Unavailable("V8 does not answer")
+        return self._answer[:2]
+
+    def _thread_cpu_s(self) -> float:
+        return time.clock_gettime(self._clock) if self._clock is not None else 0.0
+
+
+def _ignore(turn: Turn) -> None:
+    """Before a run there is nobody to tell."""
+
+
+def _start_text(start: Start, program: Program) -> bytes:
+    """The settings of a run around its parameters, which are JSON already and stay as they are;
+    they stand first, because of two equal keys the later one counts."""
+    rest = {
+        "program": program.text,
+        "bare": program.is_bare,
+        "shifts": program.shifts,
+        "caller": start.caller,
+        "target": start.target,
+        "seed": os.urandom(32).hex(),
+        "output": start.output_bytes,
+        "calls": start.host_calls,
+    }
+    return b'["S",{"params":' + start.params + b"," + msgspec.json.encode(rest)[1:] + b"]"
+
+
+_MESSAGE: Final = re.compile(r"[^\n]*:(\d+): (?:SyntaxError: )?([^\n]*)\n[^\n]*\n( *)\^")
+
+
+def _problem(text: str, program: Program) -> Problem:
+    """V8's report is `name:line: SyntaxError: message`, the line, and a caret under the place."""
+    found = _MESSAGE.match(text)
+    if not found:
+        return Problem(1, 1, text.strip().partition("\n")[0])
+    line = int(found[1])
+    return Problem(line, program.original_column(line, len(found[3]) + 1), found[2])
+
+
+def _syntax_error(problem: Problem, program: Program) -> bytes:
+    name = program.text.rpartition("=")[2]
+    where = f"    at {name}:{problem.line}:{problem.column}"
+    return b"E" + msgspec.json.encode(["SyntaxError", problem.message, where])

@@ -1,0 +1,325 @@
+"""One script, once: start it, answer its calls, follow what it says, stop it.
+
+A run can do what its table of operations does and nothing else; the worker that executes it is
+believed in nothing beyond that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import msgspec
+
+from orvalho.errors import NotFound, OrvalhoError
+from orvalho.policies.quota import Limits, Usage
+from orvalho.runtime.bridge import LEVELS
+from orvalho.runtime.engine import Problem
+from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
+from orvalho.runtime.workers.pool import Worker, Workers
+
+# JSON text in, JSON text out: the list of the call's arguments, and the value it has. An
+# OrvalhoError becomes a JavaScript Error of that name, code, rule and hint.
+HostCall = Callable[[str], Awaitable[str]]
+
+_log: Final = logging.getLogger(__name__)
+_MOST_CALLS_AT_ONCE: Final = 32
+_MOST_ARGUMENT_BYTES: Final = 32 << 20
+# How long a worker may take to end a run whose time is up, or that is cancelled, before it is taken
+# for stuck and killed.
+_GRACE_S: Final = 5.0
+_OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script can
+    reach: `target.fs.read` and the like."""
+
+    run_id: str
+    context: str
+    filename: str
+    source: str
+    params: bytes
+    caller: Mapping[str, str]
+    target: Mapping[str, str]
+    limits: Limits
+    ops: Mapping[str, HostCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A log line. `level`: debug, log, info, warn or error. `seq` counts from 1."""
+
+    seq: int
+    level: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`outcome`: done, failed, limited, cancelled, or lost when the pool was closed meanwhile.
+
+    `result` is JSON, or the bytes themselves when `is_bytes`; None for undefined. A failed run has
+    the error's name, message and stack (lines `    at main (job.js:3:5)`, may be empty), a limited
+    one the name of the limit: wall, cpu, memory, output or host_calls. A worker that died makes its
+    runs fail with the name Unavailable.
+    """
+
+    outcome: str
+    usage: Usage
+    result: bytes | None = None
+    is_bytes: bool = False
+    limit: str | None = None
+    error_name: str | None = None
+    error_message: str | None = None
+    error_stack: str | None = None
+
+
+class Jobs:
+    """Runs scripts in a pool of workers."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self._numbers = itertools.count(1)
+
+    @asynccontextmanager
+    async def open(self, job: Job) -> AsyncIterator[Run]:
+        """Start a job. Iterating the run gives its Output as it comes, and then one Ended. Leaving
+        the block stops what still runs.
+
+        Raises:
+            Unavailable: no worker can be started.
+        """
+        run = Run(job, next(self._numbers), self.workers)
+        try:
+            yield run
+        finally:
+            run.abandon()
+
+    async def check(self, filename: str, source: str) -> tuple[Problem, ...]:
+        """All that keeps a source from running, nothing of which is run.
+
+        Raises:
+            Unavailable: no worker can be started, or it did not survive the source.
+        """
+        return await self.workers.check(filename, source)
+
+
+class Run:
+    """One run under way. Made by `Jobs.open`; iterated once."""
+
+    def __init__(self, job: Job, number: int, workers: Workers) -> None:
+        self.job = job
+        self._number = number
+        self._tasks = workers.tasks
+        self._events: deque[Output | Ended] = deque()
+        self._wake: asyncio.Event = asyncio.Event()
+        self._has_ended = False
+        self._lines = 0
+        self._output_bytes = 0
+        self._calls = 0
+        self._queued: deque[Call] = deque()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._read_bytes = 0
+        self._written_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._worker: Worker = workers.worker_for(job.context)
+        limits = job.limits
+        self._overdue = self._loop.call_later(limits.wall_s + _GRACE_S, self._kill_worker)
+        self._worker.start(
+            StartRun(
+                run=number,
+                filename=job.filename,
+                source=job.source,
+                params=job.params,
+                caller=dict(job.caller),
+                target=dict(job.target),
+                wall_s=limits.wall_s,
+                cpu_s=limits.cpu_s,
+                memory_bytes=limits.memory_bytes,
+                output_bytes=limits.output_bytes,
+                host_calls=limits.host_calls,
+            ),
+            self,
+        )
+
+    def __aiter__(self) -> AsyncIterator[Output | Ended]:
+        return self._follow()
+
+    def cancel(self) -> None:
+        """Stop the script where it stands; the run then ends as cancelled."""
+        if self._has_ended:
+            return
+        self._worker.send(StopRun(run=self._number))
+        self._overdue.cancel()
+        self._overdue = self._loop.call_later(_GRACE_S, self._kill_worker)
+
+    def abandon(self) -> None:
+        """Nobody follows the run any more: stop it, if it is not over."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._worker.send(StopRun(run=self._number))
+        self._worker.forget(self._number)
+        self._stop_serving()
+
+    async def _follow(self) -> AsyncIterator[Output | Ended]:
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                yield event
+                if isinstance(event, Ended):
+                    return
+            self._wake.clear()
+            await self._wake.wait()
+
+    # ---- from the worker ---------------------------------------------------------------------
+
+    def line(self, line: Line) -> None:
+        self._lines += 1
+        self._output_bytes += len(line.text)
+        if self._output_bytes > self.job.limits.output_bytes or line.level not in LEVELS:
+            # The worker counts before it sends, so it is not its own code that sent this.
+            self._kill_worker()
+            return
+        self._add(Output(self._lines, line.level, line.text, time.time()))
+
+    def call(self, call: Call) -> None:
+        self._calls += 1
+        if self._calls > self.job.limits.host_calls:
+            self._kill_worker()
+        elif len(self._scopes) < _MOST_CALLS_AT_ONCE:
+            self._serve_soon(call)
+        else:
+            self._queued.append(call)
+
+    def ended(self, ended: RunEnded) -> None:
+        usage = Usage(
+            wall_ms=ended.wall_ms,
+            cpu_ms=ended.cpu_ms,
+            memory_bytes=ended.memory_bytes,
+            output_bytes=ended.output_bytes,
+            host_calls=self._calls,
+            read_bytes=self._read_bytes,
+            written_bytes=self._written_bytes,
+        )
+        self._end(self._checked(ended, usage))
+
+    def lost(self, why: str) -> None:
+        usage = Usage(
+            output_bytes=self._output_bytes,
+            host_calls=self._calls,
+            read_bytes=self._read_bytes,
+            written_bytes=self._written_bytes,
+        )
+        self._end(Ended("failed", usage, error_name="Unavailable", error_message=why))
+
+    def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
+        if ended.outcome not in _OUTCOMES:
+            return Ended("failed", usage, error_name="Unavailable", error_message="worker is broken")
+        if ended.result is not None and not ended.is_bytes and not _is_json(ended.result):
+            return Ended(
+                "failed",
+                usage,
+                error_name="RangeError",
+                error_message="the result is nested too deeply to be passed on",
+            )
+        return Ended(
+            ended.outcome,
+            usage,
+            ended.result,
+            ended.is_bytes,
+            ended.limit,
+            ended.error_name,
+            ended.error_message,
+            ended.error_stack,
+        )
+
+    def _end(self, ended: Ended) -> None:
+        self._has_ended = True
+        self._stop_serving()
+        self._add(ended)
+
+    def _add(self, event: Output | Ended) -> None:
+        self._events.append(event)
+        self._wake.set()
+
+    def _kill_worker(self) -> None:
+        _log.warning("worker.killed", extra={"pid": self._worker.pid, "run": self.job.run_id})
+        self._worker.kill()
+
+    # ---- its calls ---------------------------------------------------------------------------
+
+    def _serve_soon(self, call: Call) -> None:
+        scope = anyio.CancelScope()
+        self._scopes.add(scope)
+        self._tasks.start_soon(self._serve, call, scope)
+
+    async def _serve(self, call: Call, scope: anyio.CancelScope) -> None:
+        with scope:
+            try:
+                answer = await self._answer(call)
+            except OrvalhoError as error:
+                self._send_error(call, error)
+            except Exception:
+                _log.exception("op.failed", extra={"run": self.job.run_id, "op": call.op})
+                self._send_error(call, OrvalhoError("the operation failed on the target's side"))
+            else:
+                self._read_bytes += len(answer)
+                self._send(call, answer, is_error=False)
+        self._scopes.discard(scope)
+        if self._queued:
+            self._serve_soon(self._queued.popleft())
+
+    async def _answer(self, call: Call) -> bytes:
+        op = self.job.ops.get(call.op)
+        if op is None:
+            raise NotFound(f"there is no operation {call.op[:100]!a}")
+        if len(call.argument) > _MOST_ARGUMENT_BYTES:
+            raise OrvalhoError(f"{call.op} takes at most {_MOST_ARGUMENT_BYTES} bytes at once")
+        self._written_bytes += len(call.argument)
+        answer = await op(call.argument.decode("utf-8", "replace"))
+        return answer.encode()
+
+    def _send_error(self, call: Call, error: OrvalhoError) -> None:
+        parts = {
+            "name": "Error" if type(error) is OrvalhoError else type(error).__name__,
+            "message": error.message,
+            "code": error.code,
+            "rule": error.rule,
+            "hint": error.hint,
+            "where": error.where,
+        }
+        known = {key: part for key, part in parts.items() if part is not None}
+        self._send(call, msgspec.json.encode(known), is_error=True)
+
+    def _send(self, call: Call, value: bytes, *, is_error: bool) -> None:
+        self._worker.send(
+            AnswerCall(run=self._number, call=call.call, is_error=is_error, value=value)
+        )
+
+    def _stop_serving(self) -> None:
+        self._overdue.cancel()
+        self._queued.clear()
+        for scope in self._scopes:
+            scope.cancel()
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether it is one JSON value on one line, and not nested beyond what decoders take."""
+    try:
+        raw.decode()
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        return False
+    return b"\n" not in raw

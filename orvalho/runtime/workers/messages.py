@@ -1,0 +1,125 @@
+"""What the daemon and a worker say to each other, in msgpack, as lists without field names."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgspec
+
+from orvalho.runtime.engine import Problem
+
+
+# What daemon and zygote say, outside of msgpack since a worker's end of a pipe comes along: `F` (fork,
+# with the descriptor) or `K` (kill) and a process number; then `S` (started) or `D` (died), the
+# number and its wait status.
+ZYGOTE_REQUEST: Final = struct.Struct("<cI")
+ZYGOTE_REPLY: Final = struct.Struct("<cIi")
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    pass
+
+
+# ---- to a worker ---------------------------------------------------------------------------
+
+
+class StartRun(_Message, tag=1):
+    """`run` is a number of the pool's own. `params` is JSON."""
+
+    run: int
+    filename: str
+    source: str
+    params: bytes
+    caller: dict[str, str]
+    target: dict[str, str]
+    wall_s: float
+    cpu_s: float
+    memory_bytes: int
+    output_bytes: int
+    host_calls: int
+
+
+class AnswerCall(_Message, tag=2):
+    """`value` is JSON: the answer, or with `is_error` the properties of the Error."""
+
+    run: int
+    call: int
+    is_error: bool
+    value: bytes
+
+
+class StopRun(_Message, tag=3):
+    run: int
+
+
+class CheckSource(_Message, tag=4):
+    check: int
+    filename: str
+    source: str
+
+
+ToWorker = StartRun | AnswerCall | StopRun | CheckSource
+
+
+# ---- from a worker -------------------------------------------------------------------------
+
+
+class Opened(_Message, tag=1):
+    """The first thing a worker says. `missing` names the walls this system does not offer."""
+
+    missing: tuple[str, ...]
+
+
+class Line(_Message, tag=2):
+    run: int
+    level: str
+    text: str
+
+
+class Call(_Message, tag=3):
+    """The guest calls `op`; `argument` is a JSON list."""
+
+    run: int
+    call: int
+    op: str
+    argument: bytes
+
+
+class RunEnded(_Message, tag=4):
+    """`outcome`: done, failed, limited, cancelled. `result` is JSON, or bytes when `is_bytes`."""
+
+    run: int
+    outcome: str
+    wall_ms: int
+    cpu_ms: int
+    memory_bytes: int
+    output_bytes: int
+    host_calls: int
+    result: bytes | None = None
+    is_bytes: bool = False
+    limit: str | None = None
+    error_name: str | None = None
+    error_message: str | None = None
+    error_stack: str | None = None
+
+
+class Checked(_Message, tag=5):
+    check: int
+    problems: tuple[Problem, ...]
+
+
+FromWorker = Opened | Line | Call | RunEnded | Checked
+
+Message = ToWorker | FromWorker
+
+
+def to_worker() -> msgspec.msgpack.Decoder[Any]:
+    """Decodes a frame that the daemon sent."""
+    return msgspec.msgpack.Decoder(list[ToWorker])
+
+
+def from_worker() -> msgspec.msgpack.Decoder[Any]:
+    """Decodes a frame that a worker sent. Its sender may be in a guest's hands: whatever is not of
+    this form is an error, and what is of it is checked against what the worker was given."""
+    return msgspec.msgpack.Decoder(list[FromWorker])

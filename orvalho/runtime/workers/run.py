@@ -1,0 +1,248 @@
+"""One run inside a worker: its isolate's turns, its answers, its alarm, and its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import time
+from collections.abc import Callable
+from typing import Final
+
+from orvalho.errors import InvalidInput
+from orvalho.runtime.bridge import (
+    Alarm,
+    Called,
+    Logged,
+    Reached,
+    Record,
+    Returned,
+    Threw,
+    read_records,
+)
+from orvalho.runtime.engine import Answer, Isolate, Start, Turn
+from orvalho.runtime.workers.messages import Call, Line, Message, RunEnded, StartRun
+
+# How close to a limit of processor time we look again: a guest gets at most this much more.
+_LOOK_AGAIN_S: Final = 0.01
+# What V8 says when the process may map no more memory for a buffer.
+_NO_ROOM: Final = ("Array buffer allocation failed", "could not allocate memory")
+
+
+class GuestRun:
+    """Lives on the worker's event loop. `finished` is called once, when it is over."""
+
+    def __init__(
+        self,
+        start: StartRun,
+        send: Callable[[Message], None],
+        rss_bytes: Callable[[], int],
+        finished: Callable[[GuestRun], None],
+    ) -> None:
+        self.number = start.run
+        self.memory_limit_bytes = start.memory_bytes
+        self.isolate: Isolate | None = None
+        self.is_over = False
+        # Whether its guest ended by itself: then nothing of it keeps running, or not for long.
+        self.is_calm = False
+        self._start = start
+        self._send = send
+        self._rss_bytes = rss_bytes
+        self._finished = finished
+        self._loop = asyncio.get_running_loop()
+        self._began_at = 0.0
+        self._first_rss_bytes = self._peak_rss_bytes = 0
+        self._output_bytes = 0
+        self._calls = 0
+        self._in_turn = False
+        self._answers: list[Answer] = []
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_rang = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    # ---- from the worker ---------------------------------------------------------------------
+
+    def begin(self, isolate: Isolate, report: Callable[[Turn], None]) -> None:
+        start = self._start
+        self.isolate = isolate
+        self._in_turn = True
+        self._began_at = time.monotonic()
+        self._first_rss_bytes = self._peak_rss_bytes = self._rss_bytes()
+        self._watch = self._loop.call_later(min(start.wall_s, start.cpu_s), self._check)
+        isolate.start(
+            Start(
+                start.filename,
+                start.source,
+                start.params or b"null",
+                start.caller,
+                start.target,
+                start.memory_bytes,
+                start.output_bytes,
+                start.host_calls,
+            ),
+            report,
+        )
+
+    def answer(self, answer: Answer) -> None:
+        self._answers.append(answer)
+
+    def go_on(self) -> None:
+        """Give the guest what has come for it, unless a turn of its is under way."""
+        if self._in_turn or self.is_over or self.isolate is None:
+            return
+        if self._answers:
+            answers, self._answers = self._answers, []
+            self._in_turn = True
+            self.isolate.settle(answers)
+        elif self._alarm_rang:
+            self._alarm_rang = False
+            self._in_turn = True
+            self.isolate.tick()
+
+    def cancel(self) -> None:
+        self._end("cancelled")
+
+    def turned(self, turn: Turn) -> None:
+        """A turn is over, or the guest went on by itself."""
+        if self.is_over or self.isolate is None:
+            return
+        self._peak_rss_bytes = max(self._peak_rss_bytes, self._rss_bytes())
+        if turn.broken is not None:
+            self._broke(turn.broken)
+        elif turn.records is None:
+            self.isolate.look()
+        else:
+            self._in_turn = False
+            self._take(turn.records)
+
+    # ---- what the guest did ------------------------------------------------------------------
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            records = read_records(raw)
+        except InvalidInput as error:
+            self._fail("Error", error.message, "")
+            return
+        for record in records:
+            self._handle(record)
+            if self.is_over:
+                return
+        if self.isolate is not None and self.isolate.is_out_of_memory():
+            self._end("limited", limit="memory")
+        else:
+            self.go_on()
+
+    def _handle(self, record: Record) -> None:
+        if isinstance(record, Returned):
+            self._return(record)
+        elif isinstance(record, Called):
+            self._call(record)
+        elif isinstance(record, Logged):
+            self._output_bytes += len(record.text.encode())
+            if self._output_bytes > self._start.output_bytes:
+                self._end("limited", limit="output")
+            else:
+                self._send(Line(run=self.number, level=record.level, text=record.text))
+        elif isinstance(record, Alarm):
+            self._set_alarm(record.after_s)
+        elif isinstance(record, Threw):
+            if any(words in record.message for words in _NO_ROOM) and record.name == "RangeError":
+                self._end("limited", limit="memory")
+            else:
+                self._fail(record.name, record.message, record.stack)
+        elif isinstance(record, Reached):
+            self._end("limited", limit=record.limit)
+
+    def _call(self, record: Called) -> None:
+        self._calls += 1
+        if self._calls > self._start.host_calls:
+            self._end("limited", limit="host_calls")
+            return
+        self._send(
+            Call(run=self.number, call=record.number, op=record.op, argument=record.argument)
+        )
+
+    def _return(self, record: Returned) -> None:
+        result = record.result
+        if record.is_bytes and result is not None:
+            result = binascii.a2b_base64(result)
+        self._output_bytes += len(result or b"")
+        if self._output_bytes > self._start.output_bytes:
+            self._end("limited", limit="output")
+        else:
+            self._end("done", result=result, is_bytes=record.is_bytes)
+
+    def _broke(self, why: str) -> None:
+        if why == "memory":
+            self._end("limited", limit="memory")
+        else:
+            self._fail("Error", f"the run broke off: {why.strip()[:1000]}", "")
+
+    def _set_alarm(self, after_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(after_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._alarm_rang = True
+        self.go_on()
+
+    # ---- limits and the end ------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """At most as often as the limits could be reached: a guest's processor time grows no faster
+        than the clock. This also sees code that belongs to no turn of ours."""
+        assert self.isolate is not None
+        wall_left_s = self._began_at + self._start.wall_s - time.monotonic()
+        cpu_left_s = self._start.cpu_s - self.isolate.cpu_s()
+        if self.isolate.is_out_of_memory():
+            self._end("limited", limit="memory")
+        elif cpu_left_s <= 0:
+            self._end("limited", limit="cpu")
+        elif wall_left_s <= 0:
+            self._end("limited", limit="wall")
+        else:
+            again_s = max(min(wall_left_s, cpu_left_s), _LOOK_AGAIN_S)
+            self._watch = self._loop.call_later(again_s, self._check)
+
+    def _fail(self, name: str, message: str, stack: str) -> None:
+        self._end("failed", error_name=name, error_message=message, error_stack=stack)
+
+    def _end(
+        self,
+        outcome: str,
+        *,
+        result: bytes | None = None,
+        is_bytes: bool = False,
+        limit: str | None = None,
+        error_name: str | None = None,
+        error_message: str | None = None,
+        error_stack: str | None = None,
+    ) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self.is_calm = outcome == "done"
+        for timer in (self._alarm, self._watch):
+            if timer is not None:
+                timer.cancel()
+        wall_s = time.monotonic() - self._began_at if self._began_at else 0.0
+        cpu_s = self.isolate.cpu_s() if self.isolate is not None else 0.0
+        self._send(
+            RunEnded(
+                run=self.number,
+                outcome=outcome,
+                result=result,
+                is_bytes=is_bytes,
+                limit=limit,
+                error_name=error_name,
+                error_message=error_message,
+                error_stack=error_stack,
+                wall_ms=round(wall_s * 1000),
+                cpu_ms=round(cpu_s * 1000),
+                memory_bytes=self._peak_rss_bytes - self._first_rss_bytes,
+                output_bytes=self._output_bytes,
+                host_calls=self._calls,
+            )
+        )
+        self._finished(self)

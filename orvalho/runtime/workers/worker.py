@@ -1,0 +1,154 @@
+"""One worker: guests on one side, a pipe to the daemon on the other.
+
+It holds no key, no socket and no file of the daemon's. What arrives in the pipe comes from the
+daemon; what a guest makes of this process can at worst end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+from orvalho.runtime.engine import Answer, Engine, Isolate, Problem, Turn
+from orvalho.runtime.workers.messages import (
+    AnswerCall,
+    Checked,
+    CheckSource,
+    Opened,
+    StartRun,
+    StopRun,
+    ToWorker,
+    to_worker,
+)
+from orvalho.runtime.workers.pipe import Pipe, open_pipe
+from orvalho.runtime.workers.run import GuestRun
+from orvalho.runtime.workers.supply import Supply
+from orvalho.runtime.workers.walls import Memory, close_the_gate, leave_everything
+
+_PIPE_BROKE: Final = 0
+_BUG: Final = 70
+
+
+def run_worker(pipe: int, engine: Engine) -> None:
+    """The whole life of a forked worker. Does not return."""
+    try:
+        leave_everything(pipe)
+        memory = Memory()
+        # Before the event loop is made: libuv would keep a ring of io_uring, a second way into the
+        # kernel that no filter sees. Each thread that is started later has the walls too.
+        missing = close_the_gate()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(socket.socket(fileno=pipe), engine, memory, missing))
+    finally:
+        os._exit(_PIPE_BROKE)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 -- absent on some systems, and asyncio's own does as well
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(
+    sock: socket.socket, engine: Engine, memory: Memory, missing: tuple[str, ...]
+) -> None:
+    # A run whose handling failed would be waited for in vain: the daemon hears of a dead worker.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: os._exit(_BUG))
+    over = asyncio.Event()
+    worker = _Worker(engine, memory, over)
+    worker.pipe.send(Opened(missing=missing))
+    await open_pipe(sock, worker.pipe)
+    await over.wait()
+
+
+class _Worker:
+    def __init__(self, engine: Engine, memory: Memory, over: asyncio.Event) -> None:
+        self.pipe = Pipe(to_worker(), self._received, over.set)
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._memory = memory
+        self._runs: dict[int, GuestRun] = {}
+        self._turns: deque[tuple[GuestRun, Turn]] = deque()
+        self._checks = ThreadPoolExecutor(1)
+        self._supply = Supply(
+            self._engine, self._memory_for_isolates, on_first=self._memory.measure
+        )
+
+    def _memory_for_isolates(self, isolates: int) -> None:
+        self._memory.allow(isolates=isolates)
+
+    # ---- from the daemon ---------------------------------------------------------------------
+
+    def _received(self, messages: list[ToWorker]) -> None:
+        touched: dict[int, GuestRun] = {}
+        for message in messages:
+            if isinstance(message, StartRun):
+                self._start(message)
+            elif isinstance(message, AnswerCall):
+                run = self._runs.get(message.run)
+                if run is not None:
+                    run.answer(Answer(message.call, message.is_error, message.value))
+                    touched[message.run] = run
+            elif isinstance(message, StopRun):
+                if message.run in self._runs:
+                    self._runs[message.run].cancel()
+            else:
+                self._checks.submit(self._check, message)
+        for run in touched.values():
+            run.go_on()
+
+    def _start(self, message: StartRun) -> None:
+        run = GuestRun(message, self.pipe.send, self._memory.rss_bytes, self._finished)
+        self._runs[run.number] = run
+        self._allow_memory()
+        self._supply.take(partial(self._begin, run))
+
+    def _begin(self, run: GuestRun, isolate: Isolate) -> None:
+        if run.is_over:
+            self._supply.give_back(isolate)
+        else:
+            run.begin(isolate, partial(self._report, run))
+
+    def _finished(self, run: GuestRun) -> None:
+        del self._runs[run.number]
+        self._allow_memory()
+        if run.isolate is None:
+            return
+        if run.is_calm:
+            self._supply.give_back(run.isolate)
+        else:
+            self._supply.stop(run.isolate)
+
+    def _allow_memory(self) -> None:
+        largest = max((run.memory_limit_bytes for run in self._runs.values()), default=0)
+        self._memory.allow(largest_bytes=largest)
+
+    def _check(self, message: CheckSource) -> None:
+        problems = self._engine.check(message.filename, message.source)
+        self._loop.call_soon_threadsafe(self._checked, message.check, problems)
+
+    def _checked(self, check: int, problems: tuple[Problem, ...]) -> None:
+        self.pipe.send(Checked(check=check, problems=problems))
+
+    # ---- from the isolates, on their threads -------------------------------------------------
+
+    def _report(self, run: GuestRun, turn: Turn) -> None:
+        self._turns.append((run, turn))
+        # Waking the loop is a system call: once for all that happens until it has woken.
+        if len(self._turns) == 1:
+            self._loop.call_soon_threadsafe(self._turned)
+
+    def _turned(self) -> None:
+        while self._turns:
+            run, turn = self._turns.popleft()
+            run.turned(turn)
+
+

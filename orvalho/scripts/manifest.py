@@ -1,0 +1,189 @@
+"""What a script asks for, in a comment block of its own source (the form of PEP 723):
+
+    // /// orvalho
+    // needs = ["target.fs.read:/photos/**"]
+    // timeout = "30s"
+    // ///
+
+The lines between are TOML. `needs` are granted or the script does not run; `wants` may be refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from orvalho.contexts.names import near_miss
+from orvalho.errors import InvalidInput
+from orvalho.policies.capability import MAX_CAPABILITIES, Capability, parse_capability
+from orvalho.policies.quota import (
+    HARD_MAXIMA,
+    Asked,
+    excess,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+from orvalho.scripts.script import Script
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    needs: tuple[Capability, ...] = ()
+    wants: tuple[Capability, ...] = ()
+    limits: Asked = field(default_factory=Asked)
+
+
+def read_manifest(script: Script) -> Manifest:
+    """What the script's header asks for; a script without one asks for nothing.
+
+    Raises:
+        InvalidInput: with every mistake in `detail`, a line each: `job.js:3: ...`.
+    """
+    reader = _Reader(script.source)
+    manifest = reader.read()
+    if reader.problems:
+        problems = [f"{script.filename}:{line}: {what}" for line, what in sorted(reader.problems)]
+        raise InvalidInput(
+            f"the header of {script.filename} has {len(problems)} "
+            + ("mistake" if len(problems) == 1 else "mistakes"),
+            where=problems[0].partition(": ")[0],
+            detail="\n".join(problems),
+        )
+    return manifest
+
+
+def find_problems(script: Script) -> tuple[str, ...]:
+    """Every mistake of the header, each as `line: what`."""
+    reader = _Reader(script.source)
+    reader.read()
+    return tuple(f"{line}: {what}" for line, what in sorted(reader.problems))
+
+
+_BLOCK: Final = "orvalho"
+_OPENING: Final = re.compile(r"// /// ([A-Za-z0-9-]+)[ \t]*")
+_CLOSING: Final = re.compile(r"// ///[ \t]*")
+_LISTS: Final = ("needs", "wants")
+# How a limit is called in a header -> its field, how it is read, how its maximum is shown.
+_LIMITS: Final[dict[str, tuple[str, Callable[[str], float | int], Callable[[Any], str]]]] = {
+    "timeout": ("wall_s", parse_duration, format_duration),
+    "cpu": ("cpu_s", parse_duration, format_duration),
+    "memory": ("memory_bytes", parse_size, format_size),
+    "output": ("output_bytes", parse_size, format_size),
+}
+_KEYS: Final = (*_LISTS, *_LIMITS, "host_calls")
+
+
+class _Reader:
+    def __init__(self, source: str) -> None:
+        self._lines = source.splitlines()
+        self._first = 0  # the line of the source that the TOML begins on
+        self._toml: list[str] = []
+        self.problems: list[tuple[int, str]] = []
+
+    def read(self) -> Manifest:
+        self._find_block()
+        try:
+            table = tomllib.loads("\n".join(self._toml))
+        except tomllib.TOMLDecodeError as error:
+            found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+            line = int(found[1]) if found and found[1] else len(self._toml)
+            what = str(error)[: found.start()] if found else str(error)
+            self.problems.append((self._first + line - 1, f"the header is not TOML: {what}"))
+            return Manifest()
+        for key in table:
+            if key not in _KEYS:
+                near = near_miss(key, _KEYS)
+                meant = (
+                    f', did you mean "{near}"?' if near else f": it is one of {', '.join(_KEYS)}"
+                )
+                self._problem(key, f'unknown key "{key}"{meant}')
+        needs, wants = (self._capabilities(table, key) for key in _LISTS)
+        if len(needs) + len(wants) > MAX_CAPABILITIES:
+            self._problem("needs", f"a script asks for at most {MAX_CAPABILITIES} things")
+        return Manifest(needs, wants, self._limits(table))
+
+    def _find_block(self) -> None:
+        openings = []
+        for number, line in enumerate(self._lines, 1):
+            if found := _OPENING.fullmatch(line):
+                if found[1] == _BLOCK:
+                    openings.append(number)
+                elif near_miss(found[1], [_BLOCK]):
+                    self.problems.append((number, f'did you mean "// /// {_BLOCK}"?'))
+        if not openings:
+            return
+        for number in openings[1:]:
+            self.problems.append((number, f"a second header: the first is on line {openings[0]}"))
+        self._first = openings[0] + 1
+        self._toml = self._block(openings[0])
+
+    def _block(self, opening: int) -> list[str]:
+        toml: list[str] = []
+        for line in self._lines[opening:]:
+            if _CLOSING.fullmatch(line):
+                return toml
+            if line.rstrip() != "//" and not line.startswith("// "):
+                break
+            toml.append(line[3:])
+        self.problems.append((opening, 'this header never ends: its last line is "// ///"'))
+        return []
+
+    def _capabilities(self, table: dict[str, Any], key: str) -> tuple[Capability, ...]:
+        items = table.get(key, [])
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            self._problem(key, f'{key} is a list of texts: {key} = ["target.fs.read:/photos/**"]')
+            return ()
+        found: dict[str, Capability] = {}
+        for item in items:
+            try:
+                found[item] = parse_capability(item)
+            except InvalidInput as error:
+                self._problem(key, error.message, item)
+        return tuple(found.values())
+
+    def _limits(self, table: dict[str, Any]) -> Asked:
+        asked: dict[str, float | int] = {}
+        for key, (name, parse, _) in _LIMITS.items():
+            text = table.get(key)
+            if isinstance(text, str):
+                try:
+                    asked[name] = parse(text)
+                except InvalidInput as error:
+                    self._problem(key, error.message)
+            elif text is not None:
+                self._problem(key, f'{key} is a text: {key} = "{_example(key)}"')
+        calls = table.get("host_calls")
+        if isinstance(calls, int) and not isinstance(calls, bool):
+            asked["host_calls"] = calls
+        elif calls is not None:
+            self._problem("host_calls", "host_calls is a whole number")
+        limits = msgspec.convert(asked, Asked)
+        for name in excess(limits):
+            self._problem(*_beyond(name))
+        return limits
+
+    def _problem(self, key: str, what: str, item: str = "") -> None:
+        """tomllib tells no positions: the key's line is looked for, and an item's after it."""
+        at = next((n for n, line in enumerate(self._toml) if re.match(rf"\s*{key}\s*=", line)), 0)
+        inside: Sequence[str] = self._toml[at:] if item else ()
+        at += next((n for n, line in enumerate(inside) if item in line), 0)
+        self.problems.append((self._first + at, what))
+
+
+def _example(key: str) -> str:
+    return "30s" if _LIMITS[key][1] is parse_duration else "64MB"
+
+
+def _beyond(field: str) -> tuple[str, str]:
+    most = getattr(HARD_MAXIMA, field)
+    for key, (name, _, show) in _LIMITS.items():
+        if name == field:
+            return key, f"{key} is more than nothing and at most {show(most)}"
+    return field, f"{field} is at least 1 and at most {most}"

@@ -1,0 +1,100 @@
+"""The bodies that travel between daemons about a run, in msgpack. Fields that a newer peer adds
+are ignored."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from orvalho.errors import InvalidInput
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class RunScript(_Body, frozen=True, kw_only=True):
+    """Run this. `envelope` is what `sign_script` made, `source` the script it is about."""
+
+    envelope: bytes
+    source: str
+
+
+class ScriptOutput(_Body, frozen=True, kw_only=True):
+    """One line of the guest's, as it comes. `level`: debug, log, info, warn, error. Lines may be
+    lost with a link; `ScriptEnded` brings them all."""
+
+    run: str
+    seq: int
+    level: str
+    text: str
+    at: float
+
+
+class ScriptError(_Body, frozen=True, kw_only=True):
+    """An `orvalho.errors` class by its `code`."""
+
+    code: str
+    message: str
+    where: str | None = None
+    rule: str | None = None
+    hint: str | None = None
+    peer: str | None = None
+    detail: str | None = None
+
+
+class ScriptEnded(_Body, frozen=True, kw_only=True):
+    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired.
+    `result` is JSON, or the bytes themselves when `is_bytes`; `receipt` is what `sign_receipt`
+    made; `logs` are all its lines."""
+
+    run: str
+    outcome: str
+    result: bytes | None = None
+    is_bytes: bool = False
+    error: ScriptError | None = None
+    receipt: bytes | None = None
+    logs: tuple[ScriptOutput, ...] = ()
+
+
+class CancelScript(_Body, frozen=True, kw_only=True):
+    """Stop this run, if it has not ended."""
+
+    run: str
+
+
+class CallerCall(_Body, frozen=True, kw_only=True):
+    """A running script asks its caller. `op` is `caller.fs.read` and the like; `argument` the
+    JSON list of the call's arguments; `call` numbers the calls of one run."""
+
+    run: str
+    call: int
+    op: str
+    argument: str
+
+
+class CallerReply(_Body, frozen=True, kw_only=True):
+    """The answer to the call of that number: JSON, or an error."""
+
+    run: str
+    call: int
+    value: str | None = None
+    error: ScriptError | None = None
+
+
+B = TypeVar("B", bound=_Body)
+
+
+def encode(body: _Body) -> bytes:
+    return msgspec.msgpack.encode(body)
+
+
+def decode(raw: bytes, kind: type[B]) -> B:
+    """Raises:
+    InvalidInput: it is not a body of that kind.
+    """
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"this is no {kind.__name__}: {error}") from error

@@ -1,0 +1,63 @@
+"""Receipts: what ran, for whom, with what outcome and cost, signed by where it ran."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from orvalho.contexts.identity import Key, Signer
+from orvalho.errors import Untrusted
+from orvalho.policies.quota import Usage
+from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
+
+PAYLOAD_TYPE: Final = "application/vnd.orvalho.receipt+json;v=1"
+MAX_BYTES: Final = 1 << 20
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One decision of the run. `rule` is `file:line` at the target, None when none spoke."""
+
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
+    moments are Unix seconds; `error` is the code of an error class."""
+
+    run: str
+    script_sha256: str
+    filename: str
+    caller: str
+    caller_key: str
+    target: str
+    outcome: str
+    error: str | None
+    tried: tuple[Tried, ...]
+    usage: Usage
+    result_sha256: str | None
+    output_sha256: str | None
+    started_at: float
+    ended_at: float
+
+
+def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:
+    """A DSSE envelope."""
+    return seal(signer, PAYLOAD_TYPE, msgspec.json.encode(receipt))
+
+
+def open_receipt(blob: bytes, key: Key) -> Receipt:
+    """Raises:
+    Untrusted: it is no receipt, or not one that `key` signed.
+    """
+    payload, signed_by = open_sealed(blob, PAYLOAD_TYPE, max_bytes=MAX_BYTES)
+    if signed_by != key:
+        raise Untrusted("the receipt is signed by another key than the target's")
+    refuse_twins(payload)
+    try:
+        return msgspec.json.decode(payload, type=Receipt)
+    except msgspec.DecodeError as error:
+        raise Untrusted(f"the receipt is malformed: {error}") from error

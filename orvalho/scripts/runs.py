@@ -1,0 +1,311 @@
+"""The table of runs, those we sent and those we received, with their sources and logs.
+
+The `stage_*` functions take a connection inside a transaction of the store, so that what happens
+to a run and what else must happen with it are one commit. Each may see the same thing twice, after
+a crash: the second time changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Literal
+
+import msgspec
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
+from orvalho.policies.quota import Usage
+from orvalho.scripts.messages import ScriptEnded, ScriptError, ScriptOutput
+from orvalho.store import Store
+
+Direction = Literal["sent", "received"]
+State = Literal["queued", "running", "ended"]
+
+
+def tables(database: Database) -> None:
+    for statement in (
+        "create table sources (digest text primary key, source text not null) strict",
+        """create table runs (
+            id text primary key,
+            direction text not null,
+            caller text not null,
+            target text not null,
+            peer_key text not null,
+            filename text not null,
+            digest text not null references sources (digest),
+            needs text not null,
+            wants text not null,
+            exposed text not null,
+            state text not null,
+            outcome text,
+            created_at real not null,
+            started_at real,
+            ended_at real,
+            expires_at real not null,
+            usage text not null,
+            error text,
+            envelope blob not null,
+            params blob not null,
+            result blob,
+            is_bytes integer not null default 0,
+            receipt blob
+        ) strict""",
+        "create index runs_by_state on runs (state, direction) where state <> 'ended'",
+        """create table run_logs (
+            run text not null,
+            seq integer not null,
+            level text not null,
+            text text not null,
+            at real not null,
+            primary key (run, seq)
+        ) strict, without rowid""",
+        "create table seen_runs (id text primary key, until real not null) strict, without rowid",
+        "create index seen_runs_by_until on seen_runs (until)",
+    ):
+        database.conn.execute(statement)
+
+
+MIGRATIONS: Final = Migrations("runs")
+MIGRATIONS()(tables)
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `caller` and `target` are `context@node`; `peer_key` is the node at the other end;
+    `outcome` is None until it has ended; `exposed` are the caller's own paths that this run may
+    read, or write with `:rw`, known to the caller's side alone."""
+
+    id: str
+    direction: Direction
+    caller: str
+    target: str
+    peer_key: str
+    filename: str
+    digest: str
+    needs: tuple[str, ...]
+    wants: tuple[str, ...] = ()
+    exposed: tuple[str, ...] = ()
+    created_at: float
+    expires_at: float
+    state: State = "queued"
+    outcome: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    usage: Usage = Usage()
+    error: ScriptError | None = None
+
+
+class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
+    """What is large about a run. `result` is JSON, or bytes when `is_bytes`."""
+
+    envelope: bytes
+    source: str
+    params: bytes
+    result: bytes | None
+    is_bytes: bool
+    receipt: bytes | None
+
+
+_COLUMNS: Final = tuple(field.name for field in msgspec.structs.fields(Run))
+_JSON: Final = ("needs", "wants", "exposed", "usage", "error")
+# Where a run may come from to get into a state.
+_BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
+    "running": ("queued",),
+    "ended": ("queued", "running"),
+}
+
+
+def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: float) -> None:
+    """Remember that this run id has come, until its signature no longer holds.
+
+    Raises:
+        Untrusted: it came before.
+    """
+    connection.execute("delete from seen_runs where until < ?", [now])
+    try:
+        connection.execute("insert into seen_runs values (?, ?)", [run, until])
+    except sqlite3.IntegrityError as error:
+        raise Untrusted("this script was sent once before, and runs once", where=run) from error
+
+
+def stage_new(
+    connection: sqlite3.Connection, run: Run, *, envelope: bytes, source: str, params: bytes
+) -> None:
+    """Raises:
+    Conflict: there is a run of that id.
+    """
+    connection.execute("insert or ignore into sources values (?, ?)", [run.digest, source])
+    row = _row(run) | {"envelope": envelope, "params": params}
+    marks = ", ".join(f":{name}" for name in row)
+    try:
+        connection.execute(f"insert into runs ({', '.join(row)}) values ({marks})", row)
+    except sqlite3.IntegrityError as error:
+        raise Conflict("there is a run of that id already", where=run.id) from error
+
+
+def stage_started(connection: sqlite3.Connection, run: str, at: float) -> bool:
+    """Whether it had not started, nor ended."""
+    return _move(connection, run, "running", started_at=at)
+
+
+def stage_output(connection: sqlite3.Connection, lines: Iterable[ScriptOutput]) -> None:
+    """Keep lines; one that is kept already stays as it is."""
+    rows = [(line.run, line.seq, line.level, line.text, line.at) for line in lines]
+    connection.executemany("insert or ignore into run_logs values (?, ?, ?, ?, ?)", rows)
+
+
+def stage_ended(
+    connection: sqlite3.Connection, ended: ScriptEnded, *, at: float, usage: Usage | None = None
+) -> bool:
+    """Whether it had not ended before; how it ended the first time stays."""
+    moved = _move(
+        connection,
+        ended.run,
+        "ended",
+        ended_at=at,
+        outcome=ended.outcome,
+        result=ended.result,
+        is_bytes=int(ended.is_bytes),
+        receipt=ended.receipt,
+        usage=_json(usage or Usage()),
+        error=_json(ended.error) if ended.error else None,
+    )
+    if moved:
+        # Lines of some other run do not belong here, whoever sends them.
+        stage_output(connection, (line for line in ended.logs if line.run == ended.run))
+    return moved
+
+
+def stage_expired(connection: sqlite3.Connection, now: float) -> list[str]:
+    """End what we sent and nobody ran in time; the ids of those runs."""
+    where = "direction = 'sent' and state = 'queued' and expires_at < ?"
+    return _end_all(connection, where, [now], outcome="expired", at=now)
+
+
+class Runs:
+    """Reads the table in `store`, whose migrations include MIGRATIONS."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def newest(self, limit: int) -> list[Run]:
+        """Newest first."""
+        return await self._store.read(partial(_select, rest="order by id desc limit ?", by=[limit]))
+
+    async def find(self, prefix: str) -> Run:
+        """The run whose id begins so, with or without its `r_`, in whatever case.
+
+        Raises:
+            NotFound: none does.
+            InvalidInput: several do.
+        """
+        return await self._store.read(partial(find, prefix=prefix))
+
+    async def peek(self, run: str) -> Run | None:
+        """The run of exactly this id, if there is one."""
+        found = await self._store.read(partial(_select, rest="where id = ?", by=[run]))
+        return found[0] if found else None
+
+    async def bodies(self, run: str) -> RunBodies:
+        """Raises:
+        NotFound: there is no run of that id.
+        """
+        return await self._store.read(partial(bodies, run=run))
+
+    async def logs(self, run: str, after: int = -1) -> list[ScriptOutput]:
+        """Its lines, in order, those with a `seq` beyond `after`."""
+        return await self._store.read(partial(_logs, run=run, after=after))
+
+    async def open_runs(self, direction: Direction) -> list[Run]:
+        """Those that have not ended, oldest first."""
+        rest = "where state <> 'ended' and direction = ? order by id"
+        return await self._store.read(partial(_select, rest=rest, by=[direction]))
+
+
+def find(connection: sqlite3.Connection, prefix: str) -> Run:
+    """See `Runs.find`."""
+    letters = re.sub(r"\Ar_", "", prefix, flags=re.IGNORECASE).upper()
+    if not re.fullmatch(r"[0-9A-Z]{1,26}", letters):
+        raise InvalidInput("this is no run id, nor the beginning of one", where=ascii(prefix[:80]))
+    start = f"r_{letters}"
+    rest = "where id >= ? and id < ? order by id desc limit 3"
+    found = _select(connection, rest=rest, by=[start, start + "~"])
+    if not found:
+        raise NotFound(f"there is no run {prefix}", hint="orvalho script ls")
+    if len(found) > 1:
+        some = ", ".join(run.id for run in found)
+        raise InvalidInput(f"{prefix} is the beginning of several runs", hint=f"one of {some}")
+    return found[0]
+
+
+def bodies(connection: sqlite3.Connection, run: str) -> RunBodies:
+    """See `Runs.bodies`."""
+    row = connection.execute(
+        "select envelope, source, params, result, is_bytes, receipt"
+        " from runs join sources using (digest) where id = ?",
+        [run],
+    ).fetchone()
+    if row is None:
+        raise NotFound("there is no such run", where=run, hint="orvalho script ls")
+    envelope, source, params, result, is_bytes, receipt = row
+    return RunBodies(
+        envelope=envelope,
+        source=source,
+        params=params,
+        result=result,
+        is_bytes=bool(is_bytes),
+        receipt=receipt,
+    )
+
+
+def _logs(connection: sqlite3.Connection, run: str, after: int) -> list[ScriptOutput]:
+    rows = connection.execute(
+        "select run, seq, level, text, at from run_logs where run = ? and seq > ? order by seq",
+        [run, after],
+    )
+    return [
+        ScriptOutput(run=run, seq=seq, level=level, text=text, at=at)
+        for run, seq, level, text, at in rows
+    ]
+
+
+def _select(connection: sqlite3.Connection, rest: str, by: Sequence[str | int]) -> list[Run]:
+    rows = connection.execute(f"select {', '.join(_COLUMNS)} from runs {rest}", by)
+    return [_run(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
+
+def _run(row: dict[str, Any]) -> Run:
+    decoded = {name: msgspec.json.decode(row[name]) for name in _JSON if row[name] is not None}
+    return msgspec.convert(row | decoded, Run)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    row = msgspec.structs.asdict(run)
+    encoded = {name: _json(row[name]) for name in _JSON if row[name] is not None}
+    return row | encoded
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _move(connection: sqlite3.Connection, run: str, state: State, **columns: object) -> bool:
+    sets = ", ".join(f"{name} = :{name}" for name in ("state", *columns))
+    before = ", ".join(f"'{name}'" for name in _BEFORE[state])
+    cursor = connection.execute(
+        f"update runs set {sets} where id = :id and state in ({before})",
+        {"id": run, "state": state, **columns},
+    )
+    return cursor.rowcount == 1
+
+
+def _end_all(
+    connection: sqlite3.Connection, where: str, by: Sequence[float], *, outcome: str, at: float
+) -> list[str]:
+    ids = [row[0] for row in connection.execute(f"select id from runs where {where}", by)]
+    for run in ids:
+        _move(connection, run, "ended", outcome=outcome, ended_at=at)
+    return ids

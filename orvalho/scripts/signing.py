@@ -1,0 +1,220 @@
+"""A signed request to run one script, once, in one context of one node.
+
+The payload names everything that matters: who asks, where it may run, the digests of script and
+parameters, what is asked for, from when until when, and a run id that is never used again. The
+script itself travels beside the envelope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from orvalho.contexts.identity import Key, Signer, check_certificate, key_text, parse_key
+from orvalho.contexts.names import check_label, parse_run_id
+from orvalho.errors import InvalidInput, Untrusted
+from orvalho.policies.capability import MAX_CAPABILITIES, Capability, parse_capability
+from orvalho.policies.quota import Asked
+from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
+from orvalho.scripts.manifest import Manifest
+from orvalho.scripts.script import Script, make_script
+
+PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
+MAX_PARAMS_BYTES: Final = 1 << 20
+MAX_ENVELOPE_BYTES: Final = 2 << 20
+SKEW_S: Final = 60.0
+LIFE_S: Final = 7 * 86_400.0
+MAX_LIFE_S: Final = 30 * 86_400.0
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks: a context, by its key and the certificate its node gave it. Keys are
+    `ed25519:...`, the certificate is base64 on the wire."""
+
+    node: str
+    node_key: str
+    context: str
+    context_key: str
+    certificate: bytes
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it may run, and nowhere else."""
+
+    node_key: str
+    context: str
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """The signed payload. Moments are Unix seconds, digests 64 hex digits of SHA-256."""
+
+    run: str
+    caller: Caller
+    target: Target
+    filename: str
+    script_sha256: str
+    params_sha256: str
+    params: msgspec.Raw
+    needs: tuple[str, ...]
+    wants: tuple[str, ...]
+    limits: Asked
+    issued_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedScript:
+    """`envelope` and the script's source are what travels."""
+
+    envelope: bytes
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedScript:
+    """A call whose every statement was checked. `caller_node` is a key that we know, and
+    `signed_by` the key of the context `call.caller.context` there."""
+
+    call: Call
+    script: Script
+    params: bytes
+    caller_node: Key
+    signed_by: Key
+    needs: tuple[Capability, ...]
+    wants: tuple[Capability, ...]
+
+
+def sign_script(
+    script: Script,
+    manifest: Manifest,
+    *,
+    signer: Signer,
+    caller: Caller,
+    target: Target,
+    params: bytes,
+    run: str,
+    now: float,
+    life_s: float = LIFE_S,
+) -> SignedScript:
+    """Sign with the caller's context key (`signer`). `params` is one JSON value.
+
+    Raises:
+        InvalidInput: the parameters are no JSON or too large, or the life is too long.
+    """
+    if not 0 < life_s <= MAX_LIFE_S:
+        raise InvalidInput(f"a script waits at most {MAX_LIFE_S / 86_400:.0f} days to be run")
+    raw = _json_value(params)
+    call = Call(
+        run=run,
+        caller=caller,
+        target=target,
+        filename=script.filename,
+        script_sha256=script.digest,
+        params_sha256=hashlib.sha256(bytes(raw)).hexdigest(),
+        params=raw,
+        needs=tuple(map(str, manifest.needs)),
+        wants=tuple(map(str, manifest.wants)),
+        limits=manifest.limits,
+        issued_at=now,
+        expires_at=now + life_s,
+    )
+    return SignedScript(seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call)), call)
+
+
+def verify_script(
+    envelope: bytes,
+    source: str,
+    *,
+    node_key: Key,
+    now: float,
+    is_known_node: Callable[[Key], bool],
+    sender: Key | None = None,
+) -> VerifiedScript:
+    """Check an envelope that was sent to us, `node_key`. In this order: size and form, the
+    signature over the bytes that arrived, and only then what they say: who, whereto, when, and
+    the digest of the script beside it. `sender` is the node at the other end of the link, when
+    only its own contexts may ask. Not checked here: whether the run id was seen before (a
+    transaction's task, see `runs.stage_seen`), and whether our context exists.
+
+    Raises:
+        Untrusted: each reason has its own message.
+    """
+    payload, signed_by = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    refuse_twins(payload, opaque=("params",))
+    try:
+        call = msgspec.json.decode(payload, type=Call)
+        check_label(call.target.context)
+        if parse_run_id(call.run) != call.run:
+            raise InvalidInput("a run id is written in capitals")
+        caller_node = parse_key(call.caller.node_key)
+        script = make_script(call.filename, source)
+        needs = tuple(map(parse_capability, call.needs[: MAX_CAPABILITIES + 1]))
+        wants = tuple(map(parse_capability, call.wants[: MAX_CAPABILITIES + 1]))
+    except (msgspec.DecodeError, InvalidInput, RecursionError) as error:
+        raise Untrusted(f"the signed call is malformed: {error}") from error
+    if len(needs) + len(wants) > MAX_CAPABILITIES:
+        raise Untrusted(f"the signed call asks for more than {MAX_CAPABILITIES} things")
+    _check_target(call, node_key)
+    _check_caller(call, signed_by, caller_node, is_known_node)
+    if sender is not None and sender != caller_node:
+        raise Untrusted(
+            f"the script comes from {key_text(caller_node)}, but {key_text(sender)} sent it"
+        )
+    _check_times(call, now)
+    params = bytes(call.params)
+    _check_digests(call, script, params)
+    return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants)
+
+
+def _json_value(params: bytes) -> msgspec.Raw:
+    if len(params) > MAX_PARAMS_BYTES:
+        raise InvalidInput(f"params have {len(params)} bytes, more than {MAX_PARAMS_BYTES}")
+    try:
+        params.decode()
+        return msgspec.json.decode(params, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"params are not JSON: {error}", hint="--params '{\"a\": 1}'") from error
+
+
+def _check_target(call: Call, node_key: Key) -> None:
+    if call.target.node_key != key_text(node_key):
+        raise Untrusted(f"the script was signed for another node, {call.target.node_key!a}")
+
+
+def _check_caller(
+    call: Call, signed_by: Key, caller_node: Key, is_known_node: Callable[[Key], bool]
+) -> None:
+    caller = call.caller
+    if caller.context_key != key_text(signed_by):
+        raise Untrusted("the script is signed by another key than its caller's")
+    if not is_known_node(caller_node):
+        raise Untrusted(
+            f"the script's caller is on a node that we do not know, {caller.node_key}",
+            hint="orvalho peer ls",
+        )
+    certificate = check_certificate(caller.certificate, caller_node, "context")
+    if certificate.key != signed_by or certificate.name != caller.context:
+        raise Untrusted("the caller's certificate is about another context")
+
+
+def _check_times(call: Call, now: float) -> None:
+    if call.expires_at - call.issued_at > MAX_LIFE_S:
+        raise Untrusted("the script's signature would hold for too long")
+    if call.issued_at > now + SKEW_S:
+        raise Untrusted(
+            f"the script is from the future, by {call.issued_at - now:.0f} s",
+            hint="compare the clocks of both devices",
+        )
+    if call.expires_at < now - SKEW_S:
+        raise Untrusted(f"the script expired {now - call.expires_at:.0f} s ago")
+
+
+def _check_digests(call: Call, script: Script, params: bytes) -> None:
+    if script.digest != call.script_sha256:
+        raise Untrusted("the script is not the one that was signed")
+    if len(params) > MAX_PARAMS_BYTES or call.params_sha256 != hashlib.sha256(params).hexdigest():
+        raise Untrusted("the parameters are not the ones that were signed")

@@ -1,0 +1,137 @@
+"""Power lost at every commit, on either side: a script runs once, or says that it was cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.scenarios.devices import Device, two_devices, wait_until
+
+COUNT = """\
+// /// orvalho
+// needs = ["target.kv.read:count", "target.kv.write:count"]
+// ///
+export default async function ({ target }) {
+  const count = ((await target.kv.get("count")) ?? 0) + 1;
+  await target.kv.put("count", count);
+  return count;
+}
+"""
+PURE = "export default ({ params }) => params.n + 1"
+
+# Each commit that a script's way has, and on which device.
+SENDER = ("run.queued", "outbox.acknowledge", "mailbox.stage", "run.answered")
+TARGET = ("mailbox.stage", "run.started", "kv.put", "run.ended", "outbox.acknowledge")
+# After these the counter may have been raised without the end of the run being written down.
+CUT = {("after", "run.started"), ("before", "kv.put"), ("after", "kv.put"), ("before", "run.ended")}
+
+
+def outcome(device: Device) -> str | None:
+    runs = device.types("script", "ls", "--json").json["runs"]
+    return runs[0]["outcome"] if runs else None
+
+
+def counted(phone: Device, laptop: Device) -> int:
+    read = "// /// orvalho\n// needs = ['target.kv.read:count']\n// ///\nawait target.kv.get('count')"
+    file = laptop.home / "read.js"
+    file.write_text(read)
+    return json.loads(laptop.does("script", "send", "peer@phone2", str(file), "--wait")) or 0
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory):
+    with two_devices(tmp_path_factory.mktemp("crash")) as (laptop, phone):
+        phone.allow(
+            "p, laptop, peer, kv.read, count, allow", "p, laptop, peer, kv.write, count, allow"
+        )
+        (laptop.home / "count.js").write_text(COUNT)
+        yield laptop, phone
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("commit", SENDER)
+def test_a_sender_that_dies_loses_nothing_and_sends_nothing_twice(
+    devices: tuple[Device, Device], phase: str, commit: str
+) -> None:
+    laptop, phone = devices
+    before = counted(phone, laptop)
+    laptop.stop()
+    laptop.start(phase, commit, "1")
+    # given a sender that dies somewhere on the way
+    sent = laptop.types("script", "send", "peer@phone2", str(laptop.home / "count.js"))
+    if sent.status == 0 and not laptop.has_died:
+        wait_until(lambda: laptop.has_died, "the commit comes")
+    wait_until(lambda: laptop.has_died, "the daemon has died")
+    # when it comes back
+    laptop.start()
+
+    # then the script ran once; or it was never queued, and the sender was not told that it was
+    if (phase, commit) == ("before", "run.queued"):
+        assert sent.status != 0
+        assert counted(phone, laptop) == before
+    else:
+        wait_until(lambda: outcome(laptop) == "done", "the run has ended")
+        assert counted(phone, laptop) == before + 1
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("commit", TARGET)
+def test_a_target_that_dies_runs_it_once_or_says_that_it_was_cut(
+    devices: tuple[Device, Device], phase: str, commit: str
+) -> None:
+    laptop, phone = devices
+    before = counted(phone, laptop)
+    phone.stop()
+    phone.start(phase, commit, "1")
+    wait_until(lambda: laptop.online("phone2"), "they are linked")
+    laptop.does("script", "send", "peer@phone2", str(laptop.home / "count.js"), "--detach")
+    wait_until(lambda: phone.has_died, "the daemon has died")
+    phone.start()
+
+    wait_until(lambda: outcome(laptop) is not None, "the run has ended")
+    if (phase, commit) in CUT:
+        assert outcome(laptop) == "interrupted"
+        assert counted(phone, laptop) - before in (0, 1)
+    else:
+        assert outcome(laptop) == "done"
+        assert counted(phone, laptop) == before + 1
+
+
+def test_a_pure_script_is_run_again_after_a_crash_since_it_did_nothing(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    pure = tmp_path / "pure.js"
+    pure.write_text(PURE)
+    phone.stop()
+    phone.start("before", "run.ended", "1")
+    wait_until(lambda: laptop.online("phone2"), "they are linked")
+    laptop.does("script", "send", "peer@phone2", str(pure), "--param", "n=1", "--detach")
+    wait_until(lambda: phone.has_died, "the daemon has died")
+    phone.start()
+
+    wait_until(lambda: outcome(laptop) is not None, "the run has ended")
+    assert outcome(laptop) == "done"
+
+
+def test_a_phone_that_is_off_runs_it_when_it_wakes(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    pure = tmp_path / "pure.js"
+    pure.write_text(PURE)
+    phone.stop()
+
+    queued = laptop.types("script", "send", "peer@phone2", str(pure), "--param", "n=41")
+    assert queued.status == 7
+    assert "queued at laptop, expires in 7 d" in queued.err
+    # The sender is off as well when the phone wakes: its mail waits at home, not with it.
+    laptop.kill()
+    laptop.start()
+    phone.start()
+
+    wait_until(lambda: outcome(laptop) is not None, "the run has ended")
+    run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
+    assert json.loads(laptop.does("script", "result", run)) == 42
+    assert json.loads(phone.does("script", "result", run)) == 42
