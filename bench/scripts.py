@@ -43,11 +43,11 @@ def measure() -> Iterator[Row]:
             )
             yield from against_ssh(warm)
             yield from cold_contexts(pair, client, warm)
-            megabyte = base.websocket_echo(1 << 20, 60)
-            text = "x" * (1 << 20)
+            megabyte = base.websocket_echo(1_000_000, 60)
+            text = "x" * 1_000_000
             for what, source, params in (
                 ("1 MB of parameters", "export default ({ params }) => params.length", text),
-                ("1 MB of result", 'export default () => "x".repeat(1 << 20)', None),
+                ("1 MB of result", 'export default () => "x".repeat(1e6)', None),
                 ("1 MB there and back", ECHO, text),
             ):
                 taken = send_often(client, "peer@phone2", source, params, 30)

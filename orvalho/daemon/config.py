@@ -42,7 +42,7 @@ class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wall: str = "30s"
     cpu: str = "10s"
     memory: str = "64MB"
-    output: str = "1MB"
+    output: str = "4MB"
     host_calls: int = 10_000
     max_wall: str = "1h"
     max_memory: str = "512MB"

@@ -210,6 +210,7 @@ class Node:
 
         Raises:
             InvalidInput, LimitExceeded: as `envelope.seal`; outbox-count, outbox-bytes.
+            Conflict: an envelope of this `id` waits already.
         """
         now = self._config.clock()
         id_ = id or envelopes.new_id(now, os.urandom(10))

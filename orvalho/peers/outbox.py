@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from orvalho.contexts.identity import Key
+from orvalho.errors import Conflict
 from orvalho.peers import tally
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.peers.tally import Box, Quota
@@ -84,7 +85,10 @@ def stage(connection: sqlite3.Connection, outgoing: Outgoing, quota: Quota) -> N
 
     Raises:
         LimitExceeded: outbox-count or outbox-bytes; nothing is written.
+        Conflict: one of this id waits already; nothing is written.
     """
+    if holds(connection, outgoing.id):
+        raise Conflict("an envelope of this id waits already", where=outgoing.id.hex())
     tally.charge(connection, Box.OUTBOX, outgoing.peer, outgoing.size_bytes, quota)
     connection.execute(
         "INSERT INTO outbox (id, peer, kind, sealed, bytes, is_apart, expires_at)"

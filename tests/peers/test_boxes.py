@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from sqlite_utils import Database
 
 from orvalho.contexts.identity import Key
-from orvalho.errors import LimitExceeded
+from orvalho.errors import Conflict, LimitExceeded
 from orvalho.peers import mailbox, outbox, tally
 from orvalho.peers.envelope import SKEW_S, BlobRef, Envelope, EnvelopeId
 from orvalho.peers.outbox import Outgoing
@@ -70,9 +70,11 @@ class Boxes(RuleBasedStateMachine):
 
     @rule(id_=ids, peer=peers, size=st.integers(0, 60), expires_at=moments, apart=st.booleans())
     def post(self, id_: EnvelopeId, peer: Key, size: int, expires_at: float, apart: bool) -> None:
-        if id_ in self.out:
-            return
         outgoing = Outgoing(id_, peer, "k", b"s" * size, size, apart, expires_at)
+        if id_ in self.out:
+            with pytest.raises(Conflict):
+                outbox.stage(self.connection, outgoing, QUOTA)
+            return
         held = [each.size_bytes for each in self.out.values() if each.peer == peer]
         if self.room(held, size):
             outbox.stage(self.connection, outgoing, QUOTA)
