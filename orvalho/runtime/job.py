@@ -226,7 +226,9 @@ class Run:
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
         if ended.outcome not in _OUTCOMES:
-            return Ended("failed", usage, error_name="Unavailable", error_message="worker is broken")
+            return Ended(
+                "failed", usage, error_name="Unavailable", error_message="worker is broken"
+            )
         if ended.result is not None and not ended.is_bytes and not _is_json(ended.result):
             return Ended(
                 "failed",

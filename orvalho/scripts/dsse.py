@@ -65,9 +65,8 @@ def open_sealed(blob: bytes, payload_type: str, *, max_bytes: int) -> tuple[byte
     return payload, key
 
 
-def refuse_twins(payload: bytes, *, opaque: tuple[str, ...] = ()) -> None:
-    """Refuse JSON with a name twice in one object, or with blanks. The values under the names in
-    `opaque` are not looked into.
+def refuse_twins(payload: bytes) -> None:
+    """Refuse JSON with a name twice in one object, or with blanks.
 
     Raises:
         Untrusted: it has either, or is no JSON in UTF-8.
@@ -76,7 +75,7 @@ def refuse_twins(payload: bytes, *, opaque: tuple[str, ...] = ()) -> None:
         payload.decode()
     except UnicodeDecodeError as error:
         raise Untrusted("the payload is not UTF-8") from error
-    _refuse_twins(payload, "the payload", opaque)
+    _refuse_twins(payload, "the payload")
 
 
 def _only_signature(signatures: tuple[_Signature, ...]) -> tuple[Key, bytes]:
@@ -111,14 +110,14 @@ _BY_NAME: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _refuse_twins(raw: bytes, what: str, opaque: tuple[str, ...] = ()) -> None:
+def _refuse_twins(raw: bytes, what: str) -> None:
     """A dict keeps one of two equal names, so the lengths of what it holds no longer add up to
     the length of what was read. This costs a fraction of a parser that keeps every pair."""
     try:
         if raw.startswith(b"{"):
             values = _BY_NAME.decode(raw)
             length = sum(len(name.encode()) + len(bytes(raw)) + 4 for name, raw in values.items())
-            nested = [bytes(value) for name, value in values.items() if name not in opaque]
+            nested = [bytes(value) for value in values.values()]
         elif raw.startswith(b"["):
             nested = [bytes(value) for value in _ITEMS.decode(raw)]
             length = sum(len(value) + 1 for value in nested)
@@ -131,4 +130,4 @@ def _refuse_twins(raw: bytes, what: str, opaque: tuple[str, ...] = ()) -> None:
     if max(length, 1) + 1 != len(raw):
         raise Untrusted(f"{what} has a name twice, or blanks between its words")
     for value in nested:
-        _refuse_twins(value, what, opaque)
+        _refuse_twins(value, what)

@@ -15,10 +15,12 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunScript(_Body, frozen=True, kw_only=True):
-    """Run this. `envelope` is what `sign_script` made, `source` the script it is about."""
+    """Run this. `envelope` is what `sign_script` made, `source` the script it is about, `params`
+    one JSON value."""
 
     envelope: bytes
     source: str
+    params: bytes
 
 
 class ScriptOutput(_Body, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 The payload names everything that matters: who asks, where it may run, the digests of script and
 parameters, what is asked for, from when until when, and a run id that is never used again. The
-script itself travels beside the envelope.
+script and its parameters travel beside the envelope.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from orvalho.scripts.manifest import Manifest
 from orvalho.scripts.script import Script, make_script
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
-MAX_PARAMS_BYTES: Final = 1 << 20
-MAX_ENVELOPE_BYTES: Final = 2 << 20
+MAX_PARAMS_BYTES: Final = 16 << 20
+MAX_ENVELOPE_BYTES: Final = 64 << 10
 SKEW_S: Final = 60.0
 LIFE_S: Final = 7 * 86_400.0
 MAX_LIFE_S: Final = 30 * 86_400.0
@@ -58,7 +58,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     script_sha256: str
     params_sha256: str
-    params: msgspec.Raw
     needs: tuple[str, ...]
     wants: tuple[str, ...]
     limits: Asked
@@ -68,10 +67,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class SignedScript:
-    """`envelope` and the script's source are what travels."""
+    """`envelope`, the script's source and `params` are what travels."""
 
     envelope: bytes
     call: Call
+    params: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +107,27 @@ def sign_script(
     """
     if not 0 < life_s <= MAX_LIFE_S:
         raise InvalidInput(f"a script waits at most {MAX_LIFE_S / 86_400:.0f} days to be run")
-    raw = _json_value(params)
+    params = _json_value(params)
     call = Call(
         run=run,
         caller=caller,
         target=target,
         filename=script.filename,
         script_sha256=script.digest,
-        params_sha256=hashlib.sha256(bytes(raw)).hexdigest(),
-        params=raw,
+        params_sha256=hashlib.sha256(params).hexdigest(),
         needs=tuple(map(str, manifest.needs)),
         wants=tuple(map(str, manifest.wants)),
         limits=manifest.limits,
         issued_at=now,
         expires_at=now + life_s,
     )
-    return SignedScript(seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call)), call)
+    return SignedScript(seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call)), call, params)
 
 
 def verify_script(
     envelope: bytes,
     source: str,
+    params: bytes,
     *,
     node_key: Key,
     now: float,
@@ -136,7 +136,7 @@ def verify_script(
 ) -> VerifiedScript:
     """Check an envelope that was sent to us, `node_key`. In this order: size and form, the
     signature over the bytes that arrived, and only then what they say: who, whereto, when, and
-    the digest of the script beside it. `sender` is the node at the other end of the link, when
+    the digests of script and parameters. `sender` is the node at the other end of the link, when
     only its own contexts may ask. Not checked here: whether the run id was seen before (a
     transaction's task, see `runs.stage_seen`), and whether our context exists.
 
@@ -144,7 +144,7 @@ def verify_script(
         Untrusted: each reason has its own message.
     """
     payload, signed_by = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
-    refuse_twins(payload, opaque=("params",))
+    refuse_twins(payload)
     try:
         call = msgspec.json.decode(payload, type=Call)
         check_label(call.target.context)
@@ -165,17 +165,16 @@ def verify_script(
             f"the script comes from {key_text(caller_node)}, but {key_text(sender)} sent it"
         )
     _check_times(call, now)
-    params = bytes(call.params)
     _check_digests(call, script, params)
     return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants)
 
 
-def _json_value(params: bytes) -> msgspec.Raw:
+def _json_value(params: bytes) -> bytes:
     if len(params) > MAX_PARAMS_BYTES:
         raise InvalidInput(f"params have {len(params)} bytes, more than {MAX_PARAMS_BYTES}")
     try:
         params.decode()
-        return msgspec.json.decode(params, type=msgspec.Raw)
+        return bytes(msgspec.json.decode(params, type=msgspec.Raw))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"params are not JSON: {error}", hint="--params '{\"a\": 1}'") from error
 

@@ -68,13 +68,14 @@ class Device:
 
     def start(self, *kill_at: str) -> None:
         """Start the daemon; with `kill_at` it kills itself at that commit, see the script."""
-        self._daemon = subprocess.Popen(
-            [sys.executable, str(CRASHING), str(self.home), *kill_at],
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.home / "stderr").open("ab"),
-        )
+        with (self.home / "stderr").open("ab") as stderr:
+            self._daemon = subprocess.Popen(
+                [sys.executable, str(CRASHING), str(self.home), *kill_at],
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
         wait_until(lambda: self.socket.exists() and self.is_answering(), f"{self.name} answers")
 
     def is_answering(self) -> bool:

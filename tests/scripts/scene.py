@@ -29,6 +29,9 @@ export default async ({ target }) => (await target.fs.list("/photos")).length
 """
 
 
+PARAMS = b'{"album": 7}'
+
+
 @dataclass(frozen=True)
 class Scene:
     laptop: Identity
@@ -42,19 +45,25 @@ class Scene:
             "signer": self.laptop.context("gil"),
             "caller": self.caller,
             "target": self.target,
-            "params": b'{"album": 7}',
+            "params": PARAMS,
             "run": new_run_id(NOW, bytes(10)),
             "now": NOW,
         } | changes
         return sign_script(self.script, read_manifest(self.script), **arguments)  # type: ignore[arg-type]
 
-    def verify(self, envelope: bytes, source: str = SOURCE, **changes: object) -> VerifiedScript:
+    def verify(
+        self,
+        envelope: bytes,
+        source: str = SOURCE,
+        params: bytes = PARAMS,
+        **changes: object,
+    ) -> VerifiedScript:
         arguments = {
             "node_key": self.phone.node.key,
             "now": NOW + 1,
             "is_known_node": self.is_known,
         } | changes
-        return verify_script(envelope, source, **arguments)  # type: ignore[arg-type]
+        return verify_script(envelope, source, params, **arguments)  # type: ignore[arg-type]
 
     def is_known(self, key: Key) -> bool:
         return key == self.laptop.node.key

@@ -20,7 +20,7 @@ from orvalho.scripts.messages import (
 
 LINE = ScriptOutput(run="r_1", seq=0, level="info", text="é", at=1.5)
 BODIES = [
-    RunScript(envelope=b"\x00\xff", source="1"),
+    RunScript(envelope=b"\x00\xff", source="1", params=b"null"),
     LINE,
     ScriptEnded(run="r_1", outcome="done", result=b"\xff", is_bytes=True, logs=(LINE,)),
     ScriptEnded(run="r_1", outcome="failed", error=ScriptError(code="denied", message="no")),

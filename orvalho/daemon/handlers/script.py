@@ -143,7 +143,9 @@ class ScriptHandler:
                 if run.state == "running":
                     self._interrupted.add(run.id)
                 bodies = await self._house.runs.bodies(run.id)
-                message = RunScript(envelope=bodies.envelope, source=bodies.source)
+                message = RunScript(
+                    envelope=bodies.envelope, source=bodies.source, params=bodies.params
+                )
                 self.run_here(encode(message))
 
     # ---- what comes -------------------------------------------------------------------------
@@ -194,6 +196,7 @@ class ScriptHandler:
         script = verify_script(
             message.envelope,
             message.source,
+            message.params,
             node_key=me,
             now=time.time(),
             is_known_node=lambda key: key == me or house.trust.by_key(key) is not None,

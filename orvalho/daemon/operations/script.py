@@ -183,7 +183,7 @@ class ScriptOperations:
     ) -> None:
         """Durable from here: the run and its envelope are one commit."""
         house = self._house
-        body = encode(RunScript(envelope=signed.envelope, source=source))
+        body = encode(RunScript(envelope=signed.envelope, source=source, params=signed.params))
         is_local = destination.node_key == house.identity.node.key
 
         def stage(connection: sqlite3.Connection) -> None:
@@ -192,7 +192,7 @@ class ScriptOperations:
                 run,
                 envelope=signed.envelope,
                 source=source,
-                params=bytes(signed.call.params),
+                params=signed.params,
             )
             if not is_local:
                 house.node.stage(

@@ -21,7 +21,9 @@ _MOST_ALIVE: Final = 128
 class Supply:
     """Hands out fresh isolates on the event loop. Making and freeing them is a thread's work."""
 
-    def __init__(self, engine: Engine, on_change: Callable[[int], None], on_first: Callable[[int], None]) -> None:
+    def __init__(
+        self, engine: Engine, on_change: Callable[[int], None], on_first: Callable[[int], None]
+    ) -> None:
         """`on_change` is called with the number of isolates whenever there will be more or fewer,
         and `on_first` once, when the first are there."""
         self._engine = engine

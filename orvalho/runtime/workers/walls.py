@@ -27,7 +27,7 @@ _BUDGET_BYTES: Final = 256 << 20
 def leave_everything(pipe: int) -> None:
     """Right after the fork: no file but the pipe, and the lowest standing."""
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):
+    for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     keep = {0, 1, 2, pipe}
     for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else range(3, 256):  # noqa: PTH112, PTH208
@@ -92,5 +92,3 @@ class Memory:
         if self._file is None:
             return 0
         return int(os.pread(self._file, 256, 0).split()[index]) * self._page_bytes
-
-

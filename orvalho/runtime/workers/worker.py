@@ -150,5 +150,3 @@ class _Worker:
         while self._turns:
             run, turn = self._turns.popleft()
             run.turned(turn)
-
-

@@ -104,7 +104,9 @@ class _Lowering:
 
     def _lower_export(self, node: Node) -> None:
         if node.child_by_field_name("source"):
-            return self._problem(node, f"exporting from another file is not possible: {_IMPORT_HINT}")
+            return self._problem(
+                node, f"exporting from another file is not possible: {_IMPORT_HINT}"
+            )
         tokens = {child.type: child for child in node.children}
         clause, default = tokens.get("export_clause"), tokens.get("default")
         if clause:
@@ -141,7 +143,12 @@ class _Lowering:
         self._default = name
 
     def _return_last_expression(self) -> None:
-        skipped = ("comment", "empty_statement", "function_declaration", "generator_function_declaration")
+        skipped = (
+            "comment",
+            "empty_statement",
+            "function_declaration",
+            "generator_function_declaration",
+        )
         for node in reversed(self._root.children):
             if node.type == "expression_statement":
                 self._inserts.append((node.start_byte, b"return "))
