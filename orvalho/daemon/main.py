@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import anyio
 
@@ -19,6 +21,8 @@ from orvalho.daemon.initialise import initialise
 from orvalho.errors import Conflict, NotFound, OrvalhoError
 from orvalho.store import CommitHook
 from orvalho.telemetry import log
+
+_STOPPING_S: Final = 10.0
 
 _log = logging.getLogger("orvalho.daemon")
 
@@ -107,16 +111,26 @@ def _lock(home: Home) -> Iterator[None]:
     """One daemon a home: the lock goes with the process, however it ends."""
     handle = os.open(home.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise Conflict(
-            "a daemon serves this home already",
-            where=str(home.state / "lock"),
-            hint="orvalho daemon status",
-        ) from error
-    try:
+        _take_lock(handle, home)
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         yield
     finally:
         os.close(handle)
+
+
+def _take_lock(handle: int, home: Home) -> None:
+    """A daemon that is stopping closes its socket first and its database last: wait for it."""
+    deadline = time.monotonic() + _STOPPING_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if home.socket.exists() or time.monotonic() > deadline:
+                raise Conflict(
+                    "a daemon serves this home already",
+                    where=str(home.state / "lock"),
+                    hint="orvalho daemon status",
+                ) from error
+        time.sleep(0.05)

@@ -57,15 +57,8 @@ class RunGate:
         self._begun = False
         self._made: dict[tuple[str, str, bool], Deciding] = {}
         self._refusals: list[Denied] = []
-        # Whether the run has been written down; kept here by whoever writes it.
-        self.is_written = False
         self.read_bytes = 0
         self.written_bytes = 0
-
-    @property
-    def begun(self) -> bool:
-        """Whether the run may have had an effect."""
-        return self._begun
 
     def made(self) -> tuple[Deciding, ...]:
         """Each different decision, in the order they first fell; the first 500 of them."""
@@ -102,11 +95,16 @@ class RunGate:
         self.read_bytes += read_bytes
         self.written_bytes += written_bytes
 
+    def refusal_behind(self, message: str) -> Denied | None:
+        """The refusal with which a guest ended that let it through; None when it made its own."""
+        return next((each for each in self._refusals if each.message == message), None)
+
     def note_escape(self, call: str, error: Denied) -> None:
         """A call was refused by the tree itself: a path that tries to leave it. Audited, unless
         the refusal was this gate's own and is known."""
         if any(error is known for known in self._refusals):
             return
+        self._refused(error)
         self._audit.note(
             Entry(
                 at=time.time(),

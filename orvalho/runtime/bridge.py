@@ -14,12 +14,17 @@ beyond its form; and no record gives more than the table of operations of its ru
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from orvalho.errors import InvalidInput
+
+# JSON text in, JSON text out: the list of the call's arguments, and the value it has. An
+# OrvalhoError becomes a JavaScript Error of that name, code, rule and hint.
+HostCall = Callable[[str], Awaitable[str]]
 
 LEVELS: Final = ("debug", "log", "info", "warn", "error")
 

@@ -1,4 +1,4 @@
-"""The seam to whatever runs guests: an Engine makes Isolates, and an Isolate is one guest's world."""
+"""The seam to whatever runs guests: an Engine makes Isolates, each one guest's world."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What came of a turn of the guest's code: its records (see `bridge.py`; None when it went on by
-    itself, and `look` will fetch them), and why no further turn is possible: "memory" for that
+    """What came of a turn of the guest's code: its records (see `bridge.py`; None when it went on
+    by itself, and `look` will fetch them), and why no further turn is possible: "memory" for that
     limit, or words for what else broke; None when all is well."""
 
     records: bytes | None
@@ -55,7 +55,7 @@ class Isolate(Protocol):
 
     `start`, `settle` and `tick` queue a turn and return at once; `report`, given to `start`, is
     called with each Turn, on a thread of the isolate's, and once more whenever the guest goes on by
-    itself (a WebAssembly module is compiled, an object collected). Nobody calls anything after `close`.
+    itself (a WebAssembly module is compiled, an object collected). After `close` nobody calls.
     """
 
     def start(self, start: Start, report: Callable[[Turn], Any]) -> None:

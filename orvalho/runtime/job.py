@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -21,14 +21,13 @@ import msgspec
 
 from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
-from orvalho.runtime.bridge import LEVELS
+from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Problem
 from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
 from orvalho.runtime.workers.pool import Worker, Workers
 
-# JSON text in, JSON text out: the list of the call's arguments, and the value it has. An
-# OrvalhoError becomes a JavaScript Error of that name, code, rule and hint.
-HostCall = Callable[[str], Awaitable[str]]
+# HostCall is bridge.py's: whoever makes a Job needs it beside the rest.
+__all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]
 
 _log: Final = logging.getLogger(__name__)
 _MOST_CALLS_AT_ONCE: Final = 32
@@ -41,8 +40,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script can
-    reach: `target.fs.read` and the like."""
+    """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
+    can reach: `target.fs.read` and the like."""
 
     run_id: str
     context: str
@@ -215,14 +214,14 @@ class Run:
         )
         self._end(self._checked(ended, usage))
 
-    def lost(self, why: str) -> None:
+    def lost(self, outcome: str, why: str) -> None:
         usage = Usage(
             output_bytes=self._output_bytes,
             host_calls=self._calls,
             read_bytes=self._read_bytes,
             written_bytes=self._written_bytes,
         )
-        self._end(Ended("failed", usage, error_name="Unavailable", error_message=why))
+        self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
         if ended.outcome not in _OUTCOMES:
@@ -273,7 +272,7 @@ class Run:
                 answer = await self._answer(call)
             except OrvalhoError as error:
                 self._send_error(call, error)
-            except Exception:
+            except Exception:  # noqa: BLE001 -- a bug in one operation is told to its run alone
                 _log.exception("op.failed", extra={"run": self.job.run_id, "op": call.op})
                 self._send_error(call, OrvalhoError("the operation failed on the target's side"))
             else:

@@ -87,6 +87,7 @@ class Arrival:
     sender: Key
     delivery: Delivery | None
     started_at: float
+    is_written: bool = False
     gate: RunGate | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
 
@@ -106,10 +107,10 @@ class Ending:
     is_bytes: bool = False
 
     @classmethod
-    def of(cls, ended: Ended) -> Ending:
+    def of(cls, ended: Ended, gate: RunGate | None) -> Ending:
         """What the engine says. A run that was lost with this daemon ends as cancelled."""
         outcome = "cancelled" if ended.outcome == "lost" else ended.outcome
-        return cls(outcome, _error_of(ended), ended.usage, ended.result, ended.is_bytes)
+        return cls(outcome, _error_of(ended, gate), ended.usage, ended.result, ended.is_bytes)
 
 
 class ScriptHandler:
@@ -121,6 +122,7 @@ class ScriptHandler:
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         self._interrupted: set[str] = set()
         self._idle = anyio.Event()
+        self._resumed = anyio.Event()
 
     async def until_idle(self) -> None:
         """Until no script runs here."""
@@ -147,6 +149,7 @@ class ScriptHandler:
                     envelope=bodies.envelope, source=bodies.source, params=bodies.params
                 )
                 self.run_here(encode(message))
+        self._resumed.set()
 
     # ---- what comes -------------------------------------------------------------------------
 
@@ -176,6 +179,7 @@ class ScriptHandler:
         return found is not None
 
     async def _take(self, body: bytes, sender: Key, delivery: Delivery | None) -> None:
+        await self._resumed.wait()
         message = decode(body, RunScript)
         try:
             script = self._verify(message, sender)
@@ -185,6 +189,7 @@ class ScriptHandler:
         arrival = Arrival(script, message, sender, delivery, time.time())
         if arrival.run in self._interrupted:
             self._interrupted.discard(arrival.run)
+            arrival.is_written = True
             ending = Ending("interrupted", _INTERRUPTED)
         else:
             ending = await self._run_once(arrival)
@@ -281,6 +286,7 @@ class ScriptHandler:
             await self._house.store.transact(
                 "run.started", lambda connection: self._stage_started(connection, arrival)
             )
+            arrival.is_written = True
 
         return RunGate(
             run=arrival.run,
@@ -309,7 +315,7 @@ class ScriptHandler:
         async with self._house.jobs.open(job) as run:
             async for event in run:
                 if isinstance(event, Ended):
-                    return Ending.of(event)
+                    return Ending.of(event, arrival.gate)
                 await self._tell(arrival, event)
         raise Unavailable("the run ended without a word", where=arrival.run)
 
@@ -383,7 +389,7 @@ class ScriptHandler:
         Raises:
             Untrusted: its id has come before.
         """
-        if arrival.delivery is None or (arrival.gate is not None and arrival.gate.is_written):
+        if arrival.delivery is None or arrival.is_written:
             return
         call = arrival.script.call
         now = time.time()
@@ -407,8 +413,6 @@ class ScriptHandler:
             source=arrival.message.source,
             params=arrival.script.params,
         )
-        if arrival.gate is not None:
-            arrival.gate.is_written = True
 
     def _caller_name(self, arrival: Arrival) -> str:
         peer = self._peer(arrival)
@@ -548,7 +552,7 @@ _INTERRUPTED: Final = ScriptFailed(
 _CANCELLED: Final = ScriptFailed("the run was cancelled")
 
 
-def _error_of(ended: Ended) -> OrvalhoError | None:
+def _error_of(ended: Ended, gate: RunGate | None) -> OrvalhoError | None:
     if ended.outcome == "done":
         return None
     if ended.outcome == "limited":
@@ -561,6 +565,15 @@ def _error_of(ended: Ended) -> OrvalhoError | None:
     if ended.error_name == "Unavailable":
         return Unavailable(
             f"the run was lost: {ended.error_message}", hint="send it again, if that is right"
+        )
+    denied = gate.refusal_behind(ended.error_message or "") if gate else None
+    if denied is not None and ended.error_name == "Denied":
+        return Denied(
+            denied.message,
+            where=denied.where,
+            rule=denied.rule,
+            hint=denied.hint,
+            detail=ended.error_stack or None,
         )
     name = ended.error_name or "Error"
     return ScriptFailed(f"{name}: {ended.error_message}", detail=ended.error_stack or None)

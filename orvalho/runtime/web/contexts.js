@@ -15,14 +15,15 @@
       ? apply(fromBase64, Uint8Array, [value.$bytes]) : value;
   const call = (op, args) => {
     const error = new Error();   // made here, so that its stack leads to the guest's line
+    calls += 1;
+    if (calls === settings.calls + 1) emit('Hhost_calls');
+    if (calls > settings.calls) throw new RangeError('this run may make no more host calls');
+    const number = calls;
     return new Promise((resolve, reject) => {
       let list = '';
       for (let i = 0; i < args.length; i++) list += (i ? ',' : '') + encode(args[i]);
-      calls += 1;
-      if (calls === settings.calls + 1) emit('Hhost_calls');
-      if (calls > settings.calls) throw new RangeError('this run may make no more host calls');
-      emit(`C${calls} ${op} [${list}]`);
-      waiting[calls] = { __proto__: null, resolve, reject, error };
+      emit(`C${number} ${op} [${list}]`);
+      waiting[number] = { __proto__: null, resolve, reject, error };
     });
   };
   const answer = (id, isError, value) => {

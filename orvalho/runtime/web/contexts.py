@@ -13,7 +13,7 @@ import msgspec
 from orvalho.contexts.files import ContextFiles, Entry
 from orvalho.contexts.kv import KeyValue, check_key
 from orvalho.errors import InvalidInput
-from orvalho.runtime.job import HostCall
+from orvalho.runtime.bridge import HostCall
 
 G = TypeVar("G")
 

@@ -9,22 +9,21 @@ import msgspec
 
 from orvalho.runtime.engine import Problem
 
-
-# What daemon and zygote say, outside of msgpack since a worker's end of a pipe comes along: `F` (fork,
+# What daemon and zygote say, not in msgpack since a worker's end of a pipe comes along: `F` (fork,
 # with the descriptor) or `K` (kill) and a process number; then `S` (started) or `D` (died), the
 # number and its wait status.
 ZYGOTE_REQUEST: Final = struct.Struct("<cI")
 ZYGOTE_REPLY: Final = struct.Struct("<cIi")
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):
     pass
 
 
 # ---- to a worker ---------------------------------------------------------------------------
 
 
-class StartRun(_Message, tag=1):
+class StartRun(_Message, tag=1, frozen=True):
     """`run` is a number of the pool's own. `params` is JSON."""
 
     run: int
@@ -40,7 +39,7 @@ class StartRun(_Message, tag=1):
     host_calls: int
 
 
-class AnswerCall(_Message, tag=2):
+class AnswerCall(_Message, tag=2, frozen=True):
     """`value` is JSON: the answer, or with `is_error` the properties of the Error."""
 
     run: int
@@ -49,11 +48,11 @@ class AnswerCall(_Message, tag=2):
     value: bytes
 
 
-class StopRun(_Message, tag=3):
+class StopRun(_Message, tag=3, frozen=True):
     run: int
 
 
-class CheckSource(_Message, tag=4):
+class CheckSource(_Message, tag=4, frozen=True):
     check: int
     filename: str
     source: str
@@ -65,19 +64,19 @@ ToWorker = StartRun | AnswerCall | StopRun | CheckSource
 # ---- from a worker -------------------------------------------------------------------------
 
 
-class Opened(_Message, tag=1):
+class Opened(_Message, tag=1, frozen=True):
     """The first thing a worker says. `missing` names the walls this system does not offer."""
 
     missing: tuple[str, ...]
 
 
-class Line(_Message, tag=2):
+class Line(_Message, tag=2, frozen=True):
     run: int
     level: str
     text: str
 
 
-class Call(_Message, tag=3):
+class Call(_Message, tag=3, frozen=True):
     """The guest calls `op`; `argument` is a JSON list."""
 
     run: int
@@ -86,7 +85,7 @@ class Call(_Message, tag=3):
     argument: bytes
 
 
-class RunEnded(_Message, tag=4):
+class RunEnded(_Message, tag=4, frozen=True):
     """`outcome`: done, failed, limited, cancelled. `result` is JSON, or bytes when `is_bytes`."""
 
     run: int
@@ -104,7 +103,7 @@ class RunEnded(_Message, tag=4):
     error_stack: str | None = None
 
 
-class Checked(_Message, tag=5):
+class Checked(_Message, tag=5, frozen=True):
     check: int
     problems: tuple[Problem, ...]
 

@@ -27,7 +27,7 @@ class Nursery:
         self._children: set[int] = set()
         self._incoming = b""
         self._control, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 -- our own interpreter and module
             [sys.executable, "-P", "-m", "orvalho.runtime.workers.zygote", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

@@ -50,8 +50,9 @@ class Guest(Protocol):
     def ended(self, ended: RunEnded) -> None:
         """The run is over."""
 
-    def lost(self, why: str) -> None:
-        """Its worker has died, and the run with it."""
+    def lost(self, outcome: str, why: str) -> None:
+        """Its worker has ended, and the run with it: "failed" when the worker died, "lost" when
+        the pool was closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class Worker:
         self.send(check)
         try:
             with anyio.fail_after(_CHECK_S):
-                return await future
+                problems: tuple[Problem, ...] = await future
+                return problems
         except TimeoutError:
             self.kill()
             raise Unavailable("the check of the script did not come to an end") from None
@@ -142,13 +144,13 @@ class Worker:
             self._missing,
         )
 
-    def lost(self, why: str) -> None:
+    def lost(self, outcome: str, why: str) -> None:
         """The process has ended. Tells all that wait for it."""
         self.is_gone = True
         self.pipe.close()
         guests, self._guests = self._guests, {}
         for guest in guests.values():
-            guest.lost(why)
+            guest.lost(outcome, why)
         for check in self._checks.values():
             if not check.done():
                 check.set_exception(Unavailable(why))
@@ -243,7 +245,7 @@ class Workers:
             timer.cancel()
         for worker in list(self._workers.values()):
             self._forget(worker)
-            worker.lost("Orvalho's daemon is stopping")
+            worker.lost("lost", "the daemon is stopping")
         self._nursery.close()
         self._nursery.wait()
 
@@ -286,7 +288,7 @@ class Workers:
             return
         self._deaths += 1
         self._forget(worker)
-        worker.lost(_cause(status))
+        worker.lost("failed", _cause(status))
 
     def _forget(self, worker: Worker) -> None:
         self._workers.pop(worker.id, None)

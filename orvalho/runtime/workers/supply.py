@@ -12,8 +12,6 @@ from typing import Final
 
 from orvalho.runtime.engine import Engine, Isolate
 
-# One is in use while the next is made; and V8 shares much between isolates as long as one lives,
-# without which each would cost half as much again.
 _SPARES: Final = 3
 _MOST_ALIVE: Final = 128
 
@@ -25,20 +23,22 @@ class Supply:
         self, engine: Engine, on_change: Callable[[int], None], on_first: Callable[[int], None]
     ) -> None:
         """`on_change` is called with the number of isolates whenever there will be more or fewer,
-        and `on_first` once, when the first are there."""
+        and `on_first` once, when the first is there."""
         self._engine = engine
         self._on_change = on_change
-        self._on_first: Callable[[int], None] | None = on_first
+        self._on_first = on_first
         self._loop = asyncio.get_running_loop()
         self._ready: deque[Isolate] = deque()
         self._wanted: deque[Callable[[Isolate], None]] = deque()
-        self._alive = 0
         self._being_made = 0
         self._to_make: SimpleQueue[None] = SimpleQueue()
         self._to_close: SimpleQueue[Isolate] = SimpleQueue()
-        for work in (self._make, self._make, self._close):
-            threading.Thread(target=work, daemon=True).start()
-        self._order()
+        # The first one stays as long as the worker does and serves nobody. V8 keeps what isolates
+        # share as long as one of them lives: making it anew costs half as much again as an isolate,
+        # and two threads that do so at the same time bring the process down.
+        self._anchor: Isolate | None = None
+        self._alive = 1
+        threading.Thread(target=self._begin, daemon=True).start()
 
     def take(self, use: Callable[[Isolate], None]) -> None:
         """Call `use` with an isolate: now, or as soon as there is one, in the order of asking."""
@@ -64,6 +64,8 @@ class Supply:
             os._exit(70)
 
     def _order(self) -> None:
+        if self._anchor is None:
+            return
         missing = len(self._wanted) + _SPARES - len(self._ready) - self._being_made
         missing = min(missing, _MOST_ALIVE - self._alive)
         if missing <= 0:
@@ -74,6 +76,16 @@ class Supply:
         for _ in range(missing):
             self._to_make.put(None)
 
+    def _begin(self) -> None:
+        self._loop.call_soon_threadsafe(self._begun, self._engine.open_isolate())
+
+    def _begun(self, anchor: Isolate) -> None:
+        self._anchor = anchor
+        self._on_first(self._alive)
+        for work in (self._make, self._make, self._close):
+            threading.Thread(target=work, daemon=True).start()
+        self._order()
+
     def _make(self) -> None:
         while True:
             self._to_make.get()
@@ -82,9 +94,6 @@ class Supply:
 
     def _made(self, isolate: Isolate) -> None:
         self._being_made -= 1
-        if self._on_first and not self._being_made:
-            self._on_first(self._alive)
-            self._on_first = None
         if self._wanted:
             self._wanted.popleft()(isolate)
         else:

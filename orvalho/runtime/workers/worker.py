@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from orvalho.runtime.engine import Answer, Engine, Isolate, Problem, Turn
 from orvalho.runtime.workers.messages import (

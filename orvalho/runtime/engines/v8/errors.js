@@ -2,7 +2,7 @@
 (kit, settings) => {
   'use strict';
   const { shifts } = settings, { apply, emit, stringify, String } = kit;
-  const { slice, indexOf, lastIndexOf, replace } = String.prototype;
+  const { slice, indexOf, lastIndexOf, replace } = kit;
   const { toString } = kit.Error.prototype;
 
   // `shifts` are the places where text was put into the guest's line to make a program of it.
@@ -22,7 +22,8 @@
     const before = apply(slice, text, [0, start]), after = apply(slice, text, [start + at.length]);
     const called = apply(replace, before, ['$out (', 'default (']), place = `:${line}:${original(line, column)}`;
     // The function that the whole file was put into has no name for the author.
-    const isFile = site.isEval() && after === ')';
+    const named = apply(indexOf, called, ['eval (']);
+    const isFile = named === 0 || (named === 6 && apply(slice, called, [0, 6]) === 'async ');
     return `\n    at ${isFile ? apply(replace, called, ['eval (', '']) + place : called + place + after}`;
   };
   const stack = (error, sites) => {

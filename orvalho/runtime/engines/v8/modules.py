@@ -6,6 +6,7 @@ a Shift, so that no line moves and every column can be told as it stands in the 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -84,7 +85,8 @@ class _Lowering:
         start = _BARE if is_bare else _MODULE
         end = b"\n}})" if is_bare else b"\n;return " + (self._default or b"") + b"})"
         self._inserts.insert(0, (0, start))
-        name = quote(filename, safe="/@:+,~!$&*()=;[]{}" + _beyond_ascii(filename))
+        # V8 takes no name with a space or a quote in it.
+        name = re.sub(r"[\s\"'%]", lambda found: quote(found[0]), filename)
         body, shifts = self._insert()
         return Program(
             f"{body}{end.decode()}\n//# sourceURL={name}",
@@ -181,7 +183,3 @@ class _Lowering:
 def _utf16(text: bytes | bytearray) -> int:
     characters = text.decode("utf-8", "replace")
     return len(characters) + sum(c > "\uffff" for c in characters)
-
-
-def _beyond_ascii(text: str) -> str:
-    return "".join(c for c in text if ord(c) > 127 and not c.isspace())

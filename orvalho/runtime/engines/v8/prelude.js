@@ -12,7 +12,7 @@
   'use strict';
   const global = globalThis, evaluate = eval;
   const { parse, stringify } = JSON, { apply, defineProperty } = Reflect;
-  const { split } = String.prototype, { toBase64 } = Uint8Array.prototype;
+  const { split, slice, indexOf, lastIndexOf, replace } = String.prototype, { toBase64 } = Uint8Array.prototype;
   const { getOwnPropertyDescriptor, getPrototypeOf } = Reflect;
   const brand = getOwnPropertyDescriptor(getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag).get;
   let records = '', inTurn = false, notified = false, notify, sources, settings;
@@ -37,7 +37,7 @@
     return made[name];
   };
   const kit = {
-    __proto__: null, apply, defineProperty, stringify, emit, isBytes, toBase64, use,
+    __proto__: null, apply, defineProperty, stringify, emit, isBytes, toBase64, use, slice, indexOf, lastIndexOf, replace,
     Error, RangeError, TypeError, Promise, String, Uint8Array, now: Date.now,
   };
   const fix = (object, name, value) => defineProperty(object, name, {
@@ -71,7 +71,11 @@
       else if (value === undefined) emit('U');
       else throw new kit.TypeError(`the result is a ${typeof value}, which JSON does not have`);
     } catch (error) {
-      use('threw')(error);
+      try {
+        use('threw')(error);
+      } catch {
+        emit('E["Error","it threw something that cannot be shown",""]');
+      }
     }
   });
 

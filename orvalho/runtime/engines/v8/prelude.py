@@ -10,7 +10,7 @@ from orvalho.runtime.web import scope
 
 # Between the parts. No source file has such a character.
 _SEPARATOR: Final = "\0"
-# A turn's records are bounded twice: by the run's limits, and by this for all that they do not name.
+# A turn's records are bounded by the run's limits, and by this for all that those do not name.
 _MOST_CHARACTERS: Final = 96 << 20
 
 
@@ -35,10 +35,11 @@ def _prelude(files: dict[str, str]) -> bytes:
     order = list(files)
     parts = {"stack": "errors.js", "threw": "errors.js", **scope.GLOBALS, **scope.PARTS}
     numbers = {name: order.index(file) for name, file in parts.items()}
+    names = json.dumps(list(scope.GLOBALS))
     text = (
         "((PARTS, GLOBALS, MOST_CHARACTERS) => Object.assign([], {enter:"
         f"{_compact(_read('prelude.js'))}}}))"
-        f"({json.dumps({'__proto__': None, **numbers})},{json.dumps(list(scope.GLOBALS))},{_MOST_CHARACTERS})"
+        f"({json.dumps({'__proto__': None, **numbers})},{names},{_MOST_CHARACTERS})"
         "\n//# sourceURL=orvalho:prelude"
     )
     return text.encode()

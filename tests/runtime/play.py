@@ -1,0 +1,60 @@
+"""Running a source and looking at what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from orvalho.policies.quota import Limits
+from orvalho.runtime.bridge import HostCall
+from orvalho.runtime.job import Ended, Job, Jobs, Output
+
+LIMITS = Limits(
+    wall_s=3.0, cpu_s=1.0, memory_bytes=48 << 20, output_bytes=3_000_000, host_calls=100
+)
+CALLER = {"id": "ed25519:a", "name": "gil"}
+TARGET = {"id": "ed25519:b", "name": "peer"}
+
+
+def make_job(
+    source: str,
+    *,
+    params: object = None,
+    context: str = "peer",
+    filename: str = "job.js",
+    limits: Limits = LIMITS,
+    ops: Mapping[str, HostCall] | None = None,
+) -> Job:
+    return Job(
+        run_id="r_1",
+        context=context,
+        filename=filename,
+        source=source,
+        params=json.dumps(params).encode(),
+        caller=CALLER,
+        target=TARGET,
+        limits=limits,
+        ops=ops or {},
+    )
+
+
+async def play(jobs: Jobs, source: str, **settings: Any) -> tuple[Ended, list[Output]]:
+    """How it ended, and its lines."""
+    lines: list[Output] = []
+    with anyio.fail_after(20):
+        async with jobs.open(make_job(source, **settings)) as run:
+            async for event in run:
+                if isinstance(event, Ended):
+                    return event, lines
+                lines.append(event)
+    raise AssertionError("a run ends with Ended")
+
+
+async def value_of(jobs: Jobs, source: str, **settings: Any) -> Any:
+    """The result, decoded; the run must be done."""
+    ended, _ = await play(jobs, source, **settings)
+    assert ended.outcome == "done", ended
+    return None if ended.result is None else json.loads(ended.result)

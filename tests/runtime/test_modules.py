@@ -1,0 +1,100 @@
+"""Lowering: what becomes of exports and imports, and that every position stays the author's."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orvalho.runtime.engines.v8.modules import lower
+
+
+def text(source: str) -> str:
+    return lower("job.js", source).text
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("export default function main() {}", "               function main() {}"),
+        ("export default async (a) => a", "       ;$out = async (a) => a;"),
+        ("export default class {}", "       ;$out = class {};"),
+        ("const a = 1;\nexport { a as default };", "const a = 1;\n"),
+        ("export const a = 1;", "       const a = 1;"),
+        ("#!/usr/bin/env orvalho\n1", "///usr/bin/env orvalho\n"),
+    ],
+)
+def test_an_export_is_overwritten_in_its_place(source: str, kept: str) -> None:
+    assert kept in text(source)
+
+
+def test_a_default_export_makes_a_module_and_its_lack_a_bare_script() -> None:
+    assert not lower("job.js", "export default 1").is_bare
+    assert lower("job.js", "export const a = 1").is_bare
+
+
+def test_a_bare_script_returns_its_last_expression() -> None:
+    assert "return a + 1" in text("const a = 1;\na + 1\n// done")
+    assert "return main()" in text("main();\nfunction main() {}")
+    assert "return" not in text("1;\nconst a = 2")
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "column", "word"),
+    [
+        ("import a from 'a'", 1, 1, "import is not possible"),
+        ("\n  const a = await import('a')", 2, 19, "import() is not possible"),
+        ("'é😀'; import.meta.url", 1, 8, "import.meta"),
+        ("export * from 'a'", 1, 1, "another file"),
+        ("export { a } from 'a'", 1, 1, "another file"),
+        ("export default 1;\nexport default 2", 2, 1, "more than one"),
+    ],
+)
+def test_what_needs_other_modules_is_refused_with_its_place(
+    source: str, line: int, column: int, word: str
+) -> None:
+    (problem,) = lower("job.js", source).problems
+    assert (problem.line, problem.column) == (line, column)
+    assert word in problem.message
+
+
+def test_all_problems_are_told_in_their_order() -> None:
+    problems = lower("job.js", "import('b')\nimport a from 'a'\n import('c')").problems
+    assert [(p.line, p.column) for p in problems] == [(1, 1), (2, 1), (3, 2)]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "let é = '😀'",
+                "f()",
+                "export default x",
+                "export const y = 1",
+                "// c",
+                "",
+                "({})",
+                ";",
+            ]
+        ),
+        max_size=6,
+    )
+)
+def test_no_line_moves_and_every_column_can_be_told(lines: list[str]) -> None:
+    source = "\n".join(lines)
+    program = lower("job.js", source)
+    for number, (before, after) in enumerate(zip(lines, program.text.split("\n"), strict=False), 1):
+        at = after.find("😀")
+        if at >= 0:
+            units = len(after[:at].encode("utf-16-le")) // 2
+            assert program.original_column(number, units + 1) == before.find("😀") + 1
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_text_is_there_is_a_program(source: str) -> None:
+    assert lower("job.js", source).text.endswith("//# sourceURL=job.js")
+
+
+def test_a_filename_cannot_end_its_comment() -> None:
+    assert text("1").count("\n") == lower("a b\n'\".js", "1").text.count("\n")
+    assert lower("größe 1.js", "1").text.endswith("sourceURL=größe%201.js")

@@ -1,0 +1,144 @@
+"""What a worker cannot do: tried inside a process that has put the same walls around itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orvalho.runtime.job import Jobs
+from tests.runtime.play import value_of
+
+linux = pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="system calls are filtered on Linux alone (x86-64, aarch64)",
+)
+
+PRISONER = """
+import ctypes, json, os, resource, socket, subprocess, sys, threading
+from orvalho.runtime.workers.walls import Memory, close_the_gate, leave_everything
+
+pipe = int(sys.argv[1])
+leave_everything(pipe)
+memory = Memory()
+missing = close_the_gate()
+
+def tried(action):
+    try:
+        action()
+        return "possible"
+    except OSError as error:
+        return error.strerror
+    except Exception as error:
+        return type(error).__name__
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+def call(name, *arguments):
+    ctypes.set_errno(0)
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+outcome = {
+    "read a file": tried(lambda: open("/etc/passwd")),
+    "write a file": tried(lambda: open("/tmp/orvalho-escape", "w")),
+    "list a directory": tried(lambda: os.listdir("/")),
+    "remove a file": tried(lambda: os.unlink("/tmp/orvalho-escape")),
+    "make a directory": tried(lambda: os.mkdir("/tmp/orvalho-escape")),
+    "change directory": tried(lambda: os.chdir("/")),
+    "make a socket": tried(lambda: socket.socket()),
+    "make a unix socket": tried(lambda: socket.socket(socket.AF_UNIX)),
+    "start a program": tried(lambda: os.execv("/bin/true", ["true"])),
+    "fork": tried(os.fork),
+    "signal another process": tried(lambda: os.kill(os.getppid(), 0)),
+    "trace another process": tried(lambda: call("ptrace", 16, os.getppid(), 0, 0)),
+    "make a file in memory": tried(lambda: os.memfd_create("x")),
+    "raise its limit of files": tried(
+        lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (10**6, 10**6))
+        if os.geteuid() else call("setpriority", 0, 0, -20)
+    ),
+}
+ran = []
+thread = threading.Thread(target=lambda: ran.append(1))
+thread.start()
+thread.join()
+status = {
+    "outcome": outcome,
+    "missing": missing,
+    "threads run": bool(ran),
+    "environment": list(os.environ),
+    "rss": memory.rss_bytes(),
+    "nice": os.nice(0),
+    "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+}
+os.write(pipe, json.dumps(status).encode())
+"""
+
+
+@pytest.fixture(scope="module")
+def prisoner() -> dict[str, object]:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        process = subprocess.run(
+            [sys.executable, "-c", PRISONER, str(writing)],
+            pass_fds=[writing],
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        os.close(writing)
+        told = pipe.read()
+    assert told, process.stderr.decode()
+    status: dict[str, object] = json.loads(told)
+    return status
+
+
+@linux
+def test_a_worker_can_reach_nothing_outside_itself(prisoner: dict[str, object]) -> None:
+    outcome = prisoner["outcome"]
+    assert isinstance(outcome, dict)
+    assert {what for what, how in outcome.items() if how != "Operation not permitted"} == set()
+    assert prisoner["missing"] == []
+
+
+@linux
+def test_it_can_still_do_its_own_work(prisoner: dict[str, object]) -> None:
+    assert prisoner["threads run"] is True
+    assert int(str(prisoner["rss"])) > 1 << 20
+
+
+@linux
+def test_it_has_no_environment_no_core_and_a_low_standing(prisoner: dict[str, object]) -> None:
+    assert (prisoner["environment"], prisoner["core"]) == ([], 0)
+    assert int(str(prisoner["nice"])) >= 5
+    assert int(str(prisoner["files"])) <= 32
+
+
+@linux
+@pytest.mark.anyio
+async def test_a_real_worker_holds_its_pipe_and_what_its_own_loop_needs(jobs: Jobs) -> None:
+    await value_of(jobs, "1")
+    worker = jobs.workers.list()[0]
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    assert "Seccomp:\t2" in status
+    assert "NoNewPrivs:\t1" in status
+    assert worker.missing == ()
+    try:
+        links = [os.readlink(link) for link in Path(f"/proc/{worker.pid}/fd").iterdir()]
+    except PermissionError:
+        pytest.skip("only root may look at the files of a process that is not dumpable")
+    beyond = [
+        link
+        for link in links
+        if not link.startswith(("anon_inode:[event", "socket:", "/dev/null"))
+        and not link.endswith("/statm")
+    ]
+    assert beyond == []
+    # The pipe, and the pair by which the event loop hears of signals.
+    assert sum(link.startswith("socket:") for link in links) <= 3
