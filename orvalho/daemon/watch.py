@@ -13,6 +13,8 @@ from watchfiles import awatch
 # short enough that the owner sees it as at once.
 _DEBOUNCE_MS: Final = 100
 _STEP_MS: Final = 50
+# How often the watching thread looks up to see whether it is to stop.
+_LOOK_UP_MS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,9 @@ async def watch_files(directory: Path) -> AsyncIterator[Changed]:
 
     The directory is watched and not the files: a file that is replaced by a rename is a new one.
     """
-    async for changes in awatch(directory, debounce=_DEBOUNCE_MS, step=_STEP_MS):
+    async for changes in awatch(
+        directory, debounce=_DEBOUNCE_MS, step=_STEP_MS, rust_timeout=_LOOK_UP_MS
+    ):
         paths = [Path(path).relative_to(directory) for _, path in changes]
         tops = {path.parts[0] for path in paths if path.parts}
         yield Changed(

@@ -80,7 +80,7 @@ def read_records(raw: bytes) -> list[Record]:
     Raises:
         InvalidInput: this was not written by our side of the isolate.
     """
-    if b"\\ud" in raw:
+    if b"\\" in raw and b"\\ud" in raw:
         raw = _whole_characters(raw)
     try:
         return [_read(line) for line in raw.split(b"\n") if line]

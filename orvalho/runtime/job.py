@@ -32,8 +32,6 @@ __all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]
 _log: Final = logging.getLogger(__name__)
 _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
-# How long a worker may take to end a run whose time is up, or that is cancelled, before it is taken
-# for stuck and killed.
 _GRACE_S: Final = 5.0
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
@@ -85,10 +83,12 @@ class Ended:
 
 
 class Jobs:
-    """Runs scripts in a pool of workers."""
+    """Runs scripts in a pool of workers. A worker that has not ended a run `grace_s` after its time
+    is up, or it was cancelled, is taken for stuck and killed."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, *, grace_s: float = _GRACE_S) -> None:
         self.workers = workers
+        self._grace_s = grace_s
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -99,7 +99,7 @@ class Jobs:
         Raises:
             Unavailable: no worker can be started.
         """
-        run = Run(job, next(self._numbers), self.workers)
+        run = Run(job, next(self._numbers), self.workers, self._grace_s)
         try:
             yield run
         finally:
@@ -117,9 +117,10 @@ class Jobs:
 class Run:
     """One run under way. Made by `Jobs.open`; iterated once."""
 
-    def __init__(self, job: Job, number: int, workers: Workers) -> None:
+    def __init__(self, job: Job, number: int, workers: Workers, grace_s: float) -> None:
         self.job = job
         self._number = number
+        self._grace_s = grace_s
         self._tasks = workers.tasks
         self._events: deque[Output | Ended] = deque()
         self._wake: asyncio.Event = asyncio.Event()
@@ -134,7 +135,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._worker: Worker = workers.worker_for(job.context)
         limits = job.limits
-        self._overdue = self._loop.call_later(limits.wall_s + _GRACE_S, self._kill_worker)
+        self._overdue = self._loop.call_later(limits.wall_s + grace_s, self._kill_worker)
         self._worker.start(
             StartRun(
                 run=number,
@@ -161,7 +162,7 @@ class Run:
             return
         self._worker.send(StopRun(run=self._number))
         self._overdue.cancel()
-        self._overdue = self._loop.call_later(_GRACE_S, self._kill_worker)
+        self._overdue = self._loop.call_later(self._grace_s, self._kill_worker)
 
     def abandon(self) -> None:
         """Nobody follows the run any more: stop it, if it is not over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
@@ -58,3 +58,10 @@ async def value_of(jobs: Jobs, source: str, **settings: Any) -> Any:
     ended, _ = await play(jobs, source, **settings)
     assert ended.outcome == "done", ended
     return None if ended.result is None else json.loads(ended.result)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for what is told to nobody: the end of a process, a message in a protocol."""
+    with anyio.fail_after(5):
+        while not holds():  # noqa: ASYNC110
+            await anyio.sleep(0.002)

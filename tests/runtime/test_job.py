@@ -13,7 +13,7 @@ import pytest
 
 from orvalho.errors import Denied, OrvalhoError
 from orvalho.runtime.job import Ended, Jobs, Output
-from tests.runtime.play import LIMITS, make_job, play, value_of
+from tests.runtime.play import LIMITS, make_job, play, until, value_of
 
 pytestmark = pytest.mark.anyio
 
@@ -254,9 +254,7 @@ async def test_leaving_the_block_stops_the_run_and_its_calls(jobs: Jobs) -> None
                     pass
     with anyio.fail_after(1):
         await stopped.wait()
-    with anyio.fail_after(2):
-        while any(worker.running for worker in jobs.workers.list()):
-            await anyio.sleep(0.01)
+    await until(lambda: not any(worker.running for worker in jobs.workers.list()))
 
 
 async def test_many_runs_at_once_each_get_their_own(jobs: Jobs) -> None:

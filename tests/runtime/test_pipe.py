@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from orvalho.runtime.workers.messages import (
     to_worker,
 )
 from orvalho.runtime.workers.pipe import MAX_FRAME_BYTES, Pipe, open_pipe
+from tests.runtime.play import until
 
 pytestmark = pytest.mark.anyio
 
@@ -51,12 +52,6 @@ async def one_end(decoder: Any) -> AsyncIterator[tuple[End, socket.socket]]:
         end.pipe.close()
         theirs.close()
         await anyio.lowlevel.checkpoint()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not holds():
-            await anyio.sleep(0.001)
 
 
 async def sent(*messages: Any) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.runtime.workers.pool import WorkerInfo, open_workers
-from tests.runtime.play import make_job, play, value_of
+from tests.runtime.play import make_job, play, until, value_of
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_a_worker_is_described(jobs: Jobs) -> None:
     assert worker.contexts == ("a", "b")
     assert worker.rss_bytes > 1 << 20
     assert abs(worker.started_at - time.time()) < 60
-    assert Path(f"/proc/{worker.pid}").exists() or not Path("/proc/self").exists()
+    assert _is_running(worker.pid)
 
 
 async def test_nothing_is_left_behind_for_another_run_or_context(jobs: Jobs) -> None:
@@ -69,10 +69,8 @@ async def test_when_a_worker_dies_its_runs_fail_and_say_so(jobs: Jobs) -> None:
     assert of_context(jobs, "doomed").pid != before.pid
 
 
-async def test_a_worker_that_hangs_is_killed_when_its_run_is_overdue(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orvalho.runtime.job._GRACE_S", 0.3)
+async def test_a_worker_that_hangs_is_killed_when_its_run_is_overdue(jobs: Jobs) -> None:
+    jobs = Jobs(jobs.workers, grace_s=0.3)
     await value_of(jobs, "1", context="stuck")
     worker = of_context(jobs, "stuck")
     os.kill(worker.pid, signal.SIGSTOP)
@@ -91,9 +89,7 @@ async def test_when_the_zygote_dies_another_one_is_started() -> None:
         await value_of(jobs, "1", context="a")
         zygote = _parent_of(workers.list()[0].pid)
         os.kill(zygote, signal.SIGKILL)
-        with anyio.fail_after(5):
-            while workers.list():
-                await anyio.sleep(0.01)
+        await until(lambda: not workers.list())
         assert await value_of(jobs, "2", context="a") == 2
 
 
@@ -113,9 +109,7 @@ async def test_closing_the_pool_ends_every_process_and_run() -> None:
         await anyio.sleep(0.1)
         pids = [workers.list()[0].pid, _parent_of(workers.list()[0].pid)]
     assert [event.outcome for event in ended] == ["lost"]
-    with anyio.fail_after(3):
-        while any(_is_running(pid) for pid in pids):
-            await anyio.sleep(0.01)
+    await until(lambda: not any(map(_is_running, pids)))
 
 
 async def test_the_daemons_cpu_rests_when_nothing_runs(jobs: Jobs) -> None:

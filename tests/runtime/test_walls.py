@@ -73,7 +73,7 @@ status = {
     "threads run": bool(ran),
     "environment": list(os.environ),
     "rss": memory.rss_bytes(),
-    "nice": os.nice(0),
+    "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
     "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
 }
@@ -125,20 +125,26 @@ def test_it_has_no_environment_no_core_and_a_low_standing(prisoner: dict[str, ob
 async def test_a_real_worker_holds_its_pipe_and_what_its_own_loop_needs(jobs: Jobs) -> None:
     await value_of(jobs, "1")
     worker = jobs.workers.list()[0]
-    status = Path(f"/proc/{worker.pid}/status").read_text()
+    status = _status(worker.pid)
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
     assert worker.missing == ()
+    files = _open_files(worker.pid)
+    known = ("anon_inode:[event", "pipe:", "socket:", "/dev/null", f"/proc/{worker.pid}/statm")
+    assert [file for file in files if not file.startswith(known)] == []
+    # Its pipe to the daemon, and the pair by which the event loop hears of signals.
+    assert sum(file.startswith("socket:") for file in files) <= 3
+    # The event loop's own, with both ends here.
+    pipes = [file for file in files if file.startswith("pipe:")]
+    assert all(pipes.count(pipe) == 2 for pipe in pipes)
+
+
+def _status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+def _open_files(pid: int) -> list[str]:
     try:
-        links = [os.readlink(link) for link in Path(f"/proc/{worker.pid}/fd").iterdir()]
+        return [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
     except PermissionError:
         pytest.skip("only root may look at the files of a process that is not dumpable")
-    beyond = [
-        link
-        for link in links
-        if not link.startswith(("anon_inode:[event", "socket:", "/dev/null"))
-        and not link.endswith("/statm")
-    ]
-    assert beyond == []
-    # The pipe, and the pair by which the event loop hears of signals.
-    assert sum(link.startswith("socket:") for link in links) <= 3

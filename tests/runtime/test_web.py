@@ -127,7 +127,8 @@ async def test_chacha20_is_that_of_the_rfc(jobs: Jobs) -> None:
 
 
 async def test_a_global_can_be_replaced_by_its_script(jobs: Jobs) -> None:
-    source = "const was = typeof setTimeout; setTimeout = 5; globalThis.console = 6; [was, setTimeout, console]"
+    source = """const was = typeof setTimeout; setTimeout = 5; globalThis.console = 6;
+      [was, setTimeout, console]"""
     assert await value_of(jobs, source) == ["function", 5, 6]
 
 

@@ -256,6 +256,7 @@ class Workers:
 
     def _start(self) -> Worker:
         if not self._nursery.is_alive:
+            self._nursery.wait()
             self._nursery = Nursery(self._died)
         worker = Worker(next(self._numbers), self._rest)
         ours, theirs = socket.socketpair()
