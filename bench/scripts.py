@@ -107,13 +107,23 @@ def against_ssh(warm: float) -> Iterator[Row]:
         command = [ssh, "-o", "BatchMode=yes", "localhost", node, str(job)]
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             taken = base.run(command, 10)
-            yield Row("the same, against ssh", ms(warm), f"`ssh localhost node` {ms(taken)}",
-                      times(taken, warm), "50x faster")
+            yield Row(
+                "the same, against ssh",
+                ms(warm),
+                f"`ssh localhost node` {ms(taken)}",
+                times(taken, warm),
+                "50x faster",
+            )
             return
     if node:
         taken = base.run([node, "-e", "console.log(1 + 1)"], 10)
-        yield Row("the same, against node alone (no sshd here)", ms(warm), f"`node` {ms(taken)}",
-                  times(taken, warm), "50x faster than ssh")
+        yield Row(
+            "the same, against node alone (no sshd here)",
+            ms(warm),
+            f"`node` {ms(taken)}",
+            times(taken, warm),
+            "50x faster than ssh",
+        )
 
 
 def sustained(pair: Pair) -> Iterator[Row]:

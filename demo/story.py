@@ -97,9 +97,7 @@ def tell(laptop: Device, phone: Device) -> None:
     )
 
     says("Another one wants to remove files: refused, with the reason, and what to do about it.")
-    laptop.types(
-        "script", "send", "peer@phone2", "rm-all.js", exits=3, shows="fs.remove.*policy/"
-    )
+    laptop.types("script", "send", "peer@phone2", "rm-all.js", exits=3, shows="fs.remove.*policy/")
     says("The phone's owner edits the policy and saves. The daemon has seen it at once.")
     policy = phone.home / "config/policy/peer.csv"
     line = "p, laptop, peer, fs.remove, /shared/albums/**, allow"

@@ -11,10 +11,10 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.trust import TrustBook
-from orvalho.control.messages import RunEnded, RunOutput
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.home import Home
+from orvalho.daemon.run_words import RunEvent
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
@@ -45,7 +45,7 @@ class House:
     jobs: Jobs
     node: Node
     runs: Runs
-    feed: Feed[RunOutput | RunEnded]
+    feed: Feed[RunEvent]
     started_at: float
     stop: Callable[[float], None]
     # How our side of a script answers its target: also for a target that is this very node.

@@ -80,11 +80,11 @@ class RunGate:
         Denied: the script did not declare it, or the policy refuses it.
         """
         if not self._is_declared(action, object_):
-            raise self._refused(self._undeclared(action, object_))
+            raise self.keep_refusal(self._undeclared(action, object_))
         decision = self.put(action, object_)
         if not decision.allowed:
             request = AccessRequest(self._subject, self._context, action, object_)
-            raise self._refused(refusal(request, decision))
+            raise self.keep_refusal(refusal(request, decision))
 
     async def begin_effect(self) -> None:
         if not self._begun:
@@ -104,7 +104,7 @@ class RunGate:
         the refusal was this gate's own and is known."""
         if any(error is known for known in self._refusals):
             return
-        self._refused(error)
+        self.keep_refusal(error)
         self._audit.note(
             Entry(
                 at=time.time(),
@@ -133,7 +133,8 @@ class RunGate:
             hint=f'add "{capability}" to needs in its header',
         )
 
-    def _refused(self, error: Denied) -> Denied:
+    def keep_refusal(self, error: Denied) -> Denied:
+        """Remember a refusal, for when the guest lets it through."""
         if len(self._refusals) < _KEPT:
             self._refusals.append(error)
         return error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from orvalho.control import messages as control
@@ -25,6 +27,21 @@ def run_state(run: Run) -> control.RunState:
         ended_at=run.ended_at,
         wall_ms=run.usage.wall_ms if run.state == "ended" else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """How a run ended, and how many lines it wrote: whoever has seen fewer can read the rest."""
+
+    reply: control.RunEnded
+    lines: int
+
+
+RunEvent = control.RunOutput | RunOver
+
+
+def run_over(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> RunOver:
+    return RunOver(ended_reply(ended, usage, peer=peer), len(ended.logs))
 
 
 def ended_reply(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> control.RunEnded:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
@@ -110,6 +111,7 @@ class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _COLUMNS: Final = tuple(field.name for field in msgspec.structs.fields(Run))
+_AT_HAND: Final = 1024
 _JSON: Final = ("needs", "wants", "exposed", "usage", "error")
 # Where a run may come from to get into a state.
 _BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
@@ -132,13 +134,24 @@ def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: f
 
 
 def stage_new(
-    connection: sqlite3.Connection, run: Run, *, envelope: bytes, source: str, params: bytes
+    connection: sqlite3.Connection,
+    run: Run,
+    *,
+    envelope: bytes,
+    source: str,
+    params: bytes,
+    ended: ScriptEnded | None = None,
 ) -> None:
-    """Raises:
-    Conflict: there is a run of that id.
+    """Write a run down; one that has `ended` already, together with how.
+
+    Raises:
+        Conflict: there is a run of that id.
     """
     connection.execute("insert or ignore into sources values (?, ?)", [run.digest, source])
     row = _row(run) | {"envelope": envelope, "params": params}
+    if ended is not None:
+        row |= {"state": "ended", **_ending(ended)}
+        stage_output(connection, ended.logs)
     marks = ", ".join(f":{name}" for name in row)
     try:
         connection.execute(f"insert into runs ({', '.join(row)}) values ({marks})", row)
@@ -166,12 +179,8 @@ def stage_ended(
         ended.run,
         "ended",
         ended_at=at,
-        outcome=ended.outcome,
-        result=ended.result,
-        is_bytes=int(ended.is_bytes),
-        receipt=ended.receipt,
         usage=_json(usage or Usage()),
-        error=_json(ended.error) if ended.error else None,
+        **_ending(ended),
     )
     if moved:
         # Lines of some other run do not belong here, whoever sends them.
@@ -190,6 +199,16 @@ class Runs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._open: OrderedDict[str, Run] = OrderedDict()
+
+    def opened(self, run: Run) -> None:
+        """Keep a run at hand that will soon be asked for; `closed` when it has ended."""
+        self._open[run.id] = run
+        if len(self._open) > _AT_HAND:
+            self._open.popitem(last=False)
+
+    def closed(self, run: str) -> None:
+        self._open.pop(run, None)
 
     async def newest(self, limit: int) -> list[Run]:
         """Newest first."""
@@ -206,6 +225,8 @@ class Runs:
 
     async def peek(self, run: str) -> Run | None:
         """The run of exactly this id, if there is one."""
+        if (at_hand := self._open.get(run)) is not None:
+            return at_hand
         found = await self._store.read(partial(_select, rest="where id = ?", by=[run]))
         return found[0] if found else None
 
@@ -280,6 +301,16 @@ def _select(connection: sqlite3.Connection, rest: str, by: Sequence[str | int]) 
 def _run(row: dict[str, Any]) -> Run:
     decoded = {name: msgspec.json.decode(row[name]) for name in _JSON if row[name] is not None}
     return msgspec.convert(row | decoded, Run)
+
+
+def _ending(ended: ScriptEnded) -> dict[str, Any]:
+    return {
+        "outcome": ended.outcome,
+        "result": ended.result,
+        "is_bytes": int(ended.is_bytes),
+        "receipt": ended.receipt,
+        "error": _json(ended.error) if ended.error else None,
+    }
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A daemon that loses its power at a chosen commit.
 
-    crashing_daemon.py HOME                          runs like any other
-    crashing_daemon.py HOME before run.ended 1       kills itself before the first such commit
+crashing_daemon.py HOME                          runs like any other
+crashing_daemon.py HOME before run.ended 1       kills itself before the first such commit
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orvalho.control.client import Client
+from orvalho.errors import OrvalhoError
 
 CRASHING = Path(__file__).with_name("crashing_daemon.py")
 LIMIT_S = 30.0
@@ -82,7 +83,7 @@ class Device:
         try:
             with Client(self.socket) as client:
                 client.ask_plain({"type": "status"})
-        except Exception:
+        except (OrvalhoError, OSError):
             return False
         return True
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.scenarios.devices import Device, two_devices, wait_until
 
 COUNT = """\
@@ -33,7 +34,9 @@ def outcome(device: Device) -> str | None:
 
 
 def counted(phone: Device, laptop: Device) -> int:
-    read = "// /// orvalho\n// needs = ['target.kv.read:count']\n// ///\nawait target.kv.get('count')"
+    read = (
+        "// /// orvalho\n// needs = ['target.kv.read:count']\n// ///\nawait target.kv.get('count')"
+    )
     file = laptop.home / "read.js"
     file.write_text(read)
     return json.loads(laptop.does("script", "send", "peer@phone2", str(file), "--wait")) or 0

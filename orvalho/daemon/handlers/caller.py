@@ -15,7 +15,7 @@ from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
-from orvalho.daemon.run_words import ended_reply, script_error
+from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.subjects import peer_subject
 from orvalho.errors import Denied, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers.desk import Delivery
@@ -86,7 +86,8 @@ class CallerHandler:
             delivery.done(connection)
 
         await house.store.transact("run.answered", keep)
-        house.feed.publish(run.id, ended_reply(ended, usage, peer=run.target))
+        house.runs.closed(run.id)
+        house.feed.publish(run.id, run_over(ended, usage, peer=run.target))
 
     def stage_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
         """A script of ours that could not be delivered ends here. On the store's thread, inside
@@ -105,7 +106,7 @@ class CallerHandler:
         )
         runs.stage_ended(connection, ended, at=time.time())
         self._loop.call_soon_threadsafe(
-            self._house.feed.publish, ended.run, ended_reply(ended, None, peer="")
+            self._house.feed.publish, ended.run, run_over(ended, None, peer="")
         )
 
     async def call(self, sender: Key, body: bytes) -> bytes:

@@ -17,6 +17,7 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import msgspec
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
@@ -27,7 +28,7 @@ from orvalho.daemon.handlers.target_calls import caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
-from orvalho.daemon.run_words import ended_reply, script_error
+from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import (
     Denied,
@@ -348,8 +349,7 @@ class ScriptHandler:
         told = self._as_told(arrival, answer)
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
-            self._stage_new(connection, arrival)
-            runs.stage_ended(connection, answer, at=now, usage=receipt.usage)
+            self._stage_end(connection, arrival, answer, receipt)
             for entry in self._entries(arrival, answer, now):
                 house.audit.stage(connection, entry)
             if arrival.delivery is None:
@@ -375,43 +375,68 @@ class ScriptHandler:
         if staged:
             house.node.flush(arrival.sender, *staged)
         house.feed.publish(
-            arrival.run, ended_reply(answer, receipt.usage, peer=self._address(arrival))
+            arrival.run, run_over(answer, receipt.usage, peer=self._address(arrival))
         )
 
     def _stage_started(self, connection: sqlite3.Connection, arrival: Arrival) -> None:
-        self._stage_new(connection, arrival)
-        runs.stage_started(connection, arrival.run, time.time())
-
-    def _stage_new(self, connection: sqlite3.Connection, arrival: Arrival) -> None:
-        """Write the run down, once: it may have been by its start. A script of this node was
-        written down when it was sent.
+        """The mark that it may have had an effect. A script of this node was written down when
+        it was sent.
 
         Raises:
             Untrusted: its id has come before.
         """
+        if arrival.delivery is not None:
+            self._stage_new(connection, arrival, self._row(arrival))
+        runs.stage_started(connection, arrival.run, time.time())
+
+    def _stage_end(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        answer: ScriptEnded,
+        receipt: Receipt,
+    ) -> None:
         if arrival.delivery is None or arrival.is_written:
+            runs.stage_ended(connection, answer, at=receipt.ended_at, usage=receipt.usage)
             return
-        call = arrival.script.call
+        row = msgspec.structs.replace(
+            self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
+        )
+        self._stage_new(connection, arrival, row, answer)
+
+    def _stage_new(
+        self,
+        connection: sqlite3.Connection,
+        arrival: Arrival,
+        row: Run,
+        ended: ScriptEnded | None = None,
+    ) -> None:
+        expires_at = arrival.script.call.expires_at
         now = time.time()
-        runs.stage_seen(connection, arrival.run, until=call.expires_at + 2 * SKEW_S, now=now)
+        runs.stage_seen(connection, arrival.run, until=expires_at + 2 * SKEW_S, now=now)
         runs.stage_new(
             connection,
-            Run(
-                id=arrival.run,
-                direction="received",
-                caller=self._caller_name(arrival),
-                target=self._address(arrival),
-                peer_key=key_text(arrival.sender),
-                filename=call.filename,
-                digest=arrival.script.script.digest,
-                needs=call.needs,
-                wants=call.wants,
-                created_at=arrival.started_at,
-                expires_at=call.expires_at,
-            ),
+            row,
             envelope=arrival.message.envelope,
             source=arrival.message.source,
             params=arrival.script.params,
+            ended=ended,
+        )
+
+    def _row(self, arrival: Arrival) -> Run:
+        call = arrival.script.call
+        return Run(
+            id=arrival.run,
+            direction="received",
+            caller=self._caller_name(arrival),
+            target=self._address(arrival),
+            peer_key=key_text(arrival.sender),
+            filename=call.filename,
+            digest=arrival.script.script.digest,
+            needs=call.needs,
+            wants=call.wants,
+            created_at=arrival.started_at,
+            expires_at=call.expires_at,
         )
 
     def _caller_name(self, arrival: Arrival) -> str:

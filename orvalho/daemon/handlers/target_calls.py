@@ -8,10 +8,10 @@ from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
-from orvalho.errors import Denied, from_code
+from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
-from orvalho.scripts.messages import CallerCall, CallerReply, decode, encode
+from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
 
 _CALLER_ANSWER_S = 60.0
 _EFFECTS = frozenset({"fs.write", "fs.mkdir", "fs.remove", "fs.move"})
@@ -22,6 +22,19 @@ def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, Hos
     calls = file_calls("target", context.files(gate.decide), gate)
     calls |= key_value_calls("target", house.values_of(context.name), gate)
     return {name: _audited(name, call, gate) for name, call in calls.items()}
+
+
+def _refused_there(told: ScriptError, gate: RunGate) -> OrvalhoError:
+    error = from_code(
+        told.code,
+        told.message,
+        where=told.where,
+        rule=told.rule,
+        hint=told.hint,
+        peer=told.peer,
+        detail=told.detail,
+    )
+    return gate.keep_refusal(error) if isinstance(error, Denied) else error
 
 
 def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
@@ -52,16 +65,7 @@ def caller_calls(house: House, sender: Key, run: str, gate: RunGate) -> dict[str
                 )
             reply = decode(raw, CallerReply)
             if reply.error is not None:
-                error = reply.error
-                raise from_code(
-                    error.code,
-                    error.message,
-                    where=error.where,
-                    rule=error.rule,
-                    hint=error.hint,
-                    peer=error.peer,
-                    detail=error.detail,
-                )
+                raise _refused_there(reply.error, gate)
             return reply.value or "null"
 
         return call

@@ -21,7 +21,14 @@ from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.peer_words import path_to
-from orvalho.daemon.run_words import ended_reply, failed, run_state
+from orvalho.daemon.run_words import (
+    RunEvent,
+    RunOver,
+    ended_reply,
+    failed,
+    run_over,
+    run_state,
+)
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import InvalidInput, NotFound
 from orvalho.peers import outbox
@@ -208,7 +215,8 @@ class ScriptOperations:
         if is_local:
             self._handler.run_here(body)
         else:
-            house.node.flush(destination.node_key)
+            house.runs.opened(run)
+            house.node.flush(destination.node_key, EnvelopeId(ulid_bytes(run.id)))
 
     def _queued(self, run: Run, state: str) -> control.RunQueued:
         return control.RunQueued(
@@ -231,17 +239,16 @@ class ScriptOperations:
             await asyncio.sleep(0.05)
         return False
 
-    async def _follow(
-        self, run: Run, events: asyncio.Queue[control.RunOutput | control.RunEnded]
-    ) -> Replies:
+    async def _follow(self, run: Run, events: asyncio.Queue[RunEvent]) -> Replies:
         """Its lines as they come, each once and in order; then how it ended."""
-        shown = -1
+        shown = 0
         while True:
             event = await events.get()
-            if isinstance(event, control.RunEnded):
-                for line in await self._house.runs.logs(run.id, after=shown):
-                    yield _output(line)
-                yield event
+            if isinstance(event, RunOver):
+                if event.lines > shown:  # some were lost on the way; the ending brought them all
+                    for line in await self._house.runs.logs(run.id, after=shown):
+                        yield _output(line)
+                yield event.reply
                 return
             if event.seq > shown:
                 shown = event.seq
@@ -311,7 +318,7 @@ class ScriptOperations:
                 yield _output(line)
             if not request.follow or run.state == "ended":
                 return
-            shown = lines[-1].seq if lines else -1
+            shown = lines[-1].seq if lines else 0
             async for reply in self._follow(run, events):
                 if isinstance(reply, control.RunOutput) and reply.seq > shown:
                     yield reply
@@ -327,9 +334,9 @@ class ScriptOperations:
                         f"{run.id} has not ended: it is {state.state}",
                         hint=f"orvalho script result {run.id} --wait",
                     )
-                while isinstance(event := await events.get(), control.RunOutput):
+                while not isinstance(event := await events.get(), RunOver):
                     continue
-                yield event
+                yield event.reply
                 return
         yield await self._ended(run)
 
@@ -377,7 +384,8 @@ class ScriptOperations:
             "run.withdrawn",
             lambda connection: runs.stage_ended(connection, ended, at=time.time()),
         )
-        self._house.feed.publish(run.id, ended_reply(ended, None, peer=run.target))
+        self._house.runs.closed(run.id)
+        self._house.feed.publish(run.id, run_over(ended, None, peer=run.target))
 
     async def why(self, request: control.Why) -> Replies:
         house = self._house

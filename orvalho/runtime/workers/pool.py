@@ -36,6 +36,9 @@ from orvalho.runtime.workers.pipe import Pipe, open_pipe
 
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
+# So many runs at once are much for one worker, and so many workers are enough for one context.
+_BUSY: Final = 12
+_MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
 
 
 class Guest(Protocol):
@@ -194,7 +197,7 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._checks = itertools.count(1)
-        self._by_context: dict[str, Worker] = {}
+        self._by_context: dict[str, list[Worker]] = {}
         self._workers: dict[int, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
@@ -202,16 +205,19 @@ class Workers:
         self._nursery = Nursery(self._died)
 
     def worker_for(self, context: str) -> Worker:
-        """The worker of that context; it is started when there is none.
+        """A worker of that context, which may run its next script. One is started when there is
+        none, and a further one when all have much to do: isolates of one process get in each
+        other's way, so that two processes do half as much again on two processors.
 
         Raises:
             Unavailable: no process can be started.
         """
-        worker = self._by_context.get(context)
-        if worker is None:
-            worker = self._with_room() or self._start()
+        own = self._by_context.setdefault(context, [])
+        worker = min(own, key=lambda worker: worker.running, default=None)
+        if worker is None or (worker.running >= _BUSY and len(own) < _MOST_PER_CONTEXT):
+            worker = self._with_room(context) or self._start()
             worker.contexts.add(context)
-            self._by_context[context] = worker
+            own.append(worker)
         timer = self._idle.pop(worker.id, None)
         if timer is not None:
             timer.cancel()
@@ -249,10 +255,11 @@ class Workers:
         self._nursery.close()
         self._nursery.wait()
 
-    def _with_room(self) -> Worker | None:
-        return next(
-            (w for w in self._workers.values() if len(w.contexts) < self.contexts_per_worker), None
-        )
+    def _with_room(self, context: str) -> Worker | None:
+        for worker in self._workers.values():
+            if len(worker.contexts) < self.contexts_per_worker and context not in worker.contexts:
+                return worker
+        return None
 
     def _start(self) -> Worker:
         if not self._nursery.is_alive:
@@ -295,7 +302,7 @@ class Workers:
         self._workers.pop(worker.id, None)
         self._idle.pop(worker.id, None)
         for context in worker.contexts:
-            del self._by_context[context]
+            self._by_context[context].remove(worker)
         worker.contexts = set()
 
 

@@ -82,7 +82,7 @@ class Supply:
     def _begun(self, anchor: Isolate) -> None:
         self._anchor = anchor
         self._on_first(self._alive)
-        for work in (self._make, self._make, self._close):
+        for work in (self._make, self._close):
             threading.Thread(target=work, daemon=True).start()
         self._order()
 
