@@ -177,15 +177,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-@asynccontextmanager
-async def open_store(
-    path: Path, migrations: Sequence[Migrations], on_commit: CommitHook | None = None
-) -> AsyncIterator[Store]:
-    """The database at `path`, made (mode 0600) and brought up to date, for the block's length.
-
-    Raises:
-        Unavailable: it cannot be opened, or was written by a newer version.
-    """
+def _prepare(path: Path, migrations: Sequence[Migrations]) -> None:
     try:
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -196,6 +188,18 @@ async def open_store(
         connection.close()
     except (OSError, sqlite3.Error) as error:
         raise Unavailable(f"the database cannot be opened: {error}", where=str(path)) from error
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path, migrations: Sequence[Migrations], on_commit: CommitHook | None = None
+) -> AsyncIterator[Store]:
+    """The database at `path`, made (mode 0600) and brought up to date, for the block's length.
+
+    Raises:
+        Unavailable: it cannot be opened, or was written by a newer version.
+    """
+    await asyncio.get_running_loop().run_in_executor(None, _prepare, path, migrations)
     store = Store(path, on_commit)
     try:
         yield store

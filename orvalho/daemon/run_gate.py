@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import anyio
+
 from orvalho.errors import Denied
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Audit, Entry, decided
@@ -55,6 +57,7 @@ class RunGate:
         self._audit = audit
         self._begin = begin
         self._begun = False
+        self._beginning = anyio.Lock()
         self._made: dict[tuple[str, str, bool], Deciding] = {}
         self._refusals: list[Denied] = []
         self.read_bytes = 0
@@ -87,9 +90,11 @@ class RunGate:
             raise self.keep_refusal(refusal(request, decision))
 
     async def begin_effect(self) -> None:
-        if not self._begun:
-            self._begun = True
-            await self._begin()
+        # The lock: a second effect waits until the mark of the first is durable.
+        async with self._beginning:
+            if not self._begun:
+                await self._begin()
+                self._begun = True
 
     def count(self, *, read_bytes: int = 0, written_bytes: int = 0) -> None:
         self.read_bytes += read_bytes

@@ -18,6 +18,7 @@ from typing import Final
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 
 from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
@@ -99,7 +100,8 @@ class Jobs:
         Raises:
             Unavailable: no worker can be started.
         """
-        run = Run(job, next(self._numbers), self.workers, self._grace_s)
+        worker = await self.workers.seat(job.context)
+        run = Run(job, next(self._numbers), worker, self.workers.tasks, self._grace_s)
         try:
             yield run
         finally:
@@ -117,11 +119,13 @@ class Jobs:
 class Run:
     """One run under way. Made by `Jobs.open`; iterated once."""
 
-    def __init__(self, job: Job, number: int, workers: Workers, grace_s: float) -> None:
+    def __init__(
+        self, job: Job, number: int, worker: Worker, tasks: TaskGroup, grace_s: float
+    ) -> None:
         self.job = job
         self._number = number
         self._grace_s = grace_s
-        self._tasks = workers.tasks
+        self._tasks = tasks
         self._events: deque[Output | Ended] = deque()
         self._wake: asyncio.Event = asyncio.Event()
         self._has_ended = False
@@ -133,7 +137,7 @@ class Run:
         self._read_bytes = 0
         self._written_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self._worker: Worker = workers.worker_for(job.context)
+        self._worker = worker
         limits = job.limits
         self._overdue = self._loop.call_later(limits.wall_s + grace_s, self._kill_worker)
         self._worker.start(

@@ -1,4 +1,4 @@
-"""Logging set-up: words for a terminal, JSON lines for a file. Loggers name events, not sentences."""
+"""Logging set-up: words for a terminal, JSON lines for a file. Loggers name events."""
 
 from __future__ import annotations
 

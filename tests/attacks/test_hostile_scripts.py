@@ -140,6 +140,15 @@ async def test_the_corpus_is_read_whole() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("bracket", ["(", "[", "{", "`${", "a=>", "!"])
+async def test_a_source_that_is_nested_without_end(jobs: Jobs, bracket: str) -> None:
+    ended = await end_of(jobs, job("hostile", bracket * 100_000, b"null"))
+    assert how(ended) in ("failed", CPU), ended
+    good = await end_of(jobs, job("hostile", "1 + 1", b"null"))
+    assert good.result == b"2"
+
+
+@pytest.mark.anyio
 async def test_after_all_that_the_hostile_context_still_runs_scripts(jobs: Jobs) -> None:
     ended = await end_of(jobs, job("hostile", "1 + 1", b"null"))
     assert ended.result == b"2"

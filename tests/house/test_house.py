@@ -79,7 +79,7 @@ def test_the_environment_is_read_in_few_places(module: Path) -> None:
         "cli/output.py",
         "cli/session.py",
         "cli/repl.py",
-        "runtime/workers/worker.py",
+        "runtime/workers/walls.py",
     }
     if name(module) not in allowed:
         assert "os.environ" not in module.read_text()

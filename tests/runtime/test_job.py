@@ -270,11 +270,28 @@ async def test_many_runs_at_once_each_get_their_own(jobs: Jobs) -> None:
     assert results == {n: n for n in range(60)}
 
 
+async def test_more_runs_than_a_worker_has_room_for_wait_for_their_turn(jobs: Jobs) -> None:
+    limits = msgspec.structs.replace(LIMITS, wall_s=2.0)
+    done: list[str] = []
+
+    async def one() -> None:
+        source = "await new Promise((r) => setTimeout(r, 200))"
+        ended, _ = await play(jobs, source, limits=limits)
+        done.append(ended.outcome)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(300):
+            tasks.start_soon(one)
+    assert done == ["done"] * 300
+
+
 async def test_a_check_tells_what_is_wrong_and_runs_nothing(jobs: Jobs) -> None:
     assert await jobs.check("a.js", "for (;;);") == ()
     (problem,) = await jobs.check("a.js", "let a;\n  let a;")
     assert (problem.line, problem.column) == (2, 7)
     assert "already been declared" in problem.message
+    (problem,) = await jobs.check("a.js", "(" * 100_000)
+    assert problem.line == 1
     problems = await jobs.check("a.js", "import 'a';\nimport('b')")
     assert [p.line for p in problems] == [1, 2]
 

@@ -12,106 +12,56 @@ import logging
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 import anyio.abc
-import msgspec
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
-from orvalho.contexts.names import Address
 from orvalho.contexts.trust import Peer
 from orvalho.control.messages import RunOutput
+from orvalho.daemon.ending import CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.target_calls import caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import (
-    Denied,
     LimitExceeded,
     NotFound,
     OrvalhoError,
-    ScriptFailed,
     Unavailable,
     Untrusted,
 )
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.policies.access import AccessRequest, Decision, Subject
-from orvalho.policies.audit import Entry, decided
+from orvalho.policies.audit import Entry
 from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
-from orvalho.policies.quota import Usage, narrow
+from orvalho.policies.quota import narrow
 from orvalho.runtime.job import Ended, HostCall, Job, Output
 from orvalho.scripts import runs
 from orvalho.scripts.messages import (
     CancelScript,
     RunScript,
     ScriptEnded,
-    ScriptError,
     ScriptOutput,
     decode,
     encode,
 )
-from orvalho.scripts.receipts import Receipt, Tried, sign_receipt
-from orvalho.scripts.runs import Run
-from orvalho.scripts.signing import SKEW_S, VerifiedScript, verify_script
+from orvalho.scripts.receipts import sign_receipt
+from orvalho.scripts.signing import VerifiedScript, verify_script
 
 _log = logging.getLogger(__name__)
 
 # An answer waits as long for its asker as anything may wait.
-_NO_USAGE: Final = Usage()
-# How a script asks for more of a limit, by the limit's name.
-_ASKED_BY: Final = {
-    "wall": 'timeout = "1m"',
-    "cpu": 'cpu = "20s"',
-    "memory": 'memory = "128MB"',
-    "output": 'output = "2MB"',
-    "host_calls": "host_calls = 20000",
-}
 _ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long after a script's end its answer may still be on its way.
 _ANSWER_GRACE_S: Final = 86_400.0
-
-
-@dataclass(slots=True)
-class Arrival:
-    """One script that has come, and what is known of it so far. `delivery` is None for a script
-    of this very node, which comes by no mail."""
-
-    script: VerifiedScript
-    message: RunScript
-    sender: Key
-    delivery: Delivery | None
-    started_at: float
-    is_written: bool = False
-    gate: RunGate | None = None
-    lines: list[ScriptOutput] = field(default_factory=list)
-
-    @property
-    def run(self) -> str:
-        return self.script.call.run
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ended, in the words of errors. `error` is None when it is done."""
-
-    outcome: str
-    error: OrvalhoError | None = None
-    usage: Usage = _NO_USAGE
-    result: bytes | None = None
-    is_bytes: bool = False
-
-    @classmethod
-    def of(cls, ended: Ended, gate: RunGate | None) -> Ending:
-        """What the engine says. A run that was lost with this daemon ends as cancelled."""
-        outcome = "cancelled" if ended.outcome == "lost" else ended.outcome
-        return cls(outcome, _error_of(ended, gate), ended.usage, ended.result, ended.is_bytes)
 
 
 class ScriptHandler:
@@ -119,6 +69,7 @@ class ScriptHandler:
 
     def __init__(self, house: House, tasks: anyio.abc.TaskGroup) -> None:
         self._house = house
+        self._record = RunRecord(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         self._interrupted: set[str] = set()
@@ -191,7 +142,7 @@ class ScriptHandler:
         if arrival.run in self._interrupted:
             self._interrupted.discard(arrival.run)
             arrival.is_written = True
-            ending = Ending("interrupted", _INTERRUPTED)
+            ending = Ending("interrupted", INTERRUPTED)
         else:
             ending = await self._run_once(arrival)
         await self._end(arrival, ending)
@@ -224,7 +175,7 @@ class ScriptHandler:
                 del self._running[arrival.run]
                 if not self._running:
                     self._idle.set()
-        return Ending("cancelled", _CANCELLED)
+        return Ending("cancelled", CANCELLED)
 
     # ---- decide, grant, reserve, run --------------------------------------------------------
 
@@ -268,7 +219,7 @@ class ScriptHandler:
                 ops=self._calls(arrival, context, gate),
             )
             ending = await self._follow(arrival, job)
-            lease.settle(self._used(arrival, ending.usage))
+            lease.settle(self._record.used(arrival, ending.usage))
         return ending
 
     def _subject(self, arrival: Arrival) -> Subject:
@@ -284,10 +235,13 @@ class ScriptHandler:
 
     def _gate(self, arrival: Arrival, subject: Subject) -> RunGate:
         async def begin() -> None:
-            await self._house.store.transact(
-                "run.started", lambda connection: self._stage_started(connection, arrival)
-            )
-            arrival.is_written = True
+            # Not to be cut: whether the mark stands must be known.
+            with anyio.CancelScope(shield=True):
+                await self._house.store.transact(
+                    "run.started",
+                    lambda connection: self._record.stage_started(connection, arrival),
+                )
+                arrival.is_written = True
 
         return RunGate(
             run=arrival.run,
@@ -336,21 +290,21 @@ class ScriptHandler:
         """One commit: the run with its receipt, the answer, and the end of its envelope."""
         house = self._house
         now = time.time()
-        receipt = self._receipt(arrival, ended, now)
+        receipt = self._record.receipt(arrival, ended, now)
         answer = ScriptEnded(
             run=arrival.run,
             outcome=ended.outcome,
             result=ended.result,
             is_bytes=ended.is_bytes,
-            error=_travelling(ended.error),
+            error=script_error(ended.error) if ended.error else None,
             receipt=sign_receipt(house.identity.node, receipt),
             logs=tuple(arrival.lines),
         )
-        told = self._as_told(arrival, answer)
+        told = self._record.as_told(arrival, answer)
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
-            self._stage_end(connection, arrival, answer, receipt)
-            for entry in self._entries(arrival, answer, now):
+            self._record.stage_end(connection, arrival, answer, receipt)
+            for entry in self._record.entries(arrival, answer, now):
                 house.audit.stage(connection, entry)
             if arrival.delivery is None:
                 return []
@@ -375,159 +329,7 @@ class ScriptHandler:
         if staged:
             house.node.flush(arrival.sender, *staged)
         house.feed.publish(
-            arrival.run, run_over(answer, receipt.usage, peer=self._address(arrival))
-        )
-
-    def _stage_started(self, connection: sqlite3.Connection, arrival: Arrival) -> None:
-        """The mark that it may have had an effect. A script of this node was written down when
-        it was sent.
-
-        Raises:
-            Untrusted: its id has come before.
-        """
-        if arrival.delivery is not None:
-            self._stage_new(connection, arrival, self._row(arrival))
-        runs.stage_started(connection, arrival.run, time.time())
-
-    def _stage_end(
-        self,
-        connection: sqlite3.Connection,
-        arrival: Arrival,
-        answer: ScriptEnded,
-        receipt: Receipt,
-    ) -> None:
-        if arrival.delivery is None or arrival.is_written:
-            runs.stage_ended(connection, answer, at=receipt.ended_at, usage=receipt.usage)
-            return
-        row = msgspec.structs.replace(
-            self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
-        )
-        self._stage_new(connection, arrival, row, answer)
-
-    def _stage_new(
-        self,
-        connection: sqlite3.Connection,
-        arrival: Arrival,
-        row: Run,
-        ended: ScriptEnded | None = None,
-    ) -> None:
-        expires_at = arrival.script.call.expires_at
-        now = time.time()
-        runs.stage_seen(connection, arrival.run, until=expires_at + 2 * SKEW_S, now=now)
-        runs.stage_new(
-            connection,
-            row,
-            envelope=arrival.message.envelope,
-            source=arrival.message.source,
-            params=arrival.script.params,
-            ended=ended,
-        )
-
-    def _row(self, arrival: Arrival) -> Run:
-        call = arrival.script.call
-        return Run(
-            id=arrival.run,
-            direction="received",
-            caller=self._caller_name(arrival),
-            target=self._address(arrival),
-            peer_key=key_text(arrival.sender),
-            filename=call.filename,
-            digest=arrival.script.script.digest,
-            needs=call.needs,
-            wants=call.wants,
-            created_at=arrival.started_at,
-            expires_at=call.expires_at,
-        )
-
-    def _caller_name(self, arrival: Arrival) -> str:
-        peer = self._peer(arrival)
-        node = peer.name if peer else self._house.name
-        return str(Address(arrival.script.call.caller.context, node))
-
-    def _address(self, arrival: Arrival) -> str:
-        return str(Address(arrival.script.call.target.context, self._house.name))
-
-    def _receipt(self, arrival: Arrival, ended: Ending, now: float) -> Receipt:
-        made = arrival.gate.made() if arrival.gate else ()
-        logs = "\n".join(line.text for line in arrival.lines)
-        return Receipt(
-            run=arrival.run,
-            script_sha256=arrival.script.script.digest,
-            filename=arrival.script.call.filename,
-            caller=self._caller_name(arrival),
-            caller_key=key_text(arrival.script.signed_by),
-            target=self._address(arrival),
-            outcome=ended.outcome,
-            error=ended.error.code if ended.error else None,
-            tried=tuple(
-                Tried(
-                    action=each.request.action,
-                    object=each.request.object,
-                    allowed=each.decision.allowed,
-                    rule=each.decision.rule.where if each.decision.rule else None,
-                )
-                for each in (made if self._explains_to(arrival) else ())
-            ),
-            usage=self._used(arrival, ended.usage),
-            result_sha256=_digest(ended.result),
-            output_sha256=_digest(logs.encode()) if logs else None,
-            started_at=arrival.started_at,
-            ended_at=now,
-        )
-
-    def _used(self, arrival: Arrival, usage: Usage) -> Usage:
-        gate = arrival.gate
-        if gate is None:
-            return usage
-        fields = {name: getattr(usage, name) for name in Usage.__struct_fields__}
-        return Usage(
-            **fields | {"read_bytes": gate.read_bytes, "written_bytes": gate.written_bytes}
-        )
-
-    def _entries(self, arrival: Arrival, answer: ScriptEnded, now: float) -> list[Entry]:
-        """What is allowed is written down at the end; refusals were at once."""
-        made = arrival.gate.made() if arrival.gate else ()
-        entries = [
-            decided(each.request, each.decision, at=now, run=arrival.run)
-            for each in made
-            if each.decision.allowed
-        ]
-        entries.append(
-            Entry(
-                at=now,
-                actor=self._caller_name(arrival),
-                context=arrival.script.call.target.context,
-                action="script.ended",
-                object=arrival.script.script.id,
-                allowed=answer.outcome == "done",
-                rule=answer.error.rule if answer.error else None,
-                run=arrival.run,
-                text=f"{arrival.script.call.filename}: {answer.outcome}",
-            )
-        )
-        return entries
-
-    def _explains_to(self, arrival: Arrival) -> bool:
-        whom = self._house.settings.config.policy.explain_to
-        peer = self._peer(arrival)
-        return whom == "all" or (whom == "own" and (peer is None or peer.relation == "own"))
-
-    def _as_told(self, arrival: Arrival, answer: ScriptEnded) -> ScriptEnded:
-        """The answer as far as our policy shares its reasons with the sender."""
-        error = answer.error
-        if error is None or error.code != Denied.code or self._explains_to(arrival):
-            return answer
-        bare = ScriptError(
-            code=error.code,
-            message=f"{self._address(arrival)} refuses this script",
-            hint=f"ask the owner of {self._house.name}",
-        )
-        return ScriptEnded(
-            run=answer.run,
-            outcome=answer.outcome,
-            error=bare,
-            receipt=answer.receipt,
-            logs=answer.logs,
+            arrival.run, run_over(answer, receipt.usage, peer=self._record.address(arrival))
         )
 
     async def _refuse_unverified(
@@ -568,45 +370,3 @@ class ScriptHandler:
         staged = await house.store.transact("run.refused", keep)
         if staged:
             house.node.flush(sender, *staged)
-
-
-_INTERRUPTED: Final = ScriptFailed(
-    "the target node stopped while the script was running; what it had done until then stays",
-    hint="look at what it did, and send it again if that is right",
-)
-_CANCELLED: Final = ScriptFailed("the run was cancelled")
-
-
-def _error_of(ended: Ended, gate: RunGate | None) -> OrvalhoError | None:
-    if ended.outcome == "done":
-        return None
-    if ended.outcome == "limited":
-        return LimitExceeded(
-            f"{ended.limit}: the run used up its limit",
-            hint=f"ask for more in its header: {_ASKED_BY[ended.limit or 'wall']}",
-        )
-    if ended.outcome in ("cancelled", "lost"):
-        return _CANCELLED
-    if ended.error_name == "Unavailable":
-        return Unavailable(
-            f"the run was lost: {ended.error_message}", hint="send it again, if that is right"
-        )
-    denied = gate.refusal_behind(ended.error_message or "") if gate else None
-    if denied is not None and ended.error_name == "Denied":
-        return Denied(
-            denied.message,
-            where=denied.where,
-            rule=denied.rule,
-            hint=denied.hint,
-            detail=ended.error_stack or None,
-        )
-    name = ended.error_name or "Error"
-    return ScriptFailed(f"{name}: {ended.error_message}", detail=ended.error_stack or None)
-
-
-def _digest(content: bytes | None) -> str | None:
-    return None if content is None else hashlib.sha256(content).hexdigest()
-
-
-def _travelling(error: OrvalhoError | None) -> ScriptError | None:
-    return None if error is None else script_error(error)

@@ -36,6 +36,8 @@ from orvalho.runtime.workers.pipe import Pipe, open_pipe
 
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
+# More wait: each takes an isolate, and of those a worker makes a limited number.
+_MOST_RUNNING: Final = 96
 # So many runs at once are much for one worker, and so many workers are enough for one context.
 _BUSY: Final = 12
 _MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
@@ -75,17 +77,18 @@ class WorkerInfo:
 class Worker:
     """The daemon's side of one worker process."""
 
-    def __init__(self, number: int, gone: Callable[[Worker], None]) -> None:
+    def __init__(self, number: int, idle: Callable[[Worker], None]) -> None:
         self.id = number
         self.pid = 0
         self.contexts: set[str] = set()
         self.runs = 0
         self.started_at = time.time()
         self.is_gone = False
-        self._gone = gone
+        self._idle = idle
         self._end_process: Callable[[int], None] | None = None
         self._is_doomed = False
         self._missing: tuple[str, ...] = ()
+        self._seats = asyncio.Semaphore(_MOST_RUNNING)
         self._guests: dict[int, Guest] = {}
         self._checks: dict[int, asyncio.Future[tuple[Problem, ...]]] = {}
         self.pipe = Pipe(from_worker(), self._received, self.kill)
@@ -110,6 +113,10 @@ class Worker:
         if self._end_process is not None:
             self._end_process(self.pid)
 
+    async def sit_down(self) -> None:
+        """Wait until one more run has room. Each run that has sat down is started."""
+        await self._seats.acquire()
+
     def start(self, start: StartRun, guest: Guest) -> None:
         self.runs += 1
         self._guests[start.run] = guest
@@ -117,7 +124,8 @@ class Worker:
 
     def forget(self, run: int) -> None:
         """Its guest is not interested any more."""
-        self._guests.pop(run, None)
+        if self._guests.pop(run, None) is not None:
+            self._vacate()
 
     def send(self, message: ToWorker) -> None:
         self.pipe.send(message)
@@ -154,6 +162,7 @@ class Worker:
         guests, self._guests = self._guests, {}
         for guest in guests.values():
             guest.lost(outcome, why)
+            self._seats.release()
         for check in self._checks.values():
             if not check.done():
                 check.set_exception(Unavailable(why))
@@ -181,8 +190,12 @@ class Worker:
         else:
             del self._guests[message.run]
             guest.ended(message)
-            if self.is_idle:
-                self._gone(self)
+            self._vacate()
+
+    def _vacate(self) -> None:
+        self._seats.release()
+        if self.is_idle:
+            self._idle(self)
 
 
 class Workers:
@@ -204,14 +217,22 @@ class Workers:
         self._deaths = 0
         self._nursery = Nursery(self._died)
 
-    def worker_for(self, context: str) -> Worker:
-        """A worker of that context, which may run its next script. One is started when there is
-        none, and a further one when all have much to do: isolates of one process get in each
-        other's way, so that two processes do half as much again on two processors.
+    async def seat(self, context: str) -> Worker:
+        """A worker that will run a script of that context, once it has room for one more.
 
         Raises:
             Unavailable: no process can be started.
         """
+        while True:
+            worker = self._worker_for(context)
+            await worker.sit_down()
+            if not worker.is_gone:
+                return worker
+
+    def _worker_for(self, context: str) -> Worker:
+        """A worker of that context. One is started when there is
+        none, and a further one when all have much to do: isolates of one process get in each
+        other's way, so that two processes do half as much again on two processors."""
         own = self._by_context.setdefault(context, [])
         worker = min(own, key=lambda worker: worker.running, default=None)
         if worker is None or (worker.running >= _BUSY and len(own) < _MOST_PER_CONTEXT):
@@ -246,13 +267,16 @@ class Workers:
         }
 
     def close(self) -> None:
-        """End all workers and the zygote. Blocks for a moment."""
+        """End all workers and the zygote."""
         for timer in self._idle.values():
             timer.cancel()
         for worker in list(self._workers.values()):
             self._forget(worker)
             worker.lost("lost", "the daemon is stopping")
         self._nursery.close()
+
+    def wait_closed(self) -> None:
+        """Blocks until the zygote has ended."""
         self._nursery.wait()
 
     def _with_room(self, context: str) -> Worker | None:
@@ -317,6 +341,8 @@ async def open_workers(*, contexts_per_worker: int = 8) -> AsyncIterator[Workers
         finally:
             tasks.cancel_scope.cancel()
             workers.close()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(workers.wait_closed)
 
 
 def _cause(status: int | None) -> str:

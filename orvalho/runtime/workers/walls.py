@@ -43,7 +43,6 @@ def leave_everything(pipe: int) -> None:
 
 def close_the_gate() -> tuple[str, ...]:
     """The last walls. Answers the names of those that are missing."""
-    os.environ.clear()
     missing = []
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         missing.append("dumpable")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from orvalho.errors import Unavailable
 from orvalho.runtime.engine import Problem
 from orvalho.runtime.engines.v8.isolate import V8, V8Isolate
 from orvalho.runtime.engines.v8.modules import Program, lower
@@ -30,6 +31,8 @@ class V8Engine:
         isolate = self.open_isolate()
         try:
             problem = isolate.diagnose(program)
+        except Unavailable:
+            problem = Problem(1, 1, "it leaves the function it is put into, and does not end there")
         finally:
             isolate.close()
         return (problem,) if problem else ()

@@ -81,6 +81,7 @@ class V8Isolate:
         self._prepare = prepare
         self._report: Callable[[Turn], Any] = _ignore
         self._program: Program | None = None
+        self._is_diagnosed = False
         self._clock: int | None = None
         self._cpu_before_s = 0.0
         self._answered = threading.Event()
@@ -158,8 +159,12 @@ class V8Isolate:
     def _took(self, records: bytes) -> None:
         if self._program and records.startswith(b"X"):
             # The program did not compile. V8 tells where only to whoever compiles a whole script.
-            self._eval(self._program.text.encode(), self._first_id | _QUIET)
+            self._is_diagnosed = True
+            self._eval(self._program.text.encode(), self._first_id | _ASKED)
             return
+        if self._is_diagnosed and self._program:
+            problem = Problem(1, 1, "this cannot be compiled: it is nested too deeply")
+            records = _syntax_error(problem, self._program)
         self._report(Turn(records))
 
     def _broke(self, kind: int, text: bytes) -> None:
