@@ -179,12 +179,18 @@ def check_certificate(blob: bytes, by: Key, kind: CertificateKind) -> Certificat
     """
     if len(blob) > _CERTIFICATE_LIMIT_BYTES:
         raise Untrusted(f"a certificate has at most {_CERTIFICATE_LIMIT_BYTES} bytes")
+    return _checked(blob, by, kind)
+
+
+# The same few certificates come with every script; what held once holds again.
+@lru_cache(1024)
+def _checked(blob: bytes, by: Key, kind: CertificateKind) -> Certificate:
     signature, body = blob[:_SIGNATURE_BYTES], blob[_SIGNATURE_BYTES:]
     verify(by, _CERTIFICATE, body, signature)
     try:
         certificate = msgspec.msgpack.decode(body, type=Certificate)
         check_label(certificate.name)
-    except (msgspec.DecodeError, InvalidInput) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput) as error:
         raise Untrusted(f"the certificate is malformed: {error}") from error
     if certificate.kind != kind or len(certificate.key) != _KEY_BYTES:
         raise Untrusted(f"the certificate is not one of a {kind}", where=certificate.name)

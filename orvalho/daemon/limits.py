@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from orvalho.daemon.config import Config
+from functools import lru_cache
+
+from orvalho.daemon import config
 from orvalho.policies.quota import Allowance, Limits, parse_duration, parse_size
 
 
-def allowance(config: Config) -> Allowance:
-    limits = config.limits
+@lru_cache(4)  # asked for with every run, and changed by nobody but the owner
+def allowance(limits: config.Limits) -> Allowance:
     usual = Limits(
         wall_s=parse_duration(limits.wall),
         cpu_s=parse_duration(limits.cpu),

@@ -22,7 +22,7 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.trust import Peer
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.ending import CANCELLED, INTERRUPTED, Ending
-from orvalho.daemon.handlers.target_calls import caller_calls, target_calls
+from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
@@ -205,7 +205,7 @@ class ScriptHandler:
             return request, gate.put(capability.action, capability.object)
 
         grant(arrival.script.needs, (), decide)
-        limits = narrow(call.limits, allowance(house.settings.config))
+        limits = narrow(call.limits, allowance(house.settings.config.limits))
         async with house.ledger.reserve(subject.key, limits) as lease:
             job = Job(
                 run_id=arrival.run,
@@ -261,9 +261,12 @@ class ScriptHandler:
             return None
 
     def _calls(self, arrival: Arrival, context: Context, gate: RunGate) -> Mapping[str, HostCall]:
-        return target_calls(self._house, context, gate) | caller_calls(
-            self._house, arrival.sender, arrival.run, gate
-        )
+        def make() -> Mapping[str, HostCall]:
+            return target_calls(self._house, context, gate) | caller_calls(
+                self._house, arrival.sender, arrival.run, gate
+            )
+
+        return CallTable(make)
 
     async def _follow(self, arrival: Arrival, job: Job) -> Ending:
         """The run's lines go to its sender as they come; then its end."""

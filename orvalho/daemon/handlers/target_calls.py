@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key
@@ -15,6 +17,26 @@ from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decod
 
 _CALLER_ANSWER_S = 60.0
 _EFFECTS = frozenset({"fs.write", "fs.mkdir", "fs.remove", "fs.move"})
+
+
+class CallTable(Mapping[str, HostCall]):
+    """The calls of one run, by name; made when the first is made, since many scripts make none."""
+
+    def __init__(self, make: Callable[[], Mapping[str, HostCall]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _calls(self) -> Mapping[str, HostCall]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> HostCall:
+        return self._calls[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
 
 
 def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, HostCall]:

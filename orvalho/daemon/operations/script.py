@@ -265,7 +265,7 @@ class ScriptOperations:
         if not problems:
             manifest = read_manifest(script)
             needs, wants = tuple(map(str, manifest.needs)), tuple(map(str, manifest.wants))
-            granted = narrow(manifest.limits, allowance(self._house.settings.config))
+            granted = narrow(manifest.limits, allowance(self._house.settings.config.limits))
             limits = {
                 "wall_ms": round(granted.wall_s * 1000),
                 "cpu_ms": round(granted.cpu_s * 1000),
