@@ -56,6 +56,7 @@ def tables(database: Database) -> None:
             receipt blob
         ) strict""",
         "create index runs_by_state on runs (state, direction) where state <> 'ended'",
+        "create table large_params (run text primary key, params blob not null) strict",
         """create table run_logs (
             run text not null,
             seq integer not null,
@@ -112,6 +113,7 @@ class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
 
 _COLUMNS: Final = tuple(field.name for field in msgspec.structs.fields(Run))
 _AT_HAND: Final = 1024
+_LARGE_BYTES: Final = 4096
 _JSON: Final = ("needs", "wants", "exposed", "usage", "error")
 # Where a run may come from to get into a state.
 _BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
@@ -149,6 +151,10 @@ def stage_new(
     """
     connection.execute("insert or ignore into sources values (?, ?)", [run.digest, source])
     row = _row(run) | {"envelope": envelope, "params": params}
+    if len(params) > _LARGE_BYTES:
+        # Apart: a run's row is written again when it starts and ends.
+        connection.execute("insert or ignore into large_params values (?, ?)", [run.id, params])
+        row["params"] = b""
     if ended is not None:
         row |= {"state": "ended", **_ending(ended)}
         stage_output(connection, ended.logs)
@@ -265,8 +271,9 @@ def find(connection: sqlite3.Connection, prefix: str) -> Run:
 def bodies(connection: sqlite3.Connection, run: str) -> RunBodies:
     """See `Runs.bodies`."""
     row = connection.execute(
-        "select envelope, source, params, result, is_bytes, receipt"
-        " from runs join sources using (digest) where id = ?",
+        "select envelope, source, coalesce(large.params, runs.params), result, is_bytes, receipt"
+        " from runs join sources using (digest) left join large_params as large on run = id"
+        " where id = ?",
         [run],
     ).fetchone()
     if row is None:
