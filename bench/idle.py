@@ -25,10 +25,11 @@ def measure() -> Iterator[Row]:
         rss = rss_bytes(pid)
         yield Row("idle daemon, RSS", f"{rss / 1e6:.0f} MB", bar="80 MB")
         yield Row("idle daemon, CPU", f"{share:.2%} of a core", bar="0.5 %")
+        zygotes = children_of(pid)
         for child in children(pid):
-            name = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            name = "zygote" if child in zygotes else "worker"
             yield Row(
-                f"its process {name[-2].decode()[-40:] if len(name) > 1 else child}",
+                f"its {name}",
                 f"{rss_bytes(child) / 1e6:.0f} MB RSS, {private_bytes(child) / 1e6:.0f} MB private",
             )
         for number in range(_CONTEXTS):
@@ -52,6 +53,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
+    """Of all generations."""
+    return [process for child in children_of(pid) for process in (child, *children(child))]
+
+
+def children_of(pid: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -60,4 +66,4 @@ def children(pid: int) -> list[int]:
             continue
         if int(fields[1]) == pid:
             found.append(int(stat.parent.name))
-    return [process for child in found for process in (child, *children(child))]
+    return found

@@ -83,6 +83,9 @@ class Isolate(Protocol):
 class Engine(Protocol):
     """Runs one language. Made once in a process."""
 
+    def prepare(self, filename: str, source: str) -> None:
+        """Read a source before it is started, and keep that. For a long one call it in a thread."""
+
     def open_isolate(self) -> Isolate:
         """A fresh world, ready to start. Blocks for a millisecond: call it off the event loop.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,6 +90,16 @@ def test_no_line_moves_and_every_column_can_be_told(lines: list[str]) -> None:
         if at >= 0:
             units = len(after[:at].encode("utf-16-le")) // 2
             assert program.original_column(number, units + 1) == before.find("😀") + 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["(", "{", "`${", "!", "a;\n", "import('a');", "export default 1;\n", "import a from 'a'\n"],
+)
+def test_a_source_made_to_be_slow_is_read_soon(part: str) -> None:
+    started = time.monotonic()
+    lower("job.js", part * (300_000 // len(part)))
+    assert time.monotonic() - started < 3
 
 
 @given(st.text(max_size=60))

@@ -33,6 +33,7 @@ from orvalho.runtime.workers.walls import Memory, close_the_gate, leave_everythi
 
 _PIPE_BROKE: Final = 0
 _BUG: Final = 70
+_LONG_SOURCE: Final = 20_000
 
 
 def run_worker(pipe: int, engine: Engine) -> None:
@@ -78,7 +79,7 @@ class _Worker:
         self._memory = memory
         self._runs: dict[int, GuestRun] = {}
         self._turns: deque[tuple[GuestRun, Turn]] = deque()
-        self._checks = ThreadPoolExecutor(1)
+        self._reading = ThreadPoolExecutor(1)
         self._supply = Supply(
             self._engine, self._memory_for_isolates, on_first=self._memory.measure
         )
@@ -102,7 +103,7 @@ class _Worker:
                 if message.run in self._runs:
                     self._runs[message.run].cancel()
             else:
-                self._checks.submit(self._check, message)
+                self._reading.submit(self._check, message)
         for run in touched.values():
             run.go_on()
 
@@ -110,7 +111,15 @@ class _Worker:
         run = GuestRun(message, self.pipe.send, self._memory.rss_bytes, self._finished)
         self._runs[run.number] = run
         self._allow_memory()
-        self._supply.take(partial(self._begin, run))
+        if len(message.source) > _LONG_SOURCE:
+            self._reading.submit(self._read, run, message)
+        else:
+            self._supply.take(partial(self._begin, run))
+
+    def _read(self, run: GuestRun, message: StartRun) -> None:
+        """On a thread: a source that is made for it takes seconds to read."""
+        self._engine.prepare(message.filename, message.source)
+        self._loop.call_soon_threadsafe(self._supply.take, partial(self._begin, run))
 
     def _begin(self, run: GuestRun, isolate: Isolate) -> None:
         if run.is_over:

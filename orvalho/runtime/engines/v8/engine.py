@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Final
 
@@ -20,6 +21,11 @@ class V8Engine:
         self._v8 = V8()
         self._programs: OrderedDict[tuple[str, str], Program] = OrderedDict()
         self._kept_characters = 0
+        # Long sources are read on a thread of their own.
+        self._lock = threading.Lock()
+
+    def prepare(self, filename: str, source: str) -> None:
+        self._prepare(filename, source)
 
     def open_isolate(self) -> V8Isolate:
         return V8Isolate(self._v8, self._prepare)
@@ -40,13 +46,17 @@ class V8Engine:
     def _prepare(self, filename: str, source: str) -> Program:
         """The least recently used programs go when all together are too long."""
         key = (filename, source)
-        program = self._programs.get(key)
-        if program:
-            self._programs.move_to_end(key)
-            return program
-        program = self._programs[key] = lower(filename, source)
-        self._kept_characters += len(source)
-        while self._kept_characters > _KEPT_CHARACTERS:
-            (_, oldest), _ = self._programs.popitem(last=False)
-            self._kept_characters -= len(oldest)
+        with self._lock:
+            program = self._programs.get(key)
+            if program:
+                self._programs.move_to_end(key)
+                return program
+        program = lower(filename, source)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = program
+                self._kept_characters += len(source)
+            while self._kept_characters > _KEPT_CHARACTERS:
+                (_, oldest), _ = self._programs.popitem(last=False)
+                self._kept_characters -= len(oldest)
         return program

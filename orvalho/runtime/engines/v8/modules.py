@@ -12,15 +12,24 @@ from typing import Final
 from urllib.parse import quote
 
 import tree_sitter_javascript
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Language, Node, Parser
 
 from orvalho.runtime.engine import Problem
 
 _LANGUAGE: Final = Language(tree_sitter_javascript.language())
-_REFUSED: Final = Query(
-    _LANGUAGE,
-    "(import_statement) @import (call_expression function: (import) @call) (meta_property) @meta",
+# The words that no bare function may hold, wherever they stand; strings and comments hold them too.
+_WORDS: Final = re.compile(rb"\b(?:import|export)\b")
+_MOST_WORDS: Final = 2000
+_MOST_PROBLEMS: Final = 20
+# What may stand behind the last expression without being run after it.
+_SKIPPED: Final = (
+    "comment",
+    "empty_statement",
+    "function_declaration",
+    "generator_function_declaration",
 )
+_MOST_SKIPPED: Final = 100
+_TWICE: Final = "there is more than one export default"
 _IMPORT_HINT: Final = "modules are not supported in this version: put all code into one file"
 _MODULE: Final = b'(async function(){"use strict";let $out;'
 # In a block of its own, a script may use the names of its parameters again.
@@ -64,6 +73,9 @@ def lower(filename: str, source: str) -> Program:
 
 
 class _Lowering:
+    """Looks up the words that matter in the tree, and never walks the whole of it: a source of a
+    megabyte that is made for the purpose has half a million nodes, most of them children of one."""
+
     def __init__(self, source: str) -> None:
         raw = source.encode("utf-8", "replace")
         self._text = bytearray(raw)
@@ -73,10 +85,7 @@ class _Lowering:
         self._problems: list[Problem] = []
 
     def program(self, filename: str) -> Program:
-        self._refuse_imports()
-        exports = [node for node in self._root.children if node.type == "export_statement"]
-        for node in exports:
-            self._lower_export(node)
+        self._handle_words()
         if self._text.startswith(b"#!"):
             self._text[:2] = b"//"
         is_bare = self._default is None
@@ -89,47 +98,66 @@ class _Lowering:
         name = re.sub(r"[\s\"'%]", lambda found: quote(found[0]), filename)
         body, shifts = self._insert()
         return Program(
-            f"{body}{end.decode()}\n//# sourceURL={name}",
-            is_bare,
-            shifts,
-            tuple(sorted(self._problems, key=lambda problem: (problem.line, problem.column))),
+            f"{body}{end.decode()}\n//# sourceURL={name}", is_bare, shifts, tuple(self._problems)
         )
 
-    def _refuse_imports(self) -> None:
-        for kind, nodes in QueryCursor(_REFUSED).captures(self._root).items():
-            for node in nodes:
-                if kind != "meta":
-                    what = "import() is" if kind == "call" else "import is"
-                    self._problem(node, f"{what} not possible: {_IMPORT_HINT}")
-                elif (node.text or b"").startswith(b"import"):
-                    self._problem(node, "import.meta does not exist here: a script has no address")
+    def _handle_words(self) -> None:
+        places = [(found.start(), found.end()) for found in _WORDS.finditer(self._text)]
+        for start, end in places[:_MOST_WORDS]:
+            word = self._root.descendant_for_byte_range(start, end)
+            if word is None or word.parent is None:
+                continue
+            if word.type == "export" and word.parent.type == "export_statement":
+                self._lower_export(word.parent)
+            elif word.type == "import":
+                self._refuse_import(word, word.parent)
+            elif word.type == "meta_property" or word.parent.type == "meta_property":
+                self._refuse_meta(word)
+            if len(self._problems) >= _MOST_PROBLEMS:
+                return
+
+    def _refuse_import(self, word: Node, parent: Node) -> None:
+        if parent.type == "import" and parent.parent:
+            parent = parent.parent
+        if parent.type == "meta_property":
+            self._refuse_meta(word)
+        elif parent.type == "call_expression":
+            self._problem(word, f"import() is not possible: {_IMPORT_HINT}")
+        elif parent.type == "import_statement":
+            self._problem(word, f"import is not possible: {_IMPORT_HINT}")
+
+    def _refuse_meta(self, node: Node) -> None:
+        self._problem(node, "import.meta does not exist here: a script has no address")
 
     def _lower_export(self, node: Node) -> None:
         if node.child_by_field_name("source"):
-            return self._problem(
-                node, f"exporting from another file is not possible: {_IMPORT_HINT}"
-            )
+            what = "exporting from another file is not possible"
+            return self._problem(node, f"{what}: {_IMPORT_HINT}")
         tokens = {child.type: child for child in node.children}
         clause, default = tokens.get("export_clause"), tokens.get("default")
         if clause:
             self._read_clause(clause)
             return self._blank(node.start_byte, node.end_byte)
         self._blank(tokens["export"].start_byte, tokens["export"].end_byte)
-        if default is None:
-            return None
-        named = node.child_by_field_name("declaration")
-        value = node.child_by_field_name("value")
-        name = named.child_by_field_name("name") if named else None
+        if default is not None:
+            self._lower_default(node, default)
+        return None
+
+    def _lower_default(self, node: Node, default: Node) -> None:
+        if self._default is not None:
+            return self._problem(node, _TWICE)
+        declared = node.child_by_field_name("declaration")
+        name = declared.child_by_field_name("name") if declared else None
+        value = node.child_by_field_name("value") or declared
         if name:
             self._blank(default.start_byte, default.end_byte)
-            self._export(node, name.text or b"")
-        elif value or named:
+            self._default = name.text
+        elif value:
             # As long as the word it replaces; and a semicolon on both sides, since without a line
             # of its own an expression would go on into what stands there.
             self._text[default.start_byte : default.end_byte] = b";$out ="
-            end = value or named
-            self._inserts.append((end.end_byte if end else 0, b";"))
-            self._export(node, b"$out")
+            self._inserts.append((value.end_byte, b";"))
+            self._default = b"$out"
         return None
 
     def _read_clause(self, clause: Node) -> None:
@@ -137,24 +165,20 @@ class _Lowering:
             alias = specifier.child_by_field_name("alias")
             name = specifier.child_by_field_name("name")
             if alias and name and alias.text == b"default":
-                self._export(specifier, name.text or b"")
-
-    def _export(self, node: Node, name: bytes) -> None:
-        if self._default is not None:
-            self._problem(node, "there is more than one export default")
-        self._default = name
+                if self._default is not None:
+                    return self._problem(specifier, _TWICE)
+                self._default = name.text
+        return None
 
     def _return_last_expression(self) -> None:
-        skipped = (
-            "comment",
-            "empty_statement",
-            "function_declaration",
-            "generator_function_declaration",
-        )
-        for node in reversed(self._root.children):
+        last = self._root.child_count - 1
+        for index in range(last, max(last - _MOST_SKIPPED, -1), -1):
+            node = self._root.child(index)
+            if node is None:
+                return
             if node.type == "expression_statement":
                 self._inserts.append((node.start_byte, b"return "))
-            if node.type not in skipped:
+            if node.type not in _SKIPPED:
                 return
 
     def _insert(self) -> tuple[str, tuple[Shift, ...]]:
