@@ -32,7 +32,7 @@ class Workers(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`contexts_per_worker`: 1 gives each context a process of its own."""
 
     contexts_per_worker: int = 8
-    runs_at_once: int = 64
+    runs_at_once: int = 128
     runs_at_once_per_peer: int = 64
 
 
@@ -93,6 +93,14 @@ _SIZES: Final = (
     "quota.context_bytes",
     "quota.kv_bytes",
     "delivery.per_peer_bytes",
+)
+_COUNTS: Final = (
+    "workers.contexts_per_worker",
+    "workers.runs_at_once",
+    "workers.runs_at_once_per_peer",
+    "limits.host_calls",
+    "quota.context_files",
+    "delivery.per_peer_count",
 )
 _CHOICES: Final = {
     "log.level": ("debug", "info", "warning", "error"),
@@ -191,6 +199,10 @@ def _merge(values: dict[str, Any], origins: dict[str, Origin], file: Path, direc
     try:
         text = file.read_bytes().decode()
         parsed = tomllib.loads(text)
+    except FileNotFoundError:  # taken away between our looking and our reading
+        return
+    except OSError as error:
+        raise InvalidInput(f"{name} cannot be read: {error.strerror}", where=str(file)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         found = re.search(r"at line (\d+), column (\d+)", str(error))
         where = f"{file}:{found[1]}:{found[2]}" if found else str(file)
@@ -250,7 +262,7 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Config
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
-    for key in ("workers.contexts_per_worker", "workers.runs_at_once", "quota.context_files"):
+    for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
     return config

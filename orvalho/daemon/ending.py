@@ -42,6 +42,9 @@ INTERRUPTED: Final = ScriptFailed(
     "the target node stopped while the script was running; what it had done until then stays",
     hint="look at what it did, and send it again if that is right",
 )
+BROKEN: Final = Unavailable(
+    "the target node broke over this script; its log says why", hint="tell its owner"
+)
 CANCELLED: Final = ScriptFailed("the run was cancelled")
 
 
@@ -51,7 +54,7 @@ def _error_of(ended: Ended, gate: RunGate | None) -> OrvalhoError | None:
     if ended.outcome == "limited":
         return LimitExceeded(
             f"{ended.limit}: the run used up its limit",
-            hint=f"ask for more in its header: {_ASKED_BY[ended.limit or 'wall']}",
+            hint=f"ask for more in its header: {_ASKED_BY.get(ended.limit or '', 'limits')}",
         )
     if ended.outcome in ("cancelled", "lost"):
         return CANCELLED

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# A watcher that does not read loses lines, not the run: the ending carries all of them again.
+# A watcher that does not read loses the oldest lines, not the end, which carries all of them.
 _BACKLOG: Final = 10_000
 
 
@@ -24,8 +24,9 @@ class Feed(Generic[T]):
 
     def publish(self, topic: str, item: T) -> None:
         for queue in self._watchers.get(topic, ()):
-            if not queue.full():
-                queue.put_nowait(item)
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(item)
 
     @contextmanager
     def watch(self, topic: str) -> Iterator[asyncio.Queue[T]]:

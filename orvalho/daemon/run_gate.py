@@ -33,7 +33,8 @@ class RunGate:
     """The gate of one run in front of one context (`runtime.web.contexts.Gate`).
 
     `side` is the context's part in the run, `grants` what the script declared and was granted,
-    `begin` makes the run's start durable; it is called before the first effect, once.
+    `begin` makes the run's start durable; it is called before the first effect, and again before
+    the next one if it failed. `explains`: whether refusals tell the rule.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RunGate:
         decide: Decide,
         audit: Audit,
         begin: Callable[[], Awaitable[None]],
+        explains: bool = True,
     ) -> None:
         self._run = run
         self._side = side
@@ -56,6 +58,8 @@ class RunGate:
         self._ask = decide
         self._audit = audit
         self._begin = begin
+        self._explains = explains
+        self._taken = 0
         self._begun = False
         self._beginning = anyio.Lock()
         self._made: dict[tuple[str, str, bool], Deciding] = {}
@@ -66,6 +70,12 @@ class RunGate:
     def made(self) -> tuple[Deciding, ...]:
         """Each different decision, in the order they first fell; the first 500 of them."""
         return tuple(self._made.values())
+
+    def take_allowed(self) -> list[Deciding]:
+        """What was allowed and has not been taken yet, for the audit log. From any thread."""
+        made = self.made()
+        new, self._taken = made[self._taken :], len(made)
+        return [each for each in new if each.decision.allowed]
 
     def put(self, action: str, object_: str) -> Decision:
         """The policy's answer, remembered for the receipt; a refusal is audited at once."""
@@ -87,7 +97,9 @@ class RunGate:
         decision = self.put(action, object_)
         if not decision.allowed:
             request = AccessRequest(self._subject, self._context, action, object_)
-            raise self.keep_refusal(refusal(request, decision))
+            raise self.keep_refusal(
+                refusal(request, decision) if self._explains else _bare(request)
+            )
 
     async def begin_effect(self) -> None:
         # The lock: a second effect waits until the mark of the first is durable.
@@ -143,3 +155,9 @@ class RunGate:
         if len(self._refusals) < _KEPT:
             self._refusals.append(error)
         return error
+
+
+def _bare(request: AccessRequest) -> Denied:
+    """For those whom the owner's reasons are not told: neither in an error, nor to a guest that
+    would pass them on."""
+    return Denied(f"{request.action} {request.object} is not allowed", where=request.object)

@@ -7,15 +7,17 @@ import hashlib
 import sqlite3
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address
+from orvalho.contexts.trust import Peer
 from orvalho.daemon.ending import Ending
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
-from orvalho.errors import Denied
+from orvalho.errors import Denied, LimitExceeded
 from orvalho.peers.desk import Delivery
 from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage
@@ -24,6 +26,10 @@ from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, Script
 from orvalho.scripts.receipts import Receipt, Tried
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S, VerifiedScript
+
+# What a line costs beside its text.
+_LINE_BYTES: Final = 100
+_MOST_LINE_BYTES: Final = 16 << 20
 
 
 @dataclass(slots=True)
@@ -35,14 +41,26 @@ class Arrival:
     message: RunScript
     sender: Key
     delivery: Delivery | None
+    peer: Peer | None
     started_at: float
     is_written: bool = False
+    is_answered: bool = True
     gate: RunGate | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
+    line_bytes: int = 0
 
     @property
     def run(self) -> str:
         return self.script.call.run
+
+    def add(self, line: ScriptOutput) -> None:
+        """Raises:
+        LimitExceeded: its lines, with what each costs on its way, are too much for an answer.
+        """
+        self.line_bytes += len(line.text) + _LINE_BYTES
+        if self.line_bytes > _MOST_LINE_BYTES:
+            raise LimitExceeded(f"output: a run's lines take at most {_MOST_LINE_BYTES} bytes")
+        self.lines.append(line)
 
 
 class RunRecord:
@@ -61,6 +79,8 @@ class RunRecord:
         if arrival.delivery is not None:
             self._stage_new(connection, arrival, self._row(arrival))
         runs.stage_started(connection, arrival.run, time.time())
+        self._stage_decisions(connection, arrival, time.time())
+        arrival.is_written = True
 
     def stage_end(
         self,
@@ -69,8 +89,12 @@ class RunRecord:
         answer: ScriptEnded,
         receipt: Receipt,
     ) -> None:
-        if arrival.delivery is None or arrival.is_written:
-            runs.stage_ended(connection, answer, at=receipt.ended_at, usage=receipt.usage)
+        self._stage_decisions(connection, arrival, receipt.ended_at)
+        self._house.audit.stage(connection, self._last_entry(arrival, answer, receipt.ended_at))
+        is_kept = (arrival.delivery is None or arrival.is_written) and runs.stage_ended(
+            connection, answer, at=receipt.ended_at, usage=receipt.usage
+        )
+        if is_kept or arrival.delivery is None:
             return
         row = msgspec.structs.replace(
             self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
@@ -113,8 +137,7 @@ class RunRecord:
         )
 
     def caller_name(self, arrival: Arrival) -> str:
-        peer = self._house.trust.by_key(arrival.script.caller_node)
-        node = peer.name if peer else self._house.name
+        node = arrival.peer.name if arrival.peer else self._house.name
         return str(Address(arrival.script.call.caller.context, node))
 
     def address(self, arrival: Arrival) -> str:
@@ -139,7 +162,7 @@ class RunRecord:
                     allowed=each.decision.allowed,
                     rule=each.decision.rule.where if each.decision.rule else None,
                 )
-                for each in (made if self._explains_to(arrival) else ())
+                for each in (made if self.explains_to(arrival) else ())
             ),
             usage=self.used(arrival, ended.usage),
             result_sha256=_digest(ended.result),
@@ -157,38 +180,36 @@ class RunRecord:
             **fields | {"read_bytes": gate.read_bytes, "written_bytes": gate.written_bytes}
         )
 
-    def entries(self, arrival: Arrival, answer: ScriptEnded, now: float) -> list[Entry]:
-        """What is allowed is written down at the end; refusals were at once."""
-        made = arrival.gate.made() if arrival.gate else ()
-        entries = [
-            decided(each.request, each.decision, at=now, run=arrival.run)
-            for each in made
-            if each.decision.allowed
-        ]
-        entries.append(
-            Entry(
-                at=now,
-                actor=self.caller_name(arrival),
-                context=arrival.script.call.target.context,
-                action="script.ended",
-                object=arrival.script.script.id,
-                allowed=answer.outcome == "done",
-                rule=answer.error.rule if answer.error else None,
-                run=arrival.run,
-                text=f"{arrival.script.call.filename}: {answer.outcome}",
-            )
-        )
-        return entries
+    def _stage_decisions(
+        self, connection: sqlite3.Connection, arrival: Arrival, now: float
+    ) -> None:
+        """What was allowed since the last time; what was refused was written down at once."""
+        for each in arrival.gate.take_allowed() if arrival.gate else ():
+            entry = decided(each.request, each.decision, at=now, run=arrival.run)
+            self._house.audit.stage(connection, entry)
 
-    def _explains_to(self, arrival: Arrival) -> bool:
+    def _last_entry(self, arrival: Arrival, answer: ScriptEnded, now: float) -> Entry:
+        return Entry(
+            at=now,
+            actor=self.caller_name(arrival),
+            context=arrival.script.call.target.context,
+            action="script.ended",
+            object=arrival.script.script.id,
+            allowed=answer.outcome == "done",
+            rule=answer.error.rule if answer.error else None,
+            run=arrival.run,
+            text=f"{arrival.script.call.filename}: {answer.outcome}",
+        )
+
+    def explains_to(self, arrival: Arrival) -> bool:
         whom = self._house.settings.config.policy.explain_to
-        peer = self._house.trust.by_key(arrival.script.caller_node)
-        return whom == "all" or (whom == "own" and (peer is None or peer.relation == "own"))
+        is_own = arrival.peer is None or arrival.peer.relation == "own"
+        return whom == "all" or (whom == "own" and is_own)
 
     def as_told(self, arrival: Arrival, answer: ScriptEnded) -> ScriptEnded:
         """The answer as far as our policy shares its reasons with the sender."""
         error = answer.error
-        if error is None or error.code != Denied.code or self._explains_to(arrival):
+        if error is None or error.code != Denied.code or self.explains_to(arrival):
             return answer
         bare = ScriptError(
             code=error.code,

@@ -56,6 +56,16 @@ def ended_reply(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> contro
     )
 
 
+def is_json_line(raw: bytes) -> bool:
+    """Whether it is one JSON value on one line, as it may stand in a reply."""
+    try:
+        raw.decode()
+        msgspec.json.decode(raw, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return False
+    return b"\n" not in raw
+
+
 def failed(error: ScriptError, *, peer: str | None = None) -> control.Failed:
     return control.Failed(
         code=error.code,

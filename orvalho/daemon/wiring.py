@@ -36,7 +36,7 @@ from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
-from orvalho.daemon.watch import watch_files
+from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
 from orvalho.peers import tally
@@ -262,7 +262,7 @@ class _Wiring:
     def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         node = NodeOperations(house)
         context = ContextOperations(house, self._announce)
-        peer = PeerOperations(house)
+        peer = PeerOperations(house, self.scripts, self._caller)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -343,16 +343,22 @@ class _Wiring:
     async def watch(self) -> None:
         """Policy, groups and settings are read again when their files change."""
         async for changed in watch_files(self._home.config):
-            if changed.policy:
-                await self._reload_policy()
-            if changed.groups:
-                house = self._built
-                read = await to_thread.run_sync(house.groups.reload)
-                house.problems["groups"] = read.problems
-                for change in read.changes:
-                    _log.info("group changed: %s", change)
-            if changed.config:
-                self._reload_config()
+            try:
+                await self._reload(changed)
+            except Exception:  # noqa: BLE001 -- the top of a task that must go on
+                _log.exception("reload.failed")
+
+    async def _reload(self, changed: Changed) -> None:
+        if changed.policy:
+            await self._reload_policy()
+        if changed.groups:
+            house = self._built
+            read = await to_thread.run_sync(house.groups.reload)
+            house.problems["groups"] = read.problems
+            for change in read.changes:
+                _log.info("group changed: %s", change)
+        if changed.config:
+            self._reload_config()
 
     async def _reload_policy(self) -> None:
         house = self._built

@@ -213,6 +213,10 @@ class Runs:
         if len(self._open) > _AT_HAND:
             self._open.popitem(last=False)
 
+    def at_hand(self, run: str) -> Run | None:
+        """A run that was `opened` and not `closed`."""
+        return self._open.get(run)
+
     def closed(self, run: str) -> None:
         self._open.pop(run, None)
 

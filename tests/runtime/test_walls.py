@@ -71,6 +71,7 @@ status = {
     "outcome": outcome,
     "missing": missing,
     "threads run": bool(ran),
+    "environment": list(os.environ),
     "rss": memory.rss_bytes(),
     "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
@@ -114,7 +115,7 @@ def test_it_can_still_do_its_own_work(prisoner: dict[str, object]) -> None:
 
 @linux
 def test_it_leaves_no_core_and_has_a_low_standing(prisoner: dict[str, object]) -> None:
-    assert prisoner["core"] == 0
+    assert (prisoner["environment"], prisoner["core"]) == ([], 0)
     assert int(str(prisoner["nice"])) >= 5
     assert int(str(prisoner["files"])) <= 32
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import sqlite3
 import time
+from collections import OrderedDict
+from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -15,14 +19,14 @@ from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
-from orvalho.daemon.run_words import run_over, script_error
-from orvalho.daemon.subjects import peer_subject
+from orvalho.daemon.run_words import is_json_line, run_over, script_error
+from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import Denied, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import Envelope
 from orvalho.peers.sending import Outcome, Undelivered
-from orvalho.policies.access import AccessRequest, Decision, Rule
-from orvalho.policies.audit import Entry
+from orvalho.policies.access import AccessRequest, Decision, Rule, Subject
+from orvalho.policies.audit import Entry, decided
 from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
 from orvalho.runtime.web.contexts import file_calls
@@ -36,10 +40,13 @@ from orvalho.scripts.messages import (
     decode,
     encode,
 )
-from orvalho.scripts.receipts import open_receipt
+from orvalho.scripts.receipts import Receipt, open_receipt
 from orvalho.scripts.runs import Run
 
 _log = logging.getLogger(__name__)
+
+_GATES: Final = 1024
+_OUTCOMES: Final = frozenset({"done", "failed", "refused", "limited", "cancelled", "interrupted"})
 
 
 class CallerHandler:
@@ -48,10 +55,15 @@ class CallerHandler:
     def __init__(self, house: House) -> None:
         self._house = house
         self._loop = asyncio.get_running_loop()
+        # One a run that reaches for its caller, so that what it is allowed is audited once.
+        self._gates: OrderedDict[str, RunGate] = OrderedDict()
 
     def output(self, sender: Key, body: bytes) -> None:
         """A line, live; the ending brings it again."""
         line = decode(body, ScriptOutput)
+        run = self._house.runs.at_hand(line.run)
+        if run is None or run.peer_key != key_text(sender):
+            return
         self._house.feed.publish(
             line.run,
             RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at),
@@ -62,6 +74,7 @@ class CallerHandler:
         twice, it changes nothing the second time."""
         house = self._house
         ended = decode(envelope.body, ScriptEnded)
+        was_unverified = not ended.run and ended.outcome == "refused"
         if not ended.run:
             # Refused before anything in it was believed: what it answers says which run it was.
             ended = msgspec.structs.replace(ended, run=f"r_{ulid_text(envelope.reply_to)}")
@@ -70,18 +83,18 @@ class CallerHandler:
             _log.warning("run.unknown", extra={"run": ended.run})
             return
         usage = None
-        if ended.receipt is not None:
-            try:
-                receipt = open_receipt(ended.receipt, envelope.sender)
-                if receipt.run != run.id or receipt.script_sha256 != run.digest:
-                    raise Untrusted("the receipt is about another run")
-                usage = receipt.usage
-            except Untrusted as error:
-                ended = _distrusted(ended, error)
+        try:
+            usage = None if was_unverified else check_answer(ended, run, envelope.sender).usage
+        except Untrusted as error:
+            ended = _distrusted(ended, error)
         now = time.time()
+        gate = self._gates.pop(run.id, None)
 
         def keep(connection: sqlite3.Connection) -> None:
             if runs.stage_ended(connection, ended, at=now, usage=usage):
+                for each in gate.take_allowed() if gate else ():
+                    entry = decided(each.request, each.decision, at=now, run=run.id)
+                    house.audit.stage(connection, entry)
                 house.audit.stage(connection, _entry(run, ended, now))
             delivery.done(connection)
 
@@ -105,9 +118,29 @@ class CallerHandler:
             ),
         )
         runs.stage_ended(connection, ended, at=time.time())
-        self._loop.call_soon_threadsafe(
-            self._house.feed.publish, ended.run, run_over(ended, None, peer="")
-        )
+        self._loop.call_soon_threadsafe(self._over, ended)
+
+    def _over(self, ended: ScriptEnded) -> None:
+        self._gates.pop(ended.run, None)
+        self._house.runs.closed(ended.run)
+        self._house.feed.publish(ended.run, run_over(ended, None, peer=""))
+
+    async def part_from(self, node_key: Key) -> None:
+        """The node is a peer no longer: what we sent it ends, whatever became of it there."""
+        for run in await self._house.runs.open_runs("sent"):
+            if run.peer_key != key_text(node_key):
+                continue
+            ended = ScriptEnded(
+                run=run.id,
+                outcome="cancelled",
+                error=ScriptError(
+                    code=Unavailable.code, message=f"{run.target} was forgotten meanwhile"
+                ),
+            )
+            await self._house.store.transact(
+                "run.parted", partial(runs.stage_ended, ended=ended, at=time.time())
+            )
+            self._over(ended)
 
     async def call(self, sender: Key, body: bytes) -> bytes:
         """A running script reaches for its caller: only into what was exposed for this run, or
@@ -127,24 +160,8 @@ class CallerHandler:
             raise NotFound("no such run was sent to this node", where=asked.run)
         if run.state == "ended":
             raise Denied("the run has ended, and its rights with it", where=asked.run)
-        peer = house.trust.by_key(sender)
-        target = parse_address(run.target)
-        if peer is None or target.context is None:
-            raise Denied("the target is no peer any more", where=run.target)
-        entry = peer.context(target.context)
         context = house.contexts.get(parse_address(run.caller).context or "")
-        gate = RunGate(
-            run=run.id,
-            side="caller",
-            subject=peer_subject(
-                peer, target.context, Key(entry.key) if entry else sender, house.groups
-            ),
-            context=context.name,
-            grants=Grants(tuple(_declared(run))),
-            decide=lambda request: self._decide(run, request),
-            audit=house.audit,
-            begin=_nothing,
-        )
+        gate = self._gates.get(run.id) or self._new_gate(run, context.name, sender)
         calls = file_calls("caller", context.files(gate.decide), gate)
         if asked.op not in calls:
             raise NotFound("there is no such call", where=asked.op)
@@ -153,6 +170,37 @@ class CallerHandler:
         except Denied as error:
             gate.note_escape(asked.op, error)
             raise
+
+    def _new_gate(self, run: Run, context: str, sender: Key) -> RunGate:
+        gate = RunGate(
+            run=run.id,
+            side="caller",
+            subject=self._target_subject(run, sender),
+            context=context,
+            grants=Grants(tuple(_declared(run))),
+            decide=lambda request: self._decide(run, request),
+            audit=self._house.audit,
+            begin=_nothing,
+        )
+        self._gates[run.id] = gate
+        if len(self._gates) > _GATES:
+            self._gates.popitem(last=False)
+        return gate
+
+    def _target_subject(self, run: Run, sender: Key) -> Subject:
+        """Raises:
+        Denied: the target is no peer any more.
+        """
+        house = self._house
+        name = parse_address(run.target).context or ""
+        if sender == house.identity.node.key:
+            key = house.contexts.get(name).key
+            return own_subject(house.name, sender, name, key, house.groups)
+        peer = house.trust.by_key(sender)
+        if peer is None:
+            raise Denied("the target is no peer any more", where=run.target)
+        entry = peer.context(name)
+        return peer_subject(peer, name, Key(entry.key) if entry else sender, house.groups)
 
     def _decide(self, run: Run, request: AccessRequest) -> Decision:
         decision = self._house.policy.decide(request)
@@ -188,6 +236,41 @@ def _exposing(number: int, request: AccessRequest, glob: str) -> Rule:
 
 def _declared(run: Run) -> list[Capability]:
     return [parse_capability(text) for text in (*run.needs, *run.wants)]
+
+
+def check_answer(ended: ScriptEnded, run: Run, target: Key) -> Receipt:
+    """The receipt of an answer, which must say what the answer says.
+
+    Raises:
+        Untrusted: it has none, or one about something else; or the result is not what it claims.
+    """
+    if ended.receipt is None:
+        raise Untrusted("the answer comes without a receipt", where=run.id)
+    receipt = open_receipt(ended.receipt, target)
+    lines = "\n".join(line.text for line in ended.logs)
+    said = (
+        run.id,
+        run.digest,
+        ended.outcome,
+        _digest(ended.result),
+        _digest(lines.encode() if lines else None),
+    )
+    signed = (
+        receipt.run,
+        receipt.script_sha256,
+        receipt.outcome,
+        receipt.result_sha256,
+        receipt.output_sha256,
+    )
+    if said != signed or ended.outcome not in _OUTCOMES:
+        raise Untrusted("the receipt is about another run, or another end of it", where=run.id)
+    if ended.result is not None and not ended.is_bytes and not is_json_line(ended.result):
+        raise Untrusted("the result is not the JSON that it claims to be", where=run.id)
+    return receipt
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _distrusted(ended: ScriptEnded, error: Untrusted) -> ScriptEnded:

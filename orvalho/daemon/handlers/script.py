@@ -11,7 +11,9 @@ import hashlib
 import logging
 import sqlite3
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import anyio
@@ -19,9 +21,9 @@ import anyio.abc
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
-from orvalho.contexts.trust import Peer
+from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
-from orvalho.daemon.ending import CANCELLED, INTERRUPTED, Ending
+from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
@@ -30,6 +32,7 @@ from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import (
+    Conflict,
     LimitExceeded,
     NotFound,
     OrvalhoError,
@@ -43,6 +46,7 @@ from orvalho.policies.audit import Entry
 from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow
+from orvalho.retry import Backoff
 from orvalho.runtime.job import Ended, HostCall, Job, Output
 from orvalho.scripts import runs
 from orvalho.scripts.messages import (
@@ -54,14 +58,17 @@ from orvalho.scripts.messages import (
     encode,
 )
 from orvalho.scripts.receipts import sign_receipt
+from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import VerifiedScript, verify_script
 
 _log = logging.getLogger(__name__)
 
-# An answer waits as long for its asker as anything may wait.
+# An answer waits for its asker as long as anything may wait.
 _ANSWER_LIFE_S: Final = 30 * 86_400.0
-# How long after a script's end its answer may still be on its way.
-_ANSWER_GRACE_S: Final = 86_400.0
+# How long a line waits for a sender that reads slowly.
+_TELL_S: Final = 1.0
+# Cancels that may overtake their scripts.
+_EARLY_CANCELS: Final = 1024
 
 
 class ScriptHandler:
@@ -72,7 +79,9 @@ class ScriptHandler:
         self._record = RunRecord(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
-        self._interrupted: set[str] = set()
+        # What had begun to change something when this node last stopped, and its end.
+        self._interrupted: dict[str, Run] = {}
+        self._cancelled_early: OrderedDict[tuple[Key, str], None] = OrderedDict()
         self._idle = anyio.Event()
         self._resumed = anyio.Event()
 
@@ -87,38 +96,54 @@ class ScriptHandler:
         is seen again; what this node sent to itself and had not begun is run now."""
         await self._house.store.transact(
             "run.expired",
-            lambda connection: runs.stage_expired(connection, time.time() - _ANSWER_GRACE_S),
+            lambda connection: runs.stage_expired(connection, time.time() - _ANSWER_LIFE_S),
         )
         found = await self._house.runs.open_runs("received")
-        self._interrupted = {run.id for run in found}
+        self._interrupted = {run.id: run for run in found}
         me = key_text(self._house.identity.node.key)
         for run in await self._house.runs.open_runs("sent"):
             if run.peer_key == me:
-                if run.state == "running":
-                    self._interrupted.add(run.id)
                 bodies = await self._house.runs.bodies(run.id)
                 message = RunScript(
                     envelope=bodies.envelope, source=bodies.source, params=bodies.params
                 )
-                self.run_here(encode(message))
+                self.run_here(encode(message), run if run.state == "running" else None)
         self._resumed.set()
 
     # ---- what comes -------------------------------------------------------------------------
 
     async def run(self, envelope: Envelope, delivery: Delivery) -> None:
         """A `script.run` envelope. Seen twice after a crash: see the top of this file."""
-        await self._take(envelope.body, envelope.sender, delivery)
+        await self._resumed.wait()
+        # A sender names the envelope like the run in it, so what had begun is known before its
+        # signature, which may have expired meanwhile, is looked at.
+        begun = self._interrupted.get(f"r_{ulid_text(delivery.envelope_id)}")
+        if begun is not None and begun.peer_key != key_text(envelope.sender):
+            begun = None
+        await self._take(envelope.body, envelope.sender, delivery, begun)
 
-    def run_here(self, body: bytes) -> None:
+    def run_here(self, body: bytes, begun: Run | None = None) -> None:
         """A script from this node to itself: the same way, without the mail."""
-        self._tasks.start_soon(self._take, body, self._house.identity.node.key, None)
+        self._tasks.start_soon(self._take_here, body, begun)
+
+    async def _take_here(self, body: bytes, begun: Run | None) -> None:
+        try:
+            await self._take(body, self._house.identity.node.key, None, begun)
+        except Exception:  # noqa: BLE001 -- the top of a handler
+            # Its row is still open: the next start takes it up again.
+            _log.exception("script.failed")
 
     async def cancel(self, envelope: Envelope, _delivery: Delivery) -> None:
-        """A `script.cancel` envelope. Harmless when it comes late, or twice."""
+        """A `script.cancel` envelope. Harmless when it comes late, or twice; one that overtakes
+        its script is remembered."""
         run = decode(envelope.body, CancelScript).run
         scope, sender = self._running.get(run, (None, None))
         if scope is not None and sender == envelope.sender:
             scope.cancel()
+            return
+        self._cancelled_early[envelope.sender, run] = None
+        if len(self._cancelled_early) > _EARLY_CANCELS:
+            self._cancelled_early.popitem(last=False)
 
     def is_running(self, run: str) -> bool:
         return run in self._running
@@ -130,37 +155,56 @@ class ScriptHandler:
             found[0].cancel()
         return found is not None
 
-    async def _take(self, body: bytes, sender: Key, delivery: Delivery | None) -> None:
-        await self._resumed.wait()
+    def stop_all_of(self, sender: Key) -> None:
+        """End what a node has running or waiting here."""
+        for scope, each in list(self._running.values()):
+            if each == sender:
+                scope.cancel()
+
+    async def _take(
+        self, body: bytes, sender: Key, delivery: Delivery | None, begun: Run | None
+    ) -> None:
         message = decode(body, RunScript)
         try:
-            script = self._verify(message, sender)
+            script = self._verify(message, sender, begun)
         except Untrusted as error:
             await self._refuse_unverified(message, sender, delivery, error)
             return
-        arrival = Arrival(script, message, sender, delivery, time.time())
-        if arrival.run in self._interrupted:
-            self._interrupted.discard(arrival.run)
+        peer = self._house.trust.by_key(script.caller_node)
+        arrival = Arrival(script, message, sender, delivery, peer, time.time())
+        if begun is not None:
             arrival.is_written = True
             ending = Ending("interrupted", INTERRUPTED)
+        elif (sender, arrival.run) in self._cancelled_early:
+            ending = Ending("cancelled", CANCELLED)
         else:
             ending = await self._run_once(arrival)
         await self._end(arrival, ending)
+        self._interrupted.pop(arrival.run, None)
 
-    def _verify(self, message: RunScript, sender: Key) -> VerifiedScript:
+    def _verify(self, message: RunScript, sender: Key, begun: Run | None) -> VerifiedScript:
+        """Raises:
+        Untrusted: see `verify_script`; or the run's id is in use here.
+        """
         house = self._house
         me = house.identity.node.key
+
+        def is_known(key: Key) -> bool:
+            return key == me or begun is not None or house.trust.by_key(key) is not None
+
         script = verify_script(
             message.envelope,
             message.source,
             message.params,
             node_key=me,
-            now=time.time(),
-            is_known_node=lambda key: key == me or house.trust.by_key(key) is not None,
+            now=begun.created_at if begun else time.time(),
+            is_known_node=is_known,
             sender=sender,
         )
-        if script.call.run in self._running:
-            raise Untrusted("this script was sent once before, and runs once")
+        run = script.call.run
+        is_ours = sender != me and house.runs.at_hand(run) is not None
+        if run in self._running or is_ours:
+            raise Untrusted("this script was sent once before, and runs once", where=run)
         return script
 
     async def _run_once(self, arrival: Arrival) -> Ending:
@@ -171,6 +215,10 @@ class ScriptHandler:
             except OrvalhoError as error:
                 limited = isinstance(error, LimitExceeded)
                 return Ending("limited" if limited else "refused", error)
+            except Exception:  # noqa: BLE001 -- the top of a run
+                # Never again: whatever broke may have come after an effect.
+                _log.exception("script.failed", extra={"run": arrival.run})
+                return Ending("failed", BROKEN)
             finally:
                 del self._running[arrival.run]
                 if not self._running:
@@ -194,7 +242,8 @@ class ScriptHandler:
             request = AccessRequest(
                 subject, call.target.context, "script.run", arrival.script.script.id
             )
-            raise refusal(request, decision if not decision.allowed else Decision(allowed=False))
+            denied = decision if not decision.allowed else Decision(allowed=False)
+            raise refusal(request, denied)
 
         def decide(capability: Capability) -> tuple[AccessRequest, Decision] | None:
             if capability.side == "caller":
@@ -206,7 +255,8 @@ class ScriptHandler:
 
         grant(arrival.script.needs, (), decide)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
-        async with house.ledger.reserve(subject.key, limits) as lease:
+        # By the node: it can certify as many contexts as it likes.
+        async with house.ledger.reserve(key_text(arrival.sender), limits) as lease:
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
@@ -225,13 +275,9 @@ class ScriptHandler:
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
         name, key = call.caller.context, arrival.script.signed_by
-        peer = self._peer(arrival)
-        if peer is None:
+        if arrival.peer is None:
             return own_subject(house.name, house.identity.node.key, name, key, house.groups)
-        return peer_subject(peer, name, key, house.groups)
-
-    def _peer(self, arrival: Arrival) -> Peer | None:
-        return self._house.trust.by_key(arrival.script.caller_node)
+        return peer_subject(arrival.peer, name, key, house.groups)
 
     def _gate(self, arrival: Arrival, subject: Subject) -> RunGate:
         async def begin() -> None:
@@ -241,7 +287,6 @@ class ScriptHandler:
                     "run.started",
                     lambda connection: self._record.stage_started(connection, arrival),
                 )
-                arrival.is_written = True
 
         return RunGate(
             run=arrival.run,
@@ -252,6 +297,7 @@ class ScriptHandler:
             decide=self._house.policy.decide,
             audit=self._house.audit,
             begin=begin,
+            explains=self._record.explains_to(arrival),
         )
 
     def _context(self, name: str) -> Context | None:
@@ -281,25 +327,53 @@ class ScriptHandler:
         line = ScriptOutput(
             run=arrival.run, seq=output.seq, level=output.level, text=output.text, at=output.at
         )
-        arrival.lines.append(line)
+        arrival.add(line)
         shown = RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at)
         self._house.feed.publish(arrival.run, shown)
         if arrival.delivery is not None:
-            await self._house.node.tell(arrival.sender, "script.output", encode(line))
+            # A sender that reads slowly has the line from the ending.
+            with anyio.move_on_after(_TELL_S):
+                await self._house.node.tell(arrival.sender, "script.output", encode(line))
 
     # ---- keep -------------------------------------------------------------------------------
 
-    async def _end(self, arrival: Arrival, ended: Ending) -> None:
-        """One commit: the run with its receipt, the answer, and the end of its envelope."""
+    async def _end(self, arrival: Arrival, ending: Ending) -> None:
+        """One commit: the run with its receipt, the answer, and the end of its envelope. It is
+        tried until it succeeds: the script itself must not run again."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._keep(arrival, ending)
+                return
+            except (Untrusted, Conflict) as error:
+                # The run id was seen before: a replay. What it computed touched nothing.
+                untrusted = Untrusted(error.message, where=arrival.run)
+                await self._refuse_unverified(
+                    arrival.message, arrival.sender, arrival.delivery, untrusted
+                )
+                return
+            except LimitExceeded as error:
+                # The answer is too large, or its sender has too many waiting already.
+                _log.warning("answer.refused", extra={"run": arrival.run, "why": error.message})
+                if not arrival.lines and ending.result is None:
+                    arrival.is_answered = False
+                arrival.lines.clear()
+                ending = Ending("limited", error, ending.usage)
+            except Unavailable as error:
+                _log.error("run.not-kept", extra={"run": arrival.run, "why": error.message})
+                backoff.failed(0.0)
+                await anyio.sleep(backoff.retry_at)
+
+    async def _keep(self, arrival: Arrival, ending: Ending) -> None:
         house = self._house
         now = time.time()
-        receipt = self._record.receipt(arrival, ended, now)
+        receipt = self._record.receipt(arrival, ending, now)
         answer = ScriptEnded(
             run=arrival.run,
-            outcome=ended.outcome,
-            result=ended.result,
-            is_bytes=ended.is_bytes,
-            error=script_error(ended.error) if ended.error else None,
+            outcome=ending.outcome,
+            result=ending.result,
+            is_bytes=ending.is_bytes,
+            error=script_error(ending.error) if ending.error else None,
             receipt=sign_receipt(house.identity.node, receipt),
             logs=tuple(arrival.lines),
         )
@@ -307,32 +381,30 @@ class ScriptHandler:
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
             self._record.stage_end(connection, arrival, answer, receipt)
-            for entry in self._record.entries(arrival, answer, now):
-                house.audit.stage(connection, entry)
             if arrival.delivery is None:
                 return []
             arrival.delivery.done(connection)
-            return [
-                house.node.stage(
-                    connection,
-                    arrival.sender,
-                    "script.ended",
-                    encode(told),
-                    expires_at=now + _ANSWER_LIFE_S,
-                    reply_to=arrival.delivery.envelope_id,
-                )
-            ]
+            if not arrival.is_answered:
+                return []
+            return [self._answer(connection, arrival.sender, told, arrival.delivery)]
 
-        try:
-            staged = await house.store.transact("run.ended", keep)
-        except Untrusted as error:
-            # The run id was seen before: a replay. What it computed touched nothing.
-            await self._refuse_unverified(arrival.message, arrival.sender, arrival.delivery, error)
-            return
+        staged = await house.store.transact("run.ended", keep)
         if staged:
             house.node.flush(arrival.sender, *staged)
-        house.feed.publish(
-            arrival.run, run_over(answer, receipt.usage, peer=self._record.address(arrival))
+        house.runs.closed(arrival.run)
+        address = self._record.address(arrival)
+        house.feed.publish(arrival.run, run_over(answer, receipt.usage, peer=address))
+
+    def _answer(
+        self, connection: sqlite3.Connection, to: Key, answer: ScriptEnded, delivery: Delivery
+    ) -> EnvelopeId:
+        return self._house.node.stage(
+            connection,
+            to,
+            "script.ended",
+            encode(answer),
+            expires_at=time.time() + _ANSWER_LIFE_S,
+            reply_to=delivery.envelope_id,
         )
 
     async def _refuse_unverified(
@@ -359,17 +431,23 @@ class ScriptHandler:
             if delivery is None:
                 return []
             delivery.done(connection)
-            return [
-                house.node.stage(
-                    connection,
-                    sender,
-                    "script.ended",
-                    encode(answer),
-                    expires_at=time.time() + _ANSWER_LIFE_S,
-                    reply_to=delivery.envelope_id,
-                )
-            ]
+            return [self._answer(connection, sender, answer, delivery)]
 
         staged = await house.store.transact("run.refused", keep)
         if staged:
             house.node.flush(sender, *staged)
+        if delivery is None:
+            await self._end_unverified(message, error)
+
+    async def _end_unverified(self, message: RunScript, error: Untrusted) -> None:
+        """A script of this very node whose time ran out while it waited."""
+        house = self._house
+        for run in await house.runs.open_runs("sent"):
+            bodies = await house.runs.bodies(run.id)
+            if bodies.envelope == message.envelope:
+                ended = ScriptEnded(run=run.id, outcome="expired", error=script_error(error))
+                await house.store.transact(
+                    "run.expired",
+                    partial(runs.stage_ended, ended=ended, at=time.time()),
+                )
+                house.feed.publish(run.id, run_over(ended, None, peer=run.target))

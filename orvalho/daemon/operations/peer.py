@@ -10,6 +10,8 @@ from orvalho.contexts.names import parse_address
 from orvalho.contexts.trust import Peer, Relation
 from orvalho.control import messages as control
 from orvalho.daemon.greeting import read_greeting
+from orvalho.daemon.handlers.caller import CallerHandler
+from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.peer_words import path_to, peer_state, words_for
 from orvalho.peers.pairing import Paired, format_ticket, parse_ticket
@@ -20,8 +22,10 @@ Replies = AsyncIterator[control.Reply]
 class PeerOperations:
     """`orvalho peer ...` and `orvalho resolve`."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, scripts: ScriptHandler, caller: CallerHandler) -> None:
         self._house = house
+        self._scripts = scripts
+        self._caller = caller
 
     async def invite(self, request: control.PeerInvite) -> Replies:
         ticket = await self._house.node.invite(lifetime_s=request.expires_s, is_guest=request.guest)
@@ -47,7 +51,9 @@ class PeerOperations:
 
     async def remove(self, request: control.PeerRemove) -> Replies:
         peer = await self._house.trust.remove(request.name)
+        self._scripts.stop_all_of(peer.node_key)
         await self._house.node.forget(peer.node_key)
+        await self._caller.part_from(peer.node_key)
         yield control.Note(text=f"{peer.name} is forgotten: its key is refused from now on")
 
     async def resolve(self, request: control.Resolve) -> Replies:

@@ -240,18 +240,20 @@ class ScriptOperations:
         return False
 
     async def _follow(self, run: Run, events: asyncio.Queue[RunEvent]) -> Replies:
-        """Its lines as they come, each once and in order; then how it ended."""
-        shown = 0
+        """Its lines as they come, each once; then those that were lost on the way; then how it
+        ended."""
+        shown: set[int] = set()
         while True:
             event = await events.get()
             if isinstance(event, RunOver):
-                if event.lines > shown:  # some were lost on the way; the ending brought them all
-                    for line in await self._house.runs.logs(run.id, after=shown):
-                        yield _output(line)
+                if event.lines > len(shown):
+                    for line in await self._house.runs.logs(run.id):
+                        if line.seq not in shown:
+                            yield _output(line)
                 yield event.reply
                 return
-            if event.seq > shown:
-                shown = event.seq
+            if event.seq not in shown:
+                shown.add(event.seq)
                 yield event
 
     # ---- ask --------------------------------------------------------------------------------
@@ -318,9 +320,8 @@ class ScriptOperations:
                 yield _output(line)
             if not request.follow or run.state == "ended":
                 return
-            shown = lines[-1].seq if lines else 0
             async for reply in self._follow(run, events):
-                if isinstance(reply, control.RunOutput) and reply.seq > shown:
+                if isinstance(reply, control.RunOutput):
                     yield reply
 
     async def result(self, request: control.ScriptResult) -> Replies:
@@ -361,18 +362,21 @@ class ScriptOperations:
             yield control.Note(text=f"{run.id} is being stopped")
             return
         node_key = parse_key(run.peer_key)
-        is_away = run.direction == "sent" and not house.node.is_online(node_key)
-        if is_away and await house.node.withdraw(EnvelopeId(ulid_bytes(run.id))):
+        is_ours = run.direction == "sent"
+        if is_ours and await house.node.withdraw(EnvelopeId(ulid_bytes(run.id))):
             await self._end_here(run)
-            yield control.Note(text=f"{run.id} was taken back before {run.target} had it")
-            return
+            yield control.Note(text=f"{run.id} is taken back")
+            if not house.node.is_online(node_key):
+                return
+            # It may be on its way, or there already without our knowing.
         await house.node.post(
             node_key,
             "script.cancel",
             encode(CancelScript(run=run.id)),
             expires_at=run.expires_at,
         )
-        yield control.Note(text=f"{run.target} is told to stop {run.id}")
+        else_where = run.target if is_ours else run.caller
+        yield control.Note(text=f"{else_where} is told to stop {run.id}")
 
     async def _end_here(self, run: Run) -> None:
         ended = ScriptEnded(
@@ -407,7 +411,9 @@ class ScriptOperations:
         ]
         bodies = await house.runs.bodies(run.id)
         if not decisions and bodies.receipt is not None:
-            decisions = _decisions_of(bodies.receipt, parse_key(run.peer_key))
+            me = house.identity.node.key
+            ran_at = me if run.direction == "received" else parse_key(run.peer_key)
+            decisions = _decisions_of(bodies.receipt, ran_at)
         _, signed_by = open_sealed(bodies.envelope, SCRIPT_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
         yield control.WhyReply(
             state=await self._state(run),

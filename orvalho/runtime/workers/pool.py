@@ -263,6 +263,7 @@ class Workers:
             "workers": len(self._workers),
             "running": sum(worker.running for worker in self._workers.values()),
             "deaths": self._deaths,
+            "without_all_walls": sum(bool(w.info().missing) for w in self._workers.values()),
             "zygote_rss_bytes": _rss_bytes(self._nursery.pid),
         }
 

@@ -25,7 +25,7 @@ _BUDGET_BYTES: Final = 256 << 20
 
 
 def leave_everything(pipe: int) -> None:
-    """Right after the fork: no file but the pipe, and the lowest standing."""
+    """Right after the fork: no file but the pipe, no environment, the lowest standing."""
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
@@ -34,6 +34,7 @@ def leave_everything(pipe: int) -> None:
         if int(name) not in keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
+    os.environ.clear()
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, _MOST_FILES))

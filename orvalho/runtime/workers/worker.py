@@ -40,7 +40,6 @@ def run_worker(pipe: int, engine: Engine) -> None:
     """The whole life of a forked worker. Does not return."""
     try:
         leave_everything(pipe)
-        os.environ.clear()
         memory = Memory()
         # Before the event loop is made: libuv would keep a ring of io_uring, a second way into the
         # kernel that no filter sees. Each thread that is started later has the walls too.

@@ -249,7 +249,7 @@ def _problem(text: str, program: Program) -> Problem:
     found = _MESSAGE.match(text)
     if not found:
         return Problem(1, 1, text.strip().partition("\n")[0])
-    line = int(found[1])
+    line = max(1, int(found[1]))  # 0 when there was no room to say where
     return Problem(line, program.original_column(line, len(found[3]) + 1), found[2])
 
 

@@ -1,0 +1,80 @@
+"""Settings: files, environment and flags, the later the stronger; mistakes by file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orvalho.daemon import config
+from orvalho.errors import InvalidInput
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "config.toml").write_text('# mine\nname = "laptop"\n\n[log]\nlevel = "debug"\n')
+    return tmp_path
+
+
+def origin(loaded: config.LoadedConfig, key: str) -> str:
+    return next(where for name, _, where in loaded.settings if name == key)
+
+
+def test_each_value_names_where_it_comes_from(directory: Path) -> None:
+    (directory / "conf.d/10-q.toml").write_text('[quota]\nkv_bytes = "1MB"\n')
+    loaded = config.load(directory, {"ORVALHO_WORKERS_RUNS_AT_ONCE": "3"}, {"name": "flagged"})
+
+    assert loaded.config.name == "flagged"
+    assert loaded.config.workers.runs_at_once == 3
+    assert origin(loaded, "name") == "flag"
+    assert origin(loaded, "log.level") == "config.toml:5"
+    assert origin(loaded, "quota.kv_bytes") == "conf.d/10-q.toml:2"
+    assert origin(loaded, "workers.runs_at_once") == "ORVALHO_WORKERS_RUNS_AT_ONCE"
+    assert origin(loaded, "limits.wall") == "default"
+
+
+def test_conf_d_is_stronger_than_config_and_the_later_file_than_the_earlier(
+    directory: Path,
+) -> None:
+    for number, level in ((10, "info"), (20, "error")):
+        (directory / f"conf.d/{number}.toml").write_text(f'log.level = "{level}"\n')
+    assert config.load(directory, {}, {}).config.log.level == "error"
+    assert config.load(directory, {"ORVALHO_LOG_LEVEL": "info"}, {}).config.log.level == "info"
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "where"),
+    [
+        ("[log\n", "not TOML", "config.toml:1"),
+        ('name = "a"\n[lgo]\nlevel = "info"\n', 'did you mean "log.level"', "config.toml:3"),
+        ('name = "a"\nlisten = 7\n', "listen", "config.toml:2"),
+        ('name = "a"\n[log]\nlevel = "loud"\n', "one of debug", "config.toml:3"),
+        ('name = "a"\n[limits]\nwall = "soon"\n', "duration", "config.toml:3"),
+        ('name = "a"\n[quota]\ncontext_bytes = "much"\n', "size", "config.toml:3"),
+        ('name = "a"\n[workers]\ncontexts_per_worker = 0\n', "at least 1", "config.toml:3"),
+        ('[log]\nlevel = "info"\n', "no node name", "config.toml"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(directory: Path, text: str, told: str, where: str) -> None:
+    (directory / "config.toml").write_text(text)
+    with pytest.raises(InvalidInput) as caught:
+        config.load(directory, {}, {})
+    assert told in caught.value.message
+    assert where in (caught.value.where or "")
+
+
+def test_setting_a_value_keeps_the_comments(directory: Path) -> None:
+    assert config.set_value(directory, "workers.contexts_per_worker", "2")
+    assert not config.set_value(directory, "workers.contexts_per_worker", "2")
+    assert config.set_value(directory, "log.level", "info")
+
+    assert (directory / "config.toml").read_text().startswith("# mine\n")
+    loaded = config.load(directory, {}, {})
+    assert loaded.config.workers.contexts_per_worker == 2
+    assert loaded.config.log.level == "info"
+
+
+def test_an_unknown_key_cannot_be_set(directory: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"workers\.contexts_per_worker"):
+        config.set_value(directory, "workers.context_per_worker", "2")

@@ -1,0 +1,28 @@
+"""Trying again: pure rules, tested without waiting."""
+
+from __future__ import annotations
+
+from orvalho.retry import Backoff, FailureBudget
+
+
+def test_waits_double_up_to_a_limit_and_start_anew_after_success() -> None:
+    backoff = Backoff(first_wait_s=1, limit_s=5)
+    waits = []
+    for _ in range(5):
+        backoff.failed(now=100)
+        waits.append(backoff.retry_at - 100)
+    assert waits == [1, 2, 4, 5, 5]
+    backoff.succeeded()
+    backoff.failed(now=100)
+    assert backoff.retry_at == 101
+
+
+def test_jitter_shortens_a_wait_by_half_at_most() -> None:
+    backoff = Backoff(first_wait_s=8)
+    backoff.failed(now=0, jitter=0.999)
+    assert 4 <= backoff.retry_at < 4.01
+
+
+def test_a_budget_is_spent_by_many_failures_in_a_short_time() -> None:
+    budget = FailureBudget(limit=3, period_s=10)
+    assert [budget.failed(now) for now in (0, 20, 25, 29)] == [False, False, False, True]

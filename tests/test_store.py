@@ -1,0 +1,108 @@
+"""The one database: durable when it says so, each job by itself, many in one commit."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from orvalho.errors import Unavailable
+from orvalho.store import Store, open_store
+
+MIGRATIONS = Migrations("test")
+
+
+@MIGRATIONS()
+def create(database: Database) -> None:
+    database.execute("create table t (a integer primary key)")
+
+
+def put(value: int):
+    return lambda connection: connection.execute("insert into t values (?)", [value]).rowcount
+
+
+async def values(store: Store) -> list[int]:
+    rows = await store.read(lambda c: c.execute("select a from t order by a").fetchall())
+    return [row[0] for row in rows]
+
+
+@pytest.mark.anyio
+async def test_what_was_committed_is_there_after_a_new_start(tmp_path: Path) -> None:
+    for number in (1, 2):
+        async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+            await store.transact("t.put", put(number))
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        assert await values(store) == [1, 2]
+    assert stat.S_IMODE((tmp_path / "db").stat().st_mode) == 0o600
+
+
+@pytest.mark.anyio
+async def test_a_job_that_fails_takes_nobody_else_with_it(tmp_path: Path) -> None:
+    async def fails(store: Store) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("insert into t values (100)")
+            raise ValueError("on purpose")
+
+        with pytest.raises(ValueError, match="on purpose"):
+            await store.transact("t.fail", work)
+
+    async def succeeds(store: Store, number: int) -> None:
+        await store.transact("t.put", put(number))
+
+    async with (
+        open_store(tmp_path / "db", [MIGRATIONS]) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(20):
+            tasks.start_soon(succeeds, store, number)
+            tasks.start_soon(fails, store)
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        assert await values(store) == list(range(20))
+
+
+@pytest.mark.anyio
+async def test_what_waits_is_committed_together(tmp_path: Path) -> None:
+    groups: list[int] = []
+
+    def on_commit(phase: str, names: Sequence[str]) -> None:
+        if phase == "after":
+            groups.append(len(names))
+
+    async with (
+        open_store(tmp_path / "db", [MIGRATIONS], on_commit) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(200):
+            tasks.start_soon(store.transact, "t.put", put(number))
+    assert sum(groups) == 200
+    assert len(groups) < 100
+
+
+@pytest.mark.anyio
+async def test_closing_commits_what_nobody_waits_for(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        for number in range(50):
+            store.transact_soon("t.put", put(number))
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        assert len(await values(store)) == 50
+
+
+@pytest.mark.anyio
+async def test_readers_cannot_write(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            await store.read(put(1))
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "db").write_text("not a database, but long enough to look like one" * 20)
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        async with open_store(tmp_path / "db", [MIGRATIONS]):
+            pass
