@@ -126,7 +126,10 @@ async def test_a_hostile_script_hurts_only_itself(jobs: Jobs, case: Attack) -> N
     took_s = time.monotonic() - started
 
     assert (good.outcome, good.result) == ("done", b"32"), good
-    assert how(ends[0]) in case.ends, ends[0]
+    # What fills the heap meets one of three walls first, depending on the machine's speed: the
+    # limit, its time, or V8 that gives up before either.
+    walls = ("memory", DIED, CPU) if "memory" in case.ends else ()
+    assert how(ends[0]) in (*case.ends, *walls), ends[0]
     if case.result is not ... and ends[0].outcome == "done":
         assert ends[0].result is not None
         assert json.loads(ends[0].result) == case.result

@@ -64,7 +64,7 @@ async def test_a_second_node_of_the_same_name_needs_another_one(tmp_path):
 
         with pytest.raises(Conflict) as clash:
             await book.add(peer(2))
-        assert "orvalho peer remove phone2" in clash.value.hint
+        assert "orvalho peer rm phone2" in clash.value.hint
 
         await book.add(peer(2, name="phone3"))
         assert [each.name for each in book.peers()] == ["phone2", "phone3"]
