@@ -255,6 +255,7 @@ class _Wiring:
         node.handle("script.run", self.scripts.run)
         node.handle("script.cancel", self.scripts.cancel)
         node.handle("script.ended", caller.ended)
+        node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
         self._operations = self._table(house)

@@ -67,9 +67,7 @@ def stage(connection: sqlite3.Connection, envelope: Envelope, quota: Quota) -> b
     if has_seen(connection, envelope.id):
         return False
     tally.charge(connection, Box.MAILBOX, envelope.sender, envelope.size_bytes, quota)
-    # Until its end by the slower clock: after that its age refuses it.
-    forget_at = envelope.expires_at + 2 * SKEW_S
-    connection.execute("INSERT INTO mailbox_seen VALUES (?, ?)", (envelope.id, forget_at))
+    remember(connection, envelope)
     connection.execute(
         "INSERT INTO mailbox (id, kind, sender, recipient, reply_to, sent_at, expires_at, body,"
         " bytes, blob) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -87,6 +85,13 @@ def stage(connection: sqlite3.Connection, envelope: Envelope, quota: Quota) -> b
         ),
     )
     return True
+
+
+def remember(connection: sqlite3.Connection, envelope: Envelope) -> None:
+    """Keep its id, without the envelope."""
+    # Until its end by the slower clock: after that its age refuses it.
+    forget_at = envelope.expires_at + 2 * SKEW_S
+    connection.execute("INSERT INTO mailbox_seen VALUES (?, ?)", (envelope.id, forget_at))
 
 
 def has_seen(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:

@@ -47,7 +47,7 @@ from orvalho.peers.frames import (
 from orvalho.peers.links import Links, PeerBook, Timings
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
-from orvalho.peers.receiving import Receiver
+from orvalho.peers.receiving import Fold, Receiver
 from orvalho.peers.sending import OnUndelivered, Outcome, Sender
 from orvalho.peers.staging import Staging
 from orvalho.peers.tally import Box, Quota
@@ -182,6 +182,11 @@ class Node:
         the handler returns, or in the handler's own transaction by `delivery.done(connection)`.
         A handler may see an envelope again after a crash, or after it has raised."""
         self._desk.handle(kind, handler)
+
+    def fold(self, kind: str, fold: Fold) -> None:
+        """Durable mail of this kind is handled by `fold(connection, envelope)` in the commit that
+        would keep it, which saves another one; `handle` is still needed, for when it declines."""
+        self._receiver.fold(kind, fold)
 
     def hear(self, kind: str, hearer: Hearer) -> None:
         """Tells of this kind go to `hearer(sender, body)`, in order; it must not block."""

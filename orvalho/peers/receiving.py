@@ -32,6 +32,12 @@ _WAITING_COUNT: Final = 8192
 _WAITING_BYTES: Final = 64 << 20
 
 
+# Handles an envelope in the very transaction that would keep it: on the store's thread, quickly,
+# without waiting. Answers what is to be called on the event loop after the commit, or None to have
+# the envelope kept for its handler after all.
+Fold = Callable[[sqlite3.Connection, Envelope], Callable[[], None] | None]
+
+
 class _Staged(Enum):
     NEW = "new"
     KNOWN = "known"
@@ -62,9 +68,13 @@ class Receiver:
         self._counters = counters
         self._knows_kind = knows_kind
         self._on_new = on_new
+        self._folds: dict[str, Fold] = {}
         self._waiting: list[tuple[Channel, Envelope]] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
+
+    def fold(self, kind: str, fold: Fold) -> None:
+        self._folds[kind] = fold
 
     def take(self, channel: Channel, mail: Mail) -> None:
         """An envelope has come in."""
@@ -109,9 +119,12 @@ class Receiver:
 
     def _stage(
         self, batch: Sequence[tuple[Channel, Envelope]], connection: sqlite3.Connection
-    ) -> list[_Staged]:
-        staged = []
+    ) -> list[_Staged | Callable[[], None]]:
+        staged: list[_Staged | Callable[[], None]] = []
         for _, envelope in batch:
+            if (after := self._folded(connection, envelope)) is not None:
+                staged.append(after)
+                continue
             try:
                 is_new = mailbox.stage(connection, envelope, self._quota)
                 staged.append(_Staged.NEW if is_new else _Staged.KNOWN)
@@ -119,8 +132,28 @@ class Receiver:
                 staged.append(_Staged.FULL)
         return staged
 
+    def _folded(
+        self, connection: sqlite3.Connection, envelope: Envelope
+    ) -> Callable[[], None] | None:
+        fold = self._folds.get(envelope.kind)
+        if fold is None or envelope.blob is not None or mailbox.has_seen(connection, envelope.id):
+            return None
+        connection.execute("SAVEPOINT fold")
+        try:
+            mailbox.remember(connection, envelope)
+            after = fold(connection, envelope)
+        except Exception:  # noqa: BLE001 -- the top of a handler; its other way tells more
+            _log.exception("fold.failed", extra={"kind": envelope.kind})
+            after = None
+        if after is None:
+            connection.execute("ROLLBACK TO fold")
+        connection.execute("RELEASE fold")
+        return after
+
     def _acknowledge(
-        self, batch: Sequence[tuple[Channel, Envelope]], staged: Sequence[_Staged]
+        self,
+        batch: Sequence[tuple[Channel, Envelope]],
+        staged: Sequence[_Staged | Callable[[], None]],
     ) -> None:
         kept: dict[Channel, list[bytes]] = {}
         for (channel, envelope), result in zip(batch, staged, strict=True):
@@ -136,3 +169,5 @@ class Receiver:
         for (_, envelope), result in zip(batch, staged, strict=True):
             if result is _Staged.NEW:
                 self._on_new(envelope)
+            elif not isinstance(result, _Staged):
+                result()

@@ -22,7 +22,7 @@ export default async function ({ target }) {
 PURE = "export default ({ params }) => params.n + 1"
 
 # Each commit that a script's way has, and on which device.
-SENDER = ("run.queued", "outbox.acknowledge", "mailbox.stage", "run.answered")
+SENDER = ("run.queued", "outbox.acknowledge", "mailbox.stage")
 TARGET = ("mailbox.stage", "run.started", "kv.put", "run.ended", "outbox.acknowledge")
 # After these the counter may have been raised without the end of the run being written down.
 CUT = {("after", "run.started"), ("before", "kv.put"), ("after", "kv.put"), ("before", "run.ended")}

@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -29,6 +30,7 @@ from orvalho.policies.access import AccessRequest, Decision, Rule, Subject
 from orvalho.policies.audit import Entry, decided
 from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
+from orvalho.policies.quota import Usage
 from orvalho.runtime.web.contexts import file_calls
 from orvalho.scripts import runs
 from orvalho.scripts.messages import (
@@ -69,38 +71,47 @@ class CallerHandler:
             RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at),
         )
 
+    def fold_ended(
+        self, connection: sqlite3.Connection, envelope: Envelope
+    ) -> Callable[[], None] | None:
+        """A `script.ended` envelope, in the commit that would keep it: for a run that is at hand.
+        On the store's thread."""
+        ended = _read_ending(envelope)
+        run = self._house.runs.at_hand(ended.run)
+        if run is None or run.peer_key != key_text(envelope.sender):
+            return None
+        ended, usage = _checked(ended, run, envelope)
+        self._stage_ended(connection, ended, run, usage)
+        return partial(self._over, ended, usage, run.target)
+
     async def ended(self, envelope: Envelope, delivery: Delivery) -> None:
         """A `script.ended` envelope: check the receipt, keep all of it, tell who waits. Seen
         twice, it changes nothing the second time."""
-        house = self._house
-        ended = decode(envelope.body, ScriptEnded)
-        was_unverified = not ended.run and ended.outcome == "refused"
-        if not ended.run:
-            # Refused before anything in it was believed: what it answers says which run it was.
-            ended = msgspec.structs.replace(ended, run=f"r_{ulid_text(envelope.reply_to)}")
-        run = await house.runs.peek(ended.run)
+        ended = _read_ending(envelope)
+        run = await self._house.runs.peek(ended.run)
         if run is None or run.direction != "sent" or run.peer_key != key_text(envelope.sender):
             _log.warning("run.unknown", extra={"run": ended.run})
             return
-        usage = None
-        try:
-            usage = None if was_unverified else check_answer(ended, run, envelope.sender).usage
-        except Untrusted as error:
-            ended = _distrusted(ended, error)
-        now = time.time()
-        gate = self._gates.pop(run.id, None)
+        ended, usage = _checked(ended, run, envelope)
 
         def keep(connection: sqlite3.Connection) -> None:
-            if runs.stage_ended(connection, ended, at=now, usage=usage):
-                for each in gate.take_allowed() if gate else ():
-                    entry = decided(each.request, each.decision, at=now, run=run.id)
-                    house.audit.stage(connection, entry)
-                house.audit.stage(connection, _entry(run, ended, now))
+            self._stage_ended(connection, ended, run, usage)
             delivery.done(connection)
 
-        await house.store.transact("run.answered", keep)
-        house.runs.closed(run.id)
-        house.feed.publish(run.id, run_over(ended, usage, peer=run.target))
+        await self._house.store.transact("run.answered", keep)
+        self._over(ended, usage, run.target)
+
+    def _stage_ended(
+        self, connection: sqlite3.Connection, ended: ScriptEnded, run: Run, usage: Usage | None
+    ) -> None:
+        now = time.time()
+        if not runs.stage_ended(connection, ended, at=now, usage=usage):
+            return
+        gate = self._gates.get(run.id)
+        for each in gate.take_allowed() if gate else ():
+            entry = decided(each.request, each.decision, at=now, run=run.id)
+            self._house.audit.stage(connection, entry)
+        self._house.audit.stage(connection, _entry(run, ended, now))
 
     def stage_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
         """A script of ours that could not be delivered ends here. On the store's thread, inside
@@ -118,12 +129,12 @@ class CallerHandler:
             ),
         )
         runs.stage_ended(connection, ended, at=time.time())
-        self._loop.call_soon_threadsafe(self._over, ended)
+        self._loop.call_soon_threadsafe(self._over, ended, None, "")
 
-    def _over(self, ended: ScriptEnded) -> None:
+    def _over(self, ended: ScriptEnded, usage: Usage | None, target: str) -> None:
         self._gates.pop(ended.run, None)
         self._house.runs.closed(ended.run)
-        self._house.feed.publish(ended.run, run_over(ended, None, peer=""))
+        self._house.feed.publish(ended.run, run_over(ended, usage, peer=target))
 
     async def part_from(self, node_key: Key) -> None:
         """The node is a peer no longer: what we sent it ends, whatever became of it there."""
@@ -140,7 +151,7 @@ class CallerHandler:
             await self._house.store.transact(
                 "run.parted", partial(runs.stage_ended, ended=ended, at=time.time())
             )
-            self._over(ended)
+            self._over(ended, None, run.target)
 
     async def call(self, sender: Key, body: bytes) -> bytes:
         """A running script reaches for its caller: only into what was exposed for this run, or
@@ -236,6 +247,25 @@ def _exposing(number: int, request: AccessRequest, glob: str) -> Rule:
 
 def _declared(run: Run) -> list[Capability]:
     return [parse_capability(text) for text in (*run.needs, *run.wants)]
+
+
+def _read_ending(envelope: Envelope) -> ScriptEnded:
+    ended = decode(envelope.body, ScriptEnded)
+    if ended.run:
+        return ended
+    # Refused before anything in it was believed: what it answers says which run it was.
+    return msgspec.structs.replace(ended, run=f"r_{ulid_text(envelope.reply_to)}")
+
+
+def _checked(ended: ScriptEnded, run: Run, envelope: Envelope) -> tuple[ScriptEnded, Usage | None]:
+    """What may be believed of an answer, and what the run used by its receipt."""
+    if ended.receipt is None and ended.outcome == "refused" and ended.result is None:
+        # A node that believes nothing of a script signs nothing about it.
+        return ended, None
+    try:
+        return ended, check_answer(ended, run, envelope.sender).usage
+    except Untrusted as error:
+        return _distrusted(ended, error), None
 
 
 def check_answer(ended: ScriptEnded, run: Run, target: Key) -> Receipt:
