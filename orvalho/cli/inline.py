@@ -19,5 +19,6 @@ HEADER: Final = f"""\
 
 
 def inline_source(code: str) -> str:
-    """A bare script: the value of its last expression is its result."""
-    return f"{HEADER}{code}\n"
+    """A bare script: the value of its last expression is its result. The header stands behind the
+    code, so that errors name the lines that were typed."""
+    return f"{code}\n{HEADER}"

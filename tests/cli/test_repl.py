@@ -37,9 +37,9 @@ def type_in(keyboard, daemon, environ):
 
 
 def sources(daemon) -> list[str]:
-    head = inline_source("").rstrip("\n") + "\n"
+    tail = inline_source("")
     return [
-        request.source.removeprefix(head).rstrip("\n")
+        request.source.removesuffix(tail).rstrip("\n")
         for request in daemon.asked
         if isinstance(request, m.ScriptSend)
     ]

@@ -103,3 +103,17 @@ def test_every_dependency_is_explained() -> None:
 def test_nothing_unfinished_is_shipped() -> None:
     unfinished = re.compile(r"\b(TODO|FIXME|XXX)\b|NotImplementedError")
     assert not [name(module) for module in MODULES if unfinished.search(module.read_text())]
+
+
+def test_every_command_that_a_hint_names_exists() -> None:
+    listed = (ROOT / "docs/cli.md").read_text()
+    named = {
+        found[1].strip()
+        for module in MODULES
+        for found in re.finditer(r'"[^"\n]*?\borvalho ((?:[a-z]+ ?){1,2})', module.read_text())
+    }
+    named = {words for words in named if not words.startswith("complete")}  # hidden
+    nouns = ("peer", "ctx", "script", "group", "policy", "worker", "config", "daemon")
+    for words in named:
+        command = " ".join(words.split()[:2] if words.split()[0] in nouns else words.split()[:1])
+        assert f"orvalho {command}" in listed, f"a hint names `orvalho {words}`"
