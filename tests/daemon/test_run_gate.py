@@ -24,7 +24,7 @@ def allows_photos(request: AccessRequest) -> Decision:
     return Decision(allowed, rule=RULE if allowed else None)
 
 
-def gate(store: Store, needs: str, begin: object = None) -> RunGate:
+def gate(store: Store, needs: str, begin: object = None, explains: bool = True) -> RunGate:
     async def nothing() -> None:
         return None
 
@@ -37,6 +37,7 @@ def gate(store: Store, needs: str, begin: object = None) -> RunGate:
         decide=allows_photos,
         audit=Audit(store),
         begin=begin or nothing,  # type: ignore[arg-type]
+        explains=explains,
     )
 
 
@@ -85,3 +86,14 @@ async def test_no_effect_passes_before_the_mark_of_the_first_is_durable(tmp_path
             assert done == []
             marked.set()
     assert done == ["marked", "effect", "effect"]
+
+
+@pytest.mark.anyio
+async def test_reasons_that_are_not_shared_do_not_reach_the_guest(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [audit.MIGRATIONS]) as store:
+        silent = gate(store, "target.fs.read:/**", explains=False)
+        with pytest.raises(Denied) as caught:
+            silent.decide("fs.read", "/secret")
+        told = (caught.value.message, caught.value.rule, caught.value.hint)
+        assert told == ("fs.read /secret is not allowed", None, None)
+        assert silent.made()[0].decision.allowed is False, "the owner's side knows it all"

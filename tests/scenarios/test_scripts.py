@@ -292,3 +292,28 @@ def test_status_and_doctor_speak_json(laptop: Device) -> None:
     assert laptop.types("status", "--json").json["format_version"] == "1.0"
     levels = {each["level"] for each in laptop.types("doctor", "--json").json["findings"]}
     assert levels == {"ok"}
+
+
+def test_a_call_that_nobody_waits_for_does_not_spoil_the_end(laptop: Device, phone: Device) -> None:
+    source = """\
+// /// orvalho
+// needs = ["target.fs.write:/inbox/**"]
+// ///
+export default ({ target }) => { target.fs.write("/inbox/late", "x"); return 1 }
+"""
+    printed = send(laptop, source, "--json")
+    assert (printed.status, printed.json["outcome"]) == (0, "done")
+    assert state(phone, printed.json["run"]) == "ended"
+
+
+def test_both_sides_are_reached_when_they_are_the_same_node(laptop: Device) -> None:
+    name = mine(laptop)
+    (laptop.tree(name) / "self").mkdir()
+    (laptop.tree(name) / "self/a.txt").write_text("here")
+    source = """\
+// /// orvalho
+// needs = ["caller.fs.read:/self/**"]
+// ///
+export default ({ caller }) => caller.fs.readText("/self/a.txt")
+"""
+    assert send(laptop, source, "--expose", "/self", to=f"{name}@laptop").json == "here"

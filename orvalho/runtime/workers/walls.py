@@ -13,7 +13,7 @@ from typing import Final
 
 from orvalho.runtime.workers.seccomp import refuse_system_calls
 
-_NICE: Final = 5
+_NICE: Final = 10
 _MOST_FILES: Final = 32
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
