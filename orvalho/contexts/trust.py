@@ -290,7 +290,7 @@ def _name_taken(name: str) -> Conflict:
     return Conflict(
         f'another node is called "{name}" already',
         where=name,
-        hint=f"give this one another name (--name NAME), or remove the other: orvalho peer rm {name}",
+        hint=f"give this one another name (--name NAME), or orvalho peer rm {name}",
     )
 
 

@@ -78,7 +78,7 @@ def bodies(mark: bytes, count: int = COUNT) -> list[bytes]:
 
 async def exactly_once(person: Counting, expected: list[bytes]) -> None:
     with anyio.fail_after(20):
-        while (counted := await person.counted()).total() < len(expected):  # noqa: ASYNC110
+        while (counted := await person.counted()).total() < len(expected):
             await anyio.sleep(0.02)
     assert counted == Counter(expected)
 
@@ -169,7 +169,7 @@ async def test_a_restart_of_either_side_in_between(sleeper: str, tmp_path: Path)
             await wake(nap, people[sleeper], network)
             await exactly_once(b, expected)
             with anyio.fail_after(10):
-                while await a.node.queued(b.key):  # noqa: ASYNC110
+                while await a.node.queued(b.key):
                     await anyio.sleep(0.02)
 
 

@@ -127,7 +127,7 @@ class Person:
 async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Wait for something to become true."""
     with anyio.fail_after(limit_s):
-        while not condition():  # noqa: ASYNC110 -- whatever the test asks for has no event
+        while not condition():
             await anyio.sleep(0.002)
 
 

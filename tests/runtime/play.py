@@ -63,5 +63,5 @@ async def value_of(jobs: Jobs, source: str, **settings: Any) -> Any:
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what is told to nobody: the end of a process, a message in a protocol."""
     with anyio.fail_after(5):
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await anyio.sleep(0.002)
