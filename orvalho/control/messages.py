@@ -143,7 +143,7 @@ class ScriptLogs(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class ScriptResult(Message, frozen=True, kw_only=True, tag=_tag):
-    """Its result; waits for it with `wait`. -> RunEnded"""
+    """Its result; waits for it with `wait`. -> RunEnded, or RunQueued while there is none"""
 
     run: str
     wait: bool = False
@@ -366,7 +366,8 @@ class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
-    """The run is durable here. `state`: sending, or queued when the target cannot be reached."""
+    """The run is durable here. `state`: sending, or queued when the target cannot be reached; in
+    answer to ScriptResult, as in RunState."""
 
     run: str
     to: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from orvalho.errors import NotFound, Unavailable
+from orvalho.errors import NotFound, OrvalhoError, Unavailable, from_code
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ def start_daemon(
     Raises:
         NotFound: the home has no keys yet.
         Unavailable: it died, or does not listen within `deadline_s`.
+        OrvalhoError: what it said itself of why it cannot start.
     """
     if not (state / "keys" / "seed").exists():
         raise NotFound(
@@ -73,6 +75,8 @@ def _await_socket(
             if process.returncode != 0:
                 give_up_at = min(give_up_at, now + _AFTER_DEATH_S)
         if now >= give_up_at:
+            if died and (told := _told(state)) is not None:
+                raise told
             why = f"it ended with status {process.returncode}" if died else "it does not listen"
             raise Unavailable(
                 f"the daemon did not start: {why}.",
@@ -101,9 +105,21 @@ def _spawn(environ: Mapping[str, str], home: str | None, state: Path) -> subproc
         os.close(descriptor)
 
 
+def _told(state: Path) -> OrvalhoError | None:
+    """The error that the daemon itself gave for not starting, as it wrote it: a line
+    `error[code]: message`, then `where` and `try`."""
+    text = "\n".join(_tail(state / "start.log")) + "\n"
+    found = re.search(
+        r"^error\[([a-z-]+)\]: (.+)\n(?:  where (.+)\n)?(?:  try   (.+)\n)?", text, re.MULTILINE
+    )
+    if found is None:
+        return None
+    return from_code(found[1], found[2], where=found[3], hint=found[4])
+
+
 def _last_errors(state: Path) -> list[str]:
     lines = [line for line in _tail(state / "start.log") if line.strip()]
-    lines += _errors(_tail(state / "log.jsonl"))
+    lines = lines or list(_errors(_tail(state / "log.jsonl")))
     return lines[-_SHOWN_LINES:]
 
 

@@ -1,11 +1,13 @@
 """Who is watching which run: outputs and endings go to whoever waits for them, here and now.
 
-Nothing is kept: a watcher that comes late reads the past from the store.
+What was published on a topic is kept until the topic is over, so that who comes late sees it from
+its beginning; after that, it is read from the store.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
@@ -14,6 +16,8 @@ T = TypeVar("T")
 
 # A watcher that does not read loses the oldest lines, not the end, which carries all of them.
 _BACKLOG: Final = 10_000
+_PAST: Final = 1000
+_TOPICS: Final = 1024
 
 
 class Feed(Generic[T]):
@@ -21,8 +25,21 @@ class Feed(Generic[T]):
 
     def __init__(self) -> None:
         self._watchers: dict[str, list[asyncio.Queue[T]]] = {}
+        self._past: OrderedDict[str, deque[T]] = OrderedDict()
 
     def publish(self, topic: str, item: T) -> None:
+        past = self._past.setdefault(topic, deque(maxlen=_PAST))
+        past.append(item)
+        if len(self._past) > _TOPICS:
+            self._past.popitem(last=False)
+        self._tell(topic, item)
+
+    def finish(self, topic: str, item: T) -> None:
+        """Publish the last item of a topic, and forget its past."""
+        self._past.pop(topic, None)
+        self._tell(topic, item)
+
+    def _tell(self, topic: str, item: T) -> None:
         for queue in self._watchers.get(topic, ()):
             if queue.full():
                 queue.get_nowait()
@@ -30,8 +47,10 @@ class Feed(Generic[T]):
 
     @contextmanager
     def watch(self, topic: str) -> Iterator[asyncio.Queue[T]]:
-        """A queue of what is published on `topic` within the block."""
+        """A queue of what was published on `topic` so far, and is within the block."""
         queue: asyncio.Queue[T] = asyncio.Queue(_BACKLOG)
+        for item in self._past.get(topic, ()):
+            queue.put_nowait(item)
         watchers = self._watchers.setdefault(topic, [])
         watchers.append(queue)
         try:

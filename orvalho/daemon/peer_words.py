@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 
 from anyio import to_thread
@@ -35,7 +36,7 @@ async def peer_state(house: House, peer: Peer, words: str = "") -> control.PeerS
         check_words=words,
         added_at=peer.added_at,
         introduced=peer.introduced,
-        last_seen_at=peer.last_seen_at or None,
+        last_seen_at=time.time() if is_online else peer.last_seen_at or None,
         queued=await house.node.queued(peer.node_key),
     )
 

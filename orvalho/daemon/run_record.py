@@ -195,7 +195,7 @@ class RunRecord:
             context=arrival.script.call.target.context,
             action="script.ended",
             object=arrival.script.script.id,
-            allowed=answer.outcome == "done",
+            allowed=answer.outcome != "refused",
             rule=answer.error.rule if answer.error else None,
             run=arrival.run,
             text=f"{arrival.script.call.filename}: {answer.outcome}",

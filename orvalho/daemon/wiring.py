@@ -138,6 +138,7 @@ async def open_daemon(
                 await wiring.scripts.resume()
                 async with open_server(home.socket, wiring.answer):
                     tasks.start_soon(wiring.watch)
+                    tasks.start_soon(wiring.see_peers)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -348,6 +349,13 @@ class _Wiring:
                 await self._reload(changed)
             except Exception:  # noqa: BLE001 -- the top of a task that must go on
                 _log.exception("reload.failed")
+
+    async def see_peers(self) -> None:
+        """When each peer was last there, for `status`."""
+        house = self._built
+        with house.node.watch() as events:
+            async for event in events:
+                house.trust.seen(event.peer, event.at)
 
     async def _reload(self, changed: Changed) -> None:
         if changed.policy:

@@ -158,21 +158,36 @@ def list_until_gone(client: Client) -> None:
         pass
 
 
-def test_a_daemon_that_dies_is_told_with_the_end_of_its_log(home, tmp_path):
+@pytest.mark.parametrize(
+    ("last_words", "told"), [("'cannot bind'", "cannot bind"), ("1", "t2 port.taken\nOSError: 98")]
+)
+def test_a_daemon_that_dies_is_told_with_its_last_words(home, tmp_path, last_words, told):
     log = [
         {"time": "t1", "level": "info", "message": "daemon.started"},
         {"time": "t2", "level": "error", "message": "port.taken", "traceback": "a\nOSError: 98"},
     ]
     (home / "state" / "log.jsonl").write_text("\n".join(map(json.dumps, log)) + "\nnot json\n")
-    environ = programs(tmp_path, "import sys; sys.exit('cannot bind')")
+    environ = programs(tmp_path, f"import sys; sys.exit({last_words})")
 
     def connect() -> Client:
         return Client(socket_path({}, str(home)))
 
     with pytest.raises(errors.Unavailable, match="status 1") as caught:
         start.start_daemon(environ, str(home), home / "state", connect, deadline_s=1.0)
-    assert caught.value.detail == "cannot bind\nt2 port.taken\nOSError: 98"
+    assert caught.value.detail == told
     assert caught.value.hint == "orvalho daemon run"
+
+
+def test_a_daemon_that_says_why_it_cannot_start_is_repeated(home, tmp_path):
+    words = "error[untrusted]: others may use the seed\\n  where /k\\n  try   chmod 600 /k\\n"
+    environ = programs(tmp_path, f"import sys; sys.stderr.write('{words}'); sys.exit(6)")
+
+    def connect() -> Client:
+        return Client(socket_path({}, str(home)))
+
+    with pytest.raises(errors.Untrusted, match="others may use the seed") as caught:
+        start.start_daemon(environ, str(home), home / "state", connect, deadline_s=1.0)
+    assert (caught.value.where, caught.value.hint) == ("/k", "chmod 600 /k")
 
 
 def test_a_daemon_that_never_listens_is_given_up(home, tmp_path):

@@ -317,3 +317,26 @@ def test_both_sides_are_reached_when_they_are_the_same_node(laptop: Device) -> N
 export default ({ caller }) => caller.fs.readText("/self/a.txt")
 """
     assert send(laptop, source, "--expose", "/self", to=f"{name}@laptop").json == "here"
+
+
+def test_following_a_run_that_goes_on_starts_with_its_first_line(laptop: Device) -> None:
+    source = """\
+export default async ({ log }) => {
+  for (let i = 0; i < 5; i++) { log(`tick ${i}`); await new Promise((r) => setTimeout(r, 200)); }
+}
+"""
+    run = send(laptop, source, "--detach", "--json").json["run"]
+    time.sleep(0.5)
+    followed = laptop.types("script", "logs", "-f", run)
+    assert followed.out.split("\n")[:5] == [f"tick {i}" for i in range(5)]
+
+
+def test_a_result_that_is_not_there_yet_is_told_apart_from_none(laptop: Device) -> None:
+    run = send(laptop, "export default () => new Promise(() => {})", "--detach", "--json").json[
+        "run"
+    ]
+    waiting = laptop.types("script", "result", run)
+    assert waiting.status == 7
+    assert "has not ended" in waiting.err
+    laptop.does("script", "cancel", run)
+    wait_until(lambda: state(laptop, run) == "ended", "it has ended")

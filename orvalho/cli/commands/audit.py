@@ -19,7 +19,7 @@ from orvalho.control.messages import Audit, AuditEntry
 @click.option(
     "--limit", type=click.IntRange(min=0), default=50, metavar="N", help="How many entries (50)."
 )
-@click.option("--follow", is_flag=True, help="Then each new one, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Then each new one, until Ctrl-C.")
 @click.option("--run", metavar="RUN", help="Only those of one run.")
 @click.pass_obj
 def command(session: Session, limit: int, follow: bool, run: str | None) -> None:

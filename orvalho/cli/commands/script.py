@@ -190,9 +190,7 @@ def check(session: Session, file: str) -> None:
         session.screen.lines(f"  wants   {capability}" for capability in reply.wants)
         session.screen.lines(f"  limit   {name} {value}" for name, value in reply.limits.items())
     if reply.problems:
-        raise InvalidInput(
-            f"{filename} has {many(len(reply.problems), 'mistake')} and cannot be sent."
-        )
+        raise InvalidInput(f"{filename} has {many(len(reply.problems), 'mistake')} in it.")
 
 
 @command.command(
@@ -276,7 +274,7 @@ def show(session: Session, run: str) -> None:
     ),
 )
 @click.argument("run", metavar="RUN")
-@click.option("--follow", "following", is_flag=True, help="Go on until the run has ended.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on until the run has ended.")
 @click.pass_obj
 def logs(session: Session, run: str, following: bool) -> None:
     """What a run logged."""
@@ -314,11 +312,17 @@ def _show_output(session: Session, output: RunOutput) -> None:
 @click.option("--wait", is_flag=True, help="Wait until the run has ended.")
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE.")
 @click.pass_obj
-def result(session: Session, run: str, wait: bool, output: str | None) -> None:
-    """The result of a run, as `send` would have shown it."""
+def result(session: Session, run: str, wait: bool, output: str | None) -> int:
+    """The result of a run, as `send` would have shown it. Exit status 7 when there is none yet."""
     with session.connect() as client:
-        ended = client.ask(ScriptResult(run=run, wait=wait), RunEnded)
-    show_end(session, ended, output)
+        (reply,) = client.stream(ScriptResult(run=run, wait=wait))
+    if isinstance(reply, RunQueued):
+        session.screen.notice(f"{reply.run} has not ended: it is {reply.state}")
+        session.screen.notice(f"  try   orvalho script result {reply.run} --wait")
+        return QUEUED_STATUS
+    assert isinstance(reply, RunEnded)
+    show_end(session, reply, output)
+    return 0
 
 
 @command.command(

@@ -134,7 +134,7 @@ class CallerHandler:
     def _over(self, ended: ScriptEnded, usage: Usage | None, target: str) -> None:
         self._gates.pop(ended.run, None)
         self._house.runs.closed(ended.run)
-        self._house.feed.publish(ended.run, run_over(ended, usage, peer=target))
+        self._house.feed.finish(ended.run, run_over(ended, usage, peer=target))
 
     async def part_from(self, node_key: Key) -> None:
         """The node is a peer no longer: what we sent it ends, whatever became of it there."""
@@ -314,7 +314,7 @@ def _entry(run: Run, ended: ScriptEnded, now: float) -> Entry:
         context=run.target,
         action="script.ended",
         object=f"sha256:{run.digest}",
-        allowed=ended.outcome == "done",
+        allowed=ended.outcome != "refused",
         rule=ended.error.rule if ended.error else None,
         run=run.id,
         text=f"{run.filename}: {ended.outcome}",

@@ -393,7 +393,7 @@ class ScriptHandler:
             house.node.flush(arrival.sender, *staged)
         house.runs.closed(arrival.run)
         address = self._record.address(arrival)
-        house.feed.publish(arrival.run, run_over(answer, receipt.usage, peer=address))
+        house.feed.finish(arrival.run, run_over(answer, receipt.usage, peer=address))
 
     def _answer(
         self, connection: sqlite3.Connection, to: Key, answer: ScriptEnded, delivery: Delivery
@@ -450,4 +450,4 @@ class ScriptHandler:
                     "run.expired",
                     partial(runs.stage_ended, ended=ended, at=time.time()),
                 )
-                house.feed.publish(run.id, run_over(ended, None, peer=run.target))
+                house.feed.finish(run.id, run_over(ended, None, peer=run.target))

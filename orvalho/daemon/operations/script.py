@@ -330,11 +330,8 @@ class ScriptOperations:
             run = await self._house.runs.find(run.id)
             if run.state != "ended":
                 if not request.wait:
-                    state = await self._state(run)
-                    raise NotFound(
-                        f"{run.id} has not ended: it is {state.state}",
-                        hint=f"orvalho script result {run.id} --wait",
-                    )
+                    yield self._queued(run, (await self._state(run)).state)
+                    return
                 while not isinstance(event := await events.get(), RunOver):
                     continue
                 yield event.reply
@@ -389,7 +386,7 @@ class ScriptOperations:
             lambda connection: runs.stage_ended(connection, ended, at=time.time()),
         )
         self._house.runs.closed(run.id)
-        self._house.feed.publish(run.id, run_over(ended, None, peer=run.target))
+        self._house.feed.finish(run.id, run_over(ended, None, peer=run.target))
 
     async def why(self, request: control.Why) -> Replies:
         house = self._house
