@@ -127,19 +127,14 @@ def against_ssh(warm: float) -> Iterator[Row]:
 
 
 def sustained(pair: Pair) -> Iterator[Row]:
-    pids = {
-        "laptop daemon": [pair.laptop.daemon_pid()],
-        "phone daemon": [pair.phone.daemon_pid()],
-        "phone workers": children(pair.phone.daemon_pid()),
-    }
-    before = {name: sum(map(cpu_seconds, group)) for name, group in pids.items()}
+    before = _used(pair)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         start = time.perf_counter()
         own = time.process_time()
         done = runner.run(_flood(pair.laptop))
         taken = time.perf_counter() - start
         own = time.process_time() - own
-    spent = {name: sum(map(cpu_seconds, group)) - before[name] for name, group in pids.items()}
+    spent = {name: seconds - before[name] for name, seconds in _used(pair).items()}
     where = ", ".join(f"{name} {seconds / _SCRIPTS * 1e3:.2f}" for name, seconds in spent.items())
     yield Row(
         f"sustained, {_IN_FLIGHT} in flight, {done} of {_SCRIPTS} done",
@@ -147,6 +142,16 @@ def sustained(pair: Pair) -> Iterator[Row]:
         f"CPU ms each: {where}, this client {own / _SCRIPTS * 1e3:.2f}",
         bar="500/s",
     )
+
+
+def _used(pair: Pair) -> dict[str, float]:
+    """Processor seconds so far. A busy context gets further workers on the way."""
+    laptop, phone = pair.laptop.daemon_pid(), pair.phone.daemon_pid()
+    return {
+        "laptop daemon": cpu_seconds(laptop),
+        "phone daemon": cpu_seconds(phone),
+        "phone workers": sum(map(cpu_seconds, children(phone))),
+    }
 
 
 async def _flood(device: Device) -> int:
