@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 
@@ -27,19 +26,3 @@ class Backoff:
     def succeeded(self) -> None:
         self._wait_s = 0.0
         self.retry_at = 0.0
-
-
-@dataclass(slots=True)
-class FailureBudget:
-    """How many failures in how long are too many (an intensity and a period, as supervisors
-    have it). `failed` answers whether the budget is spent."""
-
-    limit: int = 5
-    period_s: float = 10.0
-    _at: deque[float] = field(default_factory=deque, init=False)
-
-    def failed(self, now: float) -> bool:
-        self._at.append(now)
-        while self._at[0] <= now - self.period_s:
-            self._at.popleft()
-        return len(self._at) >= self.limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orvalho.retry import Backoff, FailureBudget
+from orvalho.retry import Backoff
 
 
 def test_waits_double_up_to_a_limit_and_start_anew_after_success() -> None:
@@ -21,8 +21,3 @@ def test_jitter_shortens_a_wait_by_half_at_most() -> None:
     backoff = Backoff(first_wait_s=8)
     backoff.failed(now=0, jitter=0.999)
     assert 4 <= backoff.retry_at < 4.01
-
-
-def test_a_budget_is_spent_by_many_failures_in_a_short_time() -> None:
-    budget = FailureBudget(limit=3, period_s=10)
-    assert [budget.failed(now) for now in (0, 20, 25, 29)] == [False, False, False, True]

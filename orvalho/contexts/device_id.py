@@ -1,7 +1,7 @@
 """Device ids: a public key as a person reads it aloud, with check digits.
 
 The form that Syncthing made known: the 32 bytes in base32 (52 letters), a Luhn mod 32 check
-letter after each 13, in eight groups of seven. Case and dashes do not matter when reading.
+letter after each 13, in eight groups of seven.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 from typing import Final
 
 from orvalho.contexts.identity import Key
-from orvalho.errors import InvalidInput
 
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _PART: Final = 13
@@ -22,33 +21,6 @@ def device_id(key: Key) -> str:
     parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
     checked = "".join(part + _check_letter(part) for part in parts)
     return "-".join(checked[i : i + 7] for i in range(0, len(checked), 7))
-
-
-def parse_device_id(text: str) -> Key:
-    """The key an id stands for.
-
-    Raises:
-        InvalidInput: wrong length, a letter that is not base32, or a mistyped group (named).
-    """
-    plain = text.upper().replace("-", "").replace(" ", "")
-    # Digits that look like letters, as Syncthing forgives them.
-    plain = plain.translate(str.maketrans("018", "OIB"))
-    if len(plain) != 4 * (_PART + 1) or set(plain) - set(_ALPHABET):
-        raise InvalidInput(
-            "a device id is 56 letters and digits (A-Z, 2-7) in 8 groups",
-            where=text[:80],
-            hint="orvalho status",
-        )
-    parts = []
-    for number in range(4):
-        part = plain[number * 14 : number * 14 + _PART]
-        if _check_letter(part) != plain[number * 14 + _PART]:
-            raise InvalidInput(
-                f"groups {2 * number + 1} and {2 * number + 2} of the device id are mistyped",
-                where=text,
-            )
-        parts.append(part)
-    return Key(base64.b32decode("".join(parts) + "===="))
 
 
 def _check_letter(part: str) -> str:

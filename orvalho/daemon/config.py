@@ -109,15 +109,9 @@ _CHOICES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a value came from: `config.toml:3`, `ORVALHO_LISTEN`, `default`."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """The configuration, and for each dotted key its TOML text and origin."""
+    """The configuration, and for each dotted key its TOML text and where that came from:
+    `config.toml:3`, `ORVALHO_LISTEN`, `flag` or `default`."""
 
     config: Config
     settings: tuple[tuple[str, str, str], ...]
@@ -136,7 +130,7 @@ def load(directory: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) 
         InvalidInput: with the file and line of the first mistake.
     """
     values: dict[str, Any] = {}
-    origins: dict[str, Origin] = {}
+    origins: dict[str, str] = {}
     for file in (directory / "config.toml", *sorted((directory / "conf.d").glob("*.toml"))):
         if file.exists():
             _merge(values, origins, file, directory)
@@ -145,13 +139,13 @@ def load(directory: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) 
         variable = "ORVALHO_" + key.upper().replace(".", "_")
         if variable in environ:
             values[key] = _from_text(environ[variable])
-            origins[key] = Origin(variable)
+            origins[key] = variable
     for key, value in flags.items():
         values[key] = value
-        origins[key] = Origin("flag")
+        origins[key] = "flag"
     config = _convert(values, origins)
     settings = tuple(
-        (key, _to_toml(value), origins.get(key, Origin("default")).text)
+        (key, _to_toml(value), origins.get(key, "default"))
         for key, value in _flatten(msgspec.to_builtins(config)).items()
     )
     return LoadedConfig(config, settings)
@@ -194,7 +188,7 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     return True
 
 
-def _merge(values: dict[str, Any], origins: dict[str, Origin], file: Path, directory: Path) -> None:
+def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, directory: Path) -> None:
     name = str(file.relative_to(directory))
     try:
         text = file.read_bytes().decode()
@@ -216,7 +210,7 @@ def _merge(values: dict[str, Any], origins: dict[str, Origin], file: Path, direc
         if key not in known:
             raise _unknown(key, f"{file}:{line}")
         values[key] = value
-        origins[key] = Origin(f"{name}:{line}")
+        origins[key] = f"{name}:{line}"
 
 
 def _unknown(key: str, where: str) -> InvalidInput:
@@ -228,7 +222,7 @@ def _unknown(key: str, where: str) -> InvalidInput:
     )
 
 
-def _convert(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Config:
+def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     nested: dict[str, Any] = {}
     for key, value in values.items():
         table = nested
@@ -268,8 +262,8 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, Origin]) -> Config
     return config
 
 
-def _where(key: str, origins: Mapping[str, Origin]) -> str:
-    return origins[key].text if key in origins else "config.toml"
+def _where(key: str, origins: Mapping[str, str]) -> str:
+    return origins.get(key, "config.toml")
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

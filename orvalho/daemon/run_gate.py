@@ -92,7 +92,7 @@ class RunGate:
         """Raises:
         Denied: the script did not declare it, or the policy refuses it.
         """
-        if not self._is_declared(action, object_):
+        if not self._grants.permits(self._side, action, object_):
             raise self.keep_refusal(self._undeclared(action, object_))
         decision = self.put(action, object_)
         if not decision.allowed:
@@ -133,13 +133,6 @@ class RunGate:
                 run=self._run,
                 text=error.message,
             )
-        )
-
-    def _is_declared(self, action: str, object_: str) -> bool:
-        # A want whose glob as a whole is refused still counts: each call is put to the policy.
-        return any(
-            capability.covers(self._side, action, object_)
-            for capability in (*self._grants.granted, *self._grants.refused)
         )
 
     def _undeclared(self, action: str, object_: str) -> Denied:
