@@ -74,9 +74,11 @@ class RunRecord:
         it was sent.
 
         Raises:
-            Untrusted: its id has come before.
+            Repeated: its envelope has come before.
+            Untrusted: its id has, in another envelope.
         """
         if arrival.delivery is not None:
+            arrival.delivery.keep(connection)
             self._stage_new(connection, arrival, self._row(arrival))
         runs.stage_started(connection, arrival.run, time.time())
         self._stage_decisions(connection, arrival, time.time())

@@ -1,4 +1,4 @@
-"""The mailbox's far end: each kept envelope goes to the handler of its kind until it is done."""
+"""The mailbox's far end: each envelope goes to the handler of its kind until it is done."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from orvalho.peers import mailbox
 from orvalho.peers.blobs import Blobs, incoming_name
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.peers.mailbox import Pending
+from orvalho.peers.tally import Quota
 from orvalho.retry import Backoff
 from orvalho.store import Store
 
@@ -33,18 +34,49 @@ _QUEUE_BYTES: Final = 16 << 20
 _MAX_ATTEMPTS: Final = 5
 
 
+class Repeated(Exception):
+    """An envelope that was handled once before. Nothing is to be done about it."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """How an envelope came to its handler. `attempts` counts the earlier ones that failed."""
 
-    envelope_id: EnvelopeId
+    envelope: Envelope
     attempts: int
+    quota: Quota
+    is_kept: bool = True
     is_done: bool = False
 
+    @property
+    def envelope_id(self) -> EnvelopeId:
+        return self.envelope.id
+
+    def keep(self, connection: sqlite3.Connection) -> None:
+        """See to it that the envelope is kept until it is done: inside a transaction of the
+        handler's, before what must not happen twice.
+
+        Raises:
+            Repeated: it was handled before; let it through.
+            LimitExceeded: the mailbox is full.
+        """
+        if self.is_kept or mailbox.stage(connection, self.envelope, self.quota):
+            return
+        if not mailbox.holds(connection, self.envelope.id):
+            raise Repeated
+
     def done(self, connection: sqlite3.Connection) -> None:
-        """Mark the envelope as handled, inside the handler's own transaction. A handler that
-        returns without it is done all the same, but may see the envelope again after a crash."""
-        mailbox.done(connection, self.envelope_id)
+        """Mark the envelope as handled, inside the handler's own transaction, before anything
+        else there. A handler that returns without it is done all the same, but may see the
+        envelope again after a crash.
+
+        Raises:
+            Repeated: it was handled before; let it through.
+        """
+        if self.is_kept:
+            mailbox.done(connection, self.envelope.id)
+        elif not mailbox.close(connection, self.envelope):
+            raise Repeated
         self.is_done = True
 
 
@@ -79,15 +111,25 @@ class _Pile:
 
 
 class Desk:
-    """Runs handlers, some hundreds at once for each peer."""
+    """Runs handlers, some hundreds at once for each peer. `on_handled` is told of the end of
+    each envelope that `begin` took."""
 
     def __init__(
-        self, *, store: Store, blobs: Blobs, tasks: TaskGroup, counters: Counter[str]
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        tasks: TaskGroup,
+        counters: Counter[str],
+        quota: Quota,
+        on_handled: Callable[[EnvelopeId], None],
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._tasks = tasks
         self._counters = counters
+        self._quota = quota
+        self._on_handled = on_handled
         self._handlers: dict[str, Handler] = {}
         self._piles: dict[Key, _Pile] = {}
 
@@ -112,6 +154,17 @@ class Desk:
         else:
             self._queue(pile, Pending(envelope, 0, 0))
         self._turn(pile)
+
+    def begin(self, envelope: Envelope) -> bool:
+        """Start the handler of an envelope that is not kept yet; False where others come
+        first."""
+        pile = self._pile(envelope.sender)
+        is_first = not (pile.queue or pile.is_behind or pile.is_scanning)
+        if not is_first or not pile.may_start or envelope.id in pile.in_hand:
+            return False
+        self._queue(pile, Pending(envelope, 0, 0, is_kept=False))
+        self._turn(pile)
+        return True
 
     def _turn(self, pile: _Pile) -> None:
         """Start what may be started, and look for more if there is."""
@@ -155,34 +208,38 @@ class Desk:
     async def _work(self, pile: _Pile, pending: Pending) -> None:
         envelope = pending.envelope
         try:
-            await self._call(envelope, pending.attempts)
+            await self._call(pending)
         finally:
             pile.in_hand_count -= 1
             pile.in_hand_bytes -= envelope.size_bytes
+        if not pending.is_kept:
+            self._on_handled(envelope.id)
         if pile.is_scanning:
             pile.leaving.add(envelope.id)
         else:
             pile.in_hand.discard(envelope.id)
         self._turn(pile)
 
-    async def _call(self, envelope: Envelope, attempts: int) -> None:
+    async def _call(self, pending: Pending) -> None:
         """Hand it to its handler until that succeeds, or has failed too often."""
-        handler = self._handlers.get(envelope.kind)
+        kind = pending.envelope.kind
+        handler = self._handlers.get(kind)
         if handler is None:
-            _log.error("mail.unhandled", extra={"kind": envelope.kind})
-        elif not await self._try_often(handler, envelope, attempts):
-            _log.error("mail.given-up", extra={"kind": envelope.kind})
+            _log.error("mail.unhandled", extra={"kind": kind})
+        elif not await self._try_often(handler, pending):
+            _log.error("mail.given-up", extra={"kind": kind})
         else:
             return
-        await self._finish(envelope)
+        await self._finish(pending)
 
-    async def _try_often(self, handler: Handler, envelope: Envelope, attempts: int) -> bool:
+    async def _try_often(self, handler: Handler, pending: Pending) -> bool:
         backoff = Backoff()
+        envelope, attempts = pending.envelope, pending.attempts
         while attempts < _MAX_ATTEMPTS:
-            delivery = Delivery(envelope.id, attempts)
+            delivery = Delivery(envelope, attempts, self._quota, pending.is_kept)
             if await self._try(handler, envelope, delivery):
                 if not delivery.is_done or envelope.blob is not None:
-                    await self._finish(envelope)
+                    await self._finish(pending)
                 return True
             attempts += 1
             backoff.failed(0.0)
@@ -192,6 +249,9 @@ class Desk:
     async def _try(self, handler: Handler, envelope: Envelope, delivery: Delivery) -> bool:
         try:
             await handler(await self._whole(envelope), delivery)
+        except Repeated:
+            self._counters["envelopes.repeated"] += 1
+            delivery.is_done = True
         except Exception:  # noqa: BLE001 -- the top of a handler
             self._counters["mailbox.failures"] += 1
             _log.exception(
@@ -203,10 +263,15 @@ class Desk:
             return False
         return True
 
-    async def _finish(self, envelope: Envelope) -> None:
-        await self._store.transact(
-            "mailbox.done", lambda connection: mailbox.done(connection, envelope.id)
-        )
+    async def _finish(self, pending: Pending) -> None:
+        envelope = pending.envelope
+
+        def finish(connection: sqlite3.Connection) -> bool:
+            if pending.is_kept:
+                return mailbox.done(connection, envelope.id)
+            return mailbox.close(connection, envelope)
+
+        await self._store.transact("mailbox.done", finish)
         if envelope.blob is not None:
             name = incoming_name(envelope.sender, envelope.id)
             await to_thread.run_sync(self._blobs.remove, name)

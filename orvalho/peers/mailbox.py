@@ -51,11 +51,13 @@ MIGRATIONS(name="create")(_create)
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An envelope that has not been handled. `attempts` counts the times a handler failed."""
+    """An envelope that has not been handled. `attempts` counts the times a handler failed;
+    `is_kept` is False for one whose handler begins before it is in the mailbox."""
 
     envelope: Envelope
     attempts: int
     seq: int
+    is_kept: bool = True
 
 
 def stage(connection: sqlite3.Connection, envelope: Envelope, quota: Quota) -> bool:
@@ -108,6 +110,20 @@ def done(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:
         return False
     tally.release(connection, Box.MAILBOX, row[0], row[1])
     return True
+
+
+def close(connection: sqlite3.Connection, envelope: Envelope) -> bool:
+    """It has been handled, whether or not it was kept meanwhile. False when that was known."""
+    if has_seen(connection, envelope.id):
+        return done(connection, envelope.id)
+    remember(connection, envelope)
+    return True
+
+
+def holds(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:
+    """Whether it waits here for the end of its handling."""
+    found = connection.execute("SELECT 1 FROM mailbox WHERE id=?", (id_,)).fetchone()
+    return found is not None
 
 
 def failed(connection: sqlite3.Connection, id_: EnvelopeId) -> None:

@@ -161,7 +161,12 @@ class Node:
             store=config.store, blobs=self._blobs, tasks=tasks, counters=self._counters
         )
         self._desk = Desk(
-            store=config.store, blobs=self._blobs, tasks=tasks, counters=self._counters
+            store=config.store,
+            blobs=self._blobs,
+            tasks=tasks,
+            counters=self._counters,
+            quota=config.quota,
+            on_handled=self._handled,
         )
         self._receiver = Receiver(
             store=config.store,
@@ -172,6 +177,7 @@ class Node:
             counters=self._counters,
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
+            begin=self._desk.begin,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
 
@@ -184,7 +190,7 @@ class Node:
         self._desk.handle(kind, handler)
 
     def fold(self, kind: str, fold: Fold) -> None:
-        """Durable mail of this kind is handled by `fold(connection, envelope)` in the commit that
+        """Durable mail of this kind is handled by `fold(envelope)(connection)` in the commit that
         would keep it, which saves another one; `handle` is still needed, for when it declines."""
         self._receiver.fold(kind, fold)
 
@@ -472,6 +478,9 @@ class Node:
                 self._tasks.start_soon(self._greet, channel.peer, frame)
             case _:
                 self._counters["frames.unknown"] += 1
+
+    def _handled(self, id_: EnvelopeId) -> None:
+        self._receiver.handled(id_)
 
     async def _greet(self, peer: Key, hello: Hello) -> None:
         try:

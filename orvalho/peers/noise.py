@@ -11,12 +11,9 @@ import hmac
 from collections.abc import Callable
 from typing import Final
 
-from nacl.bindings import (
-    crypto_aead_chacha20poly1305_ietf_decrypt,
-    crypto_aead_chacha20poly1305_ietf_encrypt,
-    crypto_scalarmult,
-    crypto_scalarmult_base,
-)
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 from nacl.exceptions import CryptoError
 
 from orvalho.errors import Untrusted
@@ -35,47 +32,41 @@ class CipherState:
     """A key and a counter (section 5.1). Once `decrypt_with_ad` has raised, the counter stands:
     nothing later can be read."""
 
-    __slots__ = ("_key", "nonce")
+    __slots__ = ("_aead", "nonce")
 
     def __init__(self, key: bytes | None = None) -> None:
-        self._key = key
+        self._aead = None if key is None else ChaCha20Poly1305(key)
         self.nonce = 0
 
     @property
     def has_key(self) -> bool:
-        return self._key is not None
+        return self._aead is not None
 
     def encrypt_with_ad(self, ad: bytes, plaintext: bytes) -> bytes:
-        if self._key is None:
+        if self._aead is None:
             return plaintext
-        sealed = crypto_aead_chacha20poly1305_ietf_encrypt(
-            plaintext, ad, _nonce(self.nonce), self._key
-        )
+        sealed = self._aead.encrypt(_nonce(self.nonce), plaintext, ad)
         self.nonce += 1
         return sealed
 
-    def decrypt_with_ad(self, ad: bytes, ciphertext: bytes) -> bytes:
+    def decrypt_with_ad(self, ad: bytes, ciphertext: bytes | memoryview) -> bytes:
         """Raises Untrusted when the ciphertext is not what the other side sealed next."""
-        if self._key is None:
-            return ciphertext
+        if self._aead is None:
+            return bytes(ciphertext)
         if len(ciphertext) < TAG_BYTES:
             raise Untrusted("a message is too short to carry its seal")
         try:
-            opened = crypto_aead_chacha20poly1305_ietf_decrypt(
-                ciphertext, ad, _nonce(self.nonce), self._key
-            )
-        except CryptoError as error:
+            opened = self._aead.decrypt(_nonce(self.nonce), ciphertext, ad)
+        except InvalidTag as error:
             raise Untrusted("a message was changed, repeated or lost on the way") from error
         self.nonce += 1
         return opened
 
     def rekey(self) -> None:
         """REKEY(k) of section 4.2: the old key cannot be computed from the new one."""
-        assert self._key is not None
-        zeros = bytes(KEY_BYTES)
-        self._key = crypto_aead_chacha20poly1305_ietf_encrypt(
-            zeros, b"", _nonce(_MAX_NONCE), self._key
-        )[:KEY_BYTES]
+        assert self._aead is not None
+        sealed = self._aead.encrypt(_nonce(_MAX_NONCE), bytes(KEY_BYTES), b"")
+        self._aead = ChaCha20Poly1305(sealed[:KEY_BYTES])
 
 
 class SymmetricState:

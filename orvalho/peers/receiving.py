@@ -1,7 +1,8 @@
 """The pump from the links to the mailbox: check, keep, and acknowledge after the commit.
 
 Nobody waits for a commit: what arrives while one is under way shares the next one, and one
-acknowledgement.
+acknowledgement. Where nothing else is before it, an envelope's handler begins at once, and the
+envelope is kept only if that takes long: the handler's own end is then the one commit.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -19,7 +21,7 @@ from orvalho.contexts.identity import Key
 from orvalho.errors import LimitExceeded, Unavailable, Untrusted
 from orvalho.peers import mailbox
 from orvalho.peers.channel import Channel
-from orvalho.peers.envelope import Envelope, open_sealed, sender_of
+from orvalho.peers.envelope import Envelope, EnvelopeId, open_sealed, sender_of
 from orvalho.peers.frames import Ack, Mail, Reject
 from orvalho.peers.tally import Quota
 from orvalho.peers.transfers import Transfers
@@ -32,10 +34,38 @@ _WAITING_COUNT: Final = 8192
 _WAITING_BYTES: Final = 64 << 20
 
 
-# Handles an envelope in the very transaction that would keep it: on the store's thread, quickly,
+# How long an envelope whose handler has begun may wait to be kept. Far below what its sender waits
+# before it sends it again.
+_LINGER_S: Final = 0.15
+# Ids of what was handled of late: one that comes again is not handled once more to find that out.
+_RECENT: Final = 4096
+
+# What handles an envelope in the transaction that would keep it: on the store's thread, quickly,
 # without waiting. Answers what is to be called on the event loop after the commit, or None to have
 # the envelope kept for its handler after all.
-Fold = Callable[[sqlite3.Connection, Envelope], Callable[[], None] | None]
+Stage = Callable[[sqlite3.Connection], Callable[[], None] | None]
+# Called with each envelope of a kind as it arrives: how it is to be staged, or None to have it
+# kept for its handler.
+Fold = Callable[[Envelope], Stage | None]
+
+
+@dataclass(slots=True)
+class _Arrived:
+    """What waits for a commit. `stage` is its fold's; `is_begun` says that its handler works."""
+
+    channel: Channel
+    envelope: Envelope
+    stage: Stage | None = None
+    is_begun: bool = False
+
+
+@dataclass(slots=True)
+class _Begun:
+    """An envelope whose handler has begun before it was kept."""
+
+    channel: Channel
+    timer: asyncio.TimerHandle
+    is_acknowledged: bool = False
 
 
 class _Staged(Enum):
@@ -46,7 +76,9 @@ class _Staged(Enum):
 
 class Receiver:
     """Takes envelopes from channels. `on_new` is told of each one that is kept, once;
-    `knows_kind` says whether it could be handled at all."""
+    `knows_kind` says whether it could be handled at all. `begin` starts the handler of one that is
+    not kept yet, and answers False where others come first; `handled` is told when that is over.
+    """
 
     def __init__(
         self,
@@ -59,6 +91,7 @@ class Receiver:
         counters: Counter[str],
         knows_kind: Callable[[str], bool],
         on_new: Callable[[Envelope], None],
+        begin: Callable[[Envelope], bool],
     ) -> None:
         self._store = store
         self._me = me
@@ -68,8 +101,11 @@ class Receiver:
         self._counters = counters
         self._knows_kind = knows_kind
         self._on_new = on_new
+        self._begin = begin
         self._folds: dict[str, Fold] = {}
-        self._waiting: list[tuple[Channel, Envelope]] = []
+        self._begun: dict[EnvelopeId, _Begun] = {}
+        self._recent: OrderedDict[EnvelopeId, None] = OrderedDict()
+        self._waiting: list[_Arrived] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
 
@@ -89,9 +125,21 @@ class Receiver:
             self._counters["envelopes.refused: of an unknown kind"] += 1
             channel.send(Reject(id=envelope.id, reason=f'nobody handles "{envelope.kind}" there'))
         elif envelope.blob is not None:
-            self._transfers.take(channel, envelope, mail.body, partial(self._keep, channel))
+            self._transfers.take(channel, envelope, mail.body, partial(self._whole, channel))
         else:
-            self._keep(channel, envelope)
+            self._arrived(channel, envelope)
+
+    def handled(self, id_: EnvelopeId) -> None:
+        """The handler of an envelope that `begin` took has come to its end, which is durable."""
+        begun = self._begun.pop(id_, None)
+        self._recent[id_] = None
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        if begun is None:
+            return
+        begun.timer.cancel()
+        if not begun.is_acknowledged and begun.channel.is_open:
+            begun.channel.send_along(Ack(ids=(id_,)))
 
     async def commit(self) -> None:
         """Keep what has arrived, again and again; a task."""
@@ -108,40 +156,72 @@ class Receiver:
                 continue
             self._acknowledge(batch, staged)
 
-    def _keep(self, channel: Channel, envelope: Envelope) -> None:
-        size = self._waiting_bytes + len(envelope.body)
+    def _whole(self, channel: Channel, envelope: Envelope) -> None:
+        """Its large body has come, too."""
+        self._keep(_Arrived(channel, envelope))
+
+    def _arrived(self, channel: Channel, envelope: Envelope) -> None:
+        id_ = envelope.id
+        if id_ in self._begun:
+            # Over a new link, it may be: that is where its acknowledgement goes.
+            self._begun[id_].channel = channel
+            self._counters["envelopes.repeated"] += 1
+        elif envelope.kind in self._folds:
+            self._keep(_Arrived(channel, envelope, stage=self._fold(envelope)))
+        elif id_ not in self._recent and self._begin(envelope):
+            arrived = _Arrived(channel, envelope, is_begun=True)
+            timer = asyncio.get_running_loop().call_later(_LINGER_S, self._linger, arrived)
+            self._begun[id_] = _Begun(channel, timer)
+        else:
+            self._keep(_Arrived(channel, envelope))
+
+    def _linger(self, arrived: _Arrived) -> None:
+        """Its handler takes long."""
+        if (begun := self._begun.get(arrived.envelope.id)) is not None:
+            arrived.channel = begun.channel
+            self._keep(arrived)
+
+    def _fold(self, envelope: Envelope) -> Stage | None:
+        try:
+            return self._folds[envelope.kind](envelope)
+        except Exception:  # noqa: BLE001 -- the top of a handler; its other way tells more
+            _log.exception("fold.failed", extra={"kind": envelope.kind})
+            return None
+
+    def _keep(self, arrived: _Arrived) -> None:
+        size = self._waiting_bytes + len(arrived.envelope.body)
         if len(self._waiting) >= _WAITING_COUNT or size > _WAITING_BYTES:
             self._counters["envelopes.dropped"] += 1
             return
-        self._waiting.append((channel, envelope))
+        self._waiting.append(arrived)
         self._waiting_bytes = size
         self._wake.set()
 
     def _stage(
-        self, batch: Sequence[tuple[Channel, Envelope]], connection: sqlite3.Connection
+        self, batch: Sequence[_Arrived], connection: sqlite3.Connection
     ) -> list[_Staged | Callable[[], None]]:
         staged: list[_Staged | Callable[[], None]] = []
-        for _, envelope in batch:
-            if (after := self._folded(connection, envelope)) is not None:
+        for arrived in batch:
+            if (after := self._folded(connection, arrived)) is not None:
                 staged.append(after)
                 continue
             try:
-                is_new = mailbox.stage(connection, envelope, self._quota)
+                is_new = mailbox.stage(connection, arrived.envelope, self._quota)
                 staged.append(_Staged.NEW if is_new else _Staged.KNOWN)
             except LimitExceeded:
                 staged.append(_Staged.FULL)
         return staged
 
     def _folded(
-        self, connection: sqlite3.Connection, envelope: Envelope
+        self, connection: sqlite3.Connection, arrived: _Arrived
     ) -> Callable[[], None] | None:
-        fold = self._folds.get(envelope.kind)
-        if fold is None or envelope.blob is not None or mailbox.has_seen(connection, envelope.id):
+        envelope = arrived.envelope
+        if arrived.stage is None or mailbox.has_seen(connection, envelope.id):
             return None
         connection.execute("SAVEPOINT fold")
         try:
             mailbox.remember(connection, envelope)
-            after = fold(connection, envelope)
+            after = arrived.stage(connection)
         except Exception:  # noqa: BLE001 -- the top of a handler; its other way tells more
             _log.exception("fold.failed", extra={"kind": envelope.kind})
             after = None
@@ -151,23 +231,24 @@ class Receiver:
         return after
 
     def _acknowledge(
-        self,
-        batch: Sequence[tuple[Channel, Envelope]],
-        staged: Sequence[_Staged | Callable[[], None]],
+        self, batch: Sequence[_Arrived], staged: Sequence[_Staged | Callable[[], None]]
     ) -> None:
         kept: dict[Channel, list[bytes]] = {}
-        for (channel, envelope), result in zip(batch, staged, strict=True):
+        for arrived, result in zip(batch, staged, strict=True):
             if result is _Staged.FULL:
                 self._counters["envelopes.postponed"] += 1
                 continue
-            kept.setdefault(channel, []).append(envelope.id)
-            if result is _Staged.KNOWN:
+            kept.setdefault(arrived.channel, []).append(arrived.envelope.id)
+            if arrived.is_begun and (begun := self._begun.get(arrived.envelope.id)):
+                begun.is_acknowledged = True
+            elif result is _Staged.KNOWN:
                 self._counters["envelopes.repeated"] += 1
         for channel, ids in kept.items():
             if channel.is_open:
                 channel.send_along(Ack(ids=tuple(ids)))
-        for (_, envelope), result in zip(batch, staged, strict=True):
+        for arrived, result in zip(batch, staged, strict=True):
             if result is _Staged.NEW:
-                self._on_new(envelope)
+                if not arrived.is_begun:
+                    self._on_new(arrived.envelope)
             elif not isinstance(result, _Staged):
                 result()

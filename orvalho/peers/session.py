@@ -247,8 +247,9 @@ class Session:
         if not 0 < len(message) <= self._max_message_bytes:
             self._die(Refusal.BAD_SEAL, Untrusted("a message has an impossible length"))
         try:
+            pieces = memoryview(message)
             for start in range(0, len(message), MAX_MESSAGE_BYTES):
-                self._buffer += self._decrypt(message[start : start + MAX_MESSAGE_BYTES])
+                self._buffer += self._decrypt(pieces[start : start + MAX_MESSAGE_BYTES])
         except Untrusted as error:
             self._die(Refusal.BAD_SEAL, error)
         return self._take_frames()
@@ -275,7 +276,7 @@ class Session:
             self._sending.rekey()
         return sealed
 
-    def _decrypt(self, message: bytes) -> bytes:
+    def _decrypt(self, message: memoryview) -> bytes:
         piece = self._receiving.decrypt_with_ad(b"", message)
         if self._receiving.nonce % _REKEY_MESSAGES == 0:
             self._receiving.rekey()

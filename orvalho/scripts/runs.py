@@ -7,6 +7,7 @@ a crash: the second time changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
+import anyio
 import msgspec
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
@@ -113,6 +115,8 @@ class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
 
 _COLUMNS: Final = tuple(field.name for field in msgspec.structs.fields(Run))
 _AT_HAND: Final = 1024
+# A disk that takes longer to write an ending has other troubles.
+_SETTLED_S: Final = 2.0
 _LARGE_BYTES: Final = 4096
 _JSON: Final = ("needs", "wants", "exposed", "usage", "error")
 # Where a run may come from to get into a state.
@@ -206,6 +210,7 @@ class Runs:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open: OrderedDict[str, Run] = OrderedDict()
+        self._endings: dict[str, asyncio.Event] = {}
 
     def opened(self, run: Run) -> None:
         """Keep a run at hand that will soon be asked for; `closed` when it has ended."""
@@ -217,11 +222,28 @@ class Runs:
         """A run that was `opened` and not `closed`."""
         return self._open.get(run)
 
+    def ending(self, run: str) -> bool:
+        """The end of a run is about to be written, and then `closed`: whoever reads runs until
+        then waits for it. False when that was known."""
+        if run in self._endings:
+            return False
+        self._endings[run] = asyncio.Event()
+        return True
+
     def closed(self, run: str) -> None:
         self._open.pop(run, None)
+        if (ending := self._endings.pop(run, None)) is not None:
+            ending.set()
+
+    async def _settled(self) -> None:
+        """Until the endings that are under way now have been written."""
+        with anyio.move_on_after(_SETTLED_S):
+            for ending in list(self._endings.values()):
+                await ending.wait()
 
     async def newest(self, limit: int) -> list[Run]:
         """Newest first."""
+        await self._settled()
         return await self._store.read(partial(_select, rest="order by id desc limit ?", by=[limit]))
 
     async def find(self, prefix: str) -> Run:
@@ -231,6 +253,7 @@ class Runs:
             NotFound: none does.
             InvalidInput: several do.
         """
+        await self._settled()
         return await self._store.read(partial(find, prefix=prefix))
 
     async def peek(self, run: str) -> Run | None:
@@ -244,10 +267,12 @@ class Runs:
         """Raises:
         NotFound: there is no run of that id.
         """
+        await self._settled()
         return await self._store.read(partial(bodies, run=run))
 
     async def logs(self, run: str, after: int = -1) -> list[ScriptOutput]:
         """Its lines, in order, those with a `seq` beyond `after`."""
+        await self._settled()
         return await self._store.read(partial(_logs, run=run, after=after))
 
     async def open_runs(self, direction: Direction) -> list[Run]:

@@ -255,7 +255,7 @@ def test_the_keys_change_with_many_messages_and_both_sides_follow(
     for n in range(40):
         assert far.open(one(near, b"%d" % n)) == [b"%d" % n]
         assert near.open(one(far, b"back")) == [b"back"]
-        keys.add(near._sending._key)
+        keys.add(near._sending._aead)
     assert len(keys) == 11
 
 

@@ -25,6 +25,7 @@ from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import Denied, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import Envelope
+from orvalho.peers.receiving import Stage
 from orvalho.peers.sending import Outcome, Undelivered
 from orvalho.policies.access import AccessRequest, Decision, Rule, Subject
 from orvalho.policies.audit import Entry, decided
@@ -71,18 +72,23 @@ class CallerHandler:
             RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at),
         )
 
-    def fold_ended(
-        self, connection: sqlite3.Connection, envelope: Envelope
-    ) -> Callable[[], None] | None:
-        """A `script.ended` envelope, in the commit that would keep it: for a run that is at hand.
-        On the store's thread."""
+    def fold_ended(self, envelope: Envelope) -> Stage | None:
+        """A `script.ended` envelope for a run that is at hand: who waits for it is told at once,
+        and it is written down in the commit that would keep the envelope. A crash in between
+        loses nothing: what has not been acknowledged comes again."""
         ended = _read_ending(envelope)
         run = self._house.runs.at_hand(ended.run)
         if run is None or run.peer_key != key_text(envelope.sender):
             return None
         ended, usage = _checked(ended, run, envelope)
-        self._stage_ended(connection, ended, run, usage)
-        return partial(self._over, ended, usage, run.target)
+        if self._house.runs.ending(ended.run):
+            self._house.feed.finish(ended.run, run_over(ended, usage, peer=run.target))
+
+        def stage(connection: sqlite3.Connection) -> Callable[[], None]:
+            self._stage_ended(connection, ended, run, usage)
+            return partial(self._close, run.id)
+
+        return stage
 
     async def ended(self, envelope: Envelope, delivery: Delivery) -> None:
         """A `script.ended` envelope: check the receipt, keep all of it, tell who waits. Seen
@@ -132,9 +138,12 @@ class CallerHandler:
         self._loop.call_soon_threadsafe(self._over, ended, None, "")
 
     def _over(self, ended: ScriptEnded, usage: Usage | None, target: str) -> None:
-        self._gates.pop(ended.run, None)
-        self._house.runs.closed(ended.run)
+        self._close(ended.run)
         self._house.feed.finish(ended.run, run_over(ended, usage, peer=target))
+
+    def _close(self, run: str) -> None:
+        self._gates.pop(run, None)
+        self._house.runs.closed(run)
 
     async def part_from(self, node_key: Key) -> None:
         """The node is a peer no longer: what we sent it ends, whatever became of it there."""

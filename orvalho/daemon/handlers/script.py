@@ -1,8 +1,9 @@
 """A peer's script: verify, decide, grant, reserve, run, keep. In that order.
 
-A run happens once. Before its first effect its mark "started" is durable (`RunGate`); when a crash
-cuts it before that, its envelope is still in the mailbox and it runs again, having done nothing;
-after that, it ends as `interrupted`. Receipt, answer and the end of the envelope are one commit.
+A run happens once. Before its first effect its mark "started" is durable (`RunGate`), and so is its
+envelope; when a crash cuts it before that, the envelope is in the mailbox or comes again, and it
+runs again, having done nothing; after that, it ends as `interrupted`. Receipt, answer and the end
+of the envelope are one commit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from orvalho.errors import (
     Unavailable,
     Untrusted,
 )
-from orvalho.peers.desk import Delivery
+from orvalho.peers.desk import Delivery, Repeated
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Entry
@@ -215,6 +216,8 @@ class ScriptHandler:
             except OrvalhoError as error:
                 limited = isinstance(error, LimitExceeded)
                 return Ending("limited" if limited else "refused", error)
+            except Repeated:
+                raise
             except Exception:  # noqa: BLE001 -- the top of a run
                 # Never again: whatever broke may have come after an effect.
                 _log.exception("script.failed", extra={"run": arrival.run})
@@ -380,11 +383,10 @@ class ScriptHandler:
         told = self._record.as_told(arrival, answer)
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
+            if arrival.delivery is not None:
+                arrival.delivery.done(connection)
             self._record.stage_end(connection, arrival, answer, receipt)
-            if arrival.delivery is None:
-                return []
-            arrival.delivery.done(connection)
-            if not arrival.is_answered:
+            if arrival.delivery is None or not arrival.is_answered:
                 return []
             return [self._answer(connection, arrival.sender, told, arrival.delivery)]
 
@@ -427,11 +429,10 @@ class ScriptHandler:
         answer = ScriptEnded(run="", outcome="refused", error=script_error(error))
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
+            if delivery is not None:
+                delivery.done(connection)
             house.audit.stage(connection, entry)
-            if delivery is None:
-                return []
-            delivery.done(connection)
-            return [self._answer(connection, sender, answer, delivery)]
+            return [self._answer(connection, sender, answer, delivery)] if delivery else []
 
         staged = await house.store.transact("run.refused", keep)
         if staged:
