@@ -73,6 +73,9 @@ class Isolate(Protocol):
     def cpu_s(self) -> float:
         """Processor time of the guest's code since it was made. From any thread, at any time."""
 
+    def step_back(self) -> None:
+        """Let everybody else have the processor first, from now on."""
+
     def is_out_of_memory(self) -> bool:
         """Whether the guest has gone past its limit of memory. From any thread, at any time."""
 

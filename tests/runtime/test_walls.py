@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from orvalho.runtime.job import Jobs
-from tests.runtime.play import value_of
+from tests.runtime.play import play, until, value_of
 
 linux = pytest.mark.skipif(
     platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"),
@@ -58,6 +59,9 @@ outcome = {
     "signal another process": tried(lambda: os.kill(os.getppid(), 0)),
     "trace another process": tried(lambda: call("ptrace", 16, os.getppid(), 0, 0)),
     "make a file in memory": tried(lambda: os.memfd_create("x")),
+    "choose how it is scheduled": tried(
+        lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    ),
     "raise its limit of files": tried(
         lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (10**6, 10**6))
         if os.geteuid() else call("setpriority", 0, 0, -20)
@@ -73,6 +77,7 @@ status = {
     "threads run": bool(ran),
     "environment": list(os.environ),
     "rss": memory.rss_bytes(),
+    "step back": tried(lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))),
     "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
     "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -117,7 +122,27 @@ def test_it_can_still_do_its_own_work(prisoner: dict[str, object]) -> None:
 def test_it_leaves_no_core_and_has_a_low_standing(prisoner: dict[str, object]) -> None:
     assert (prisoner["environment"], prisoner["core"]) == ([], 0)
     assert int(str(prisoner["nice"])) >= 5
+    assert prisoner["step back"] == "possible"
     assert int(str(prisoner["files"])) <= 32
+
+
+@linux
+@pytest.mark.anyio
+async def test_a_guest_that_keeps_the_processor_goes_behind_all_others(jobs: Jobs) -> None:
+    await value_of(jobs, "1")
+    worker = jobs.workers.list()[0].pid
+
+    def last_in_line() -> list[int]:
+        threads = [int(name.name) for name in Path(f"/proc/{worker}/task").iterdir()]
+        return [each for each in threads if os.sched_getscheduler(each) == os.SCHED_IDLE]
+
+    assert last_in_line() == []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(play, jobs, "for (;;);")
+        await until(lambda: len(last_in_line()) == 1)
+        # Its neighbour in the same process has not fallen behind with it.
+        assert await value_of(jobs, "2") == 2
+        assert len(last_in_line()) == 1
 
 
 @linux

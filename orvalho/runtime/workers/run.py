@@ -24,6 +24,9 @@ from orvalho.runtime.workers.messages import Call, Line, Message, RunEnded, Star
 
 # How close to a limit of processor time we look again: a guest gets at most this much more.
 _LOOK_AGAIN_S: Final = 0.01
+# A guest that has had the processor for so long lets others go before it.
+_SPRINT_S: Final = 0.2
+_LONG_PAUSE_S: Final = 2.0
 # What V8 says when the process may map no more memory for a buffer.
 _NO_ROOM: Final = ("Array buffer allocation failed", "could not allocate memory")
 
@@ -58,6 +61,9 @@ class GuestRun:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_rang = False
         self._watch: asyncio.TimerHandle | None = None
+        self._has_stepped_back = False
+        self._pause_s = _SPRINT_S
+        self._seen_cpu_s = 0.0
 
     # ---- from the worker ---------------------------------------------------------------------
 
@@ -67,7 +73,7 @@ class GuestRun:
         self._in_turn = True
         self._began_at = time.monotonic()
         self._first_rss_bytes = self._peak_rss_bytes = self._rss_bytes()
-        self._watch = self._loop.call_later(min(start.wall_s, start.cpu_s), self._check)
+        self._watch = self._loop.call_later(min(start.wall_s, start.cpu_s, _SPRINT_S), self._check)
         isolate.start(
             Start(
                 start.filename,
@@ -194,7 +200,8 @@ class GuestRun:
         than the clock. This also sees code that belongs to no turn of ours."""
         assert self.isolate is not None
         wall_left_s = self._began_at + self._start.wall_s - time.monotonic()
-        cpu_left_s = self._start.cpu_s - self.isolate.cpu_s()
+        cpu_s = self.isolate.cpu_s()
+        cpu_left_s = self._start.cpu_s - cpu_s
         if self.isolate.is_out_of_memory():
             self._end("limited", limit="memory")
         elif cpu_left_s <= 0:
@@ -203,7 +210,22 @@ class GuestRun:
             self._end("limited", limit="wall")
         else:
             again_s = max(min(wall_left_s, cpu_left_s), _LOOK_AGAIN_S)
-            self._watch = self._loop.call_later(again_s, self._check)
+            self._watch = self._loop.call_later(min(again_s, self._sprint(cpu_s)), self._check)
+
+    def _sprint(self, cpu_s: float) -> float:
+        """Make a guest step back that has used much; when to look at that again, in seconds: the
+        less often, the longer it only waits."""
+        assert self.isolate is not None
+        if self._has_stepped_back:
+            return self._start.wall_s
+        if cpu_s >= _SPRINT_S:
+            self._has_stepped_back = True
+            self.isolate.step_back()
+            return self._start.wall_s
+        is_waiting = cpu_s - self._seen_cpu_s < _LOOK_AGAIN_S
+        self._seen_cpu_s = cpu_s
+        self._pause_s = min(2 * self._pause_s, _LONG_PAUSE_S) if is_waiting else _SPRINT_S
+        return max(self._pause_s - cpu_s, _LOOK_AGAIN_S)
 
     def _fail(self, name: str, message: str, stack: str) -> None:
         self._end("failed", error_name=name, error_message=message, error_stack=stack)

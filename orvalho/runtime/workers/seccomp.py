@@ -21,8 +21,9 @@ _ERRNO: Final = 0x00050000
 _EPERM: Final = 1
 _ENOSYS: Final = 38
 _CLONE_THREAD: Final = 0x10000
+_SCHED_IDLE: Final = 5
 # Offsets in struct seccomp_data: the call's number, the machine, the low halves of arguments.
-_NUMBER, _MACHINE, _ARGUMENT_0 = 0, 4, 16
+_NUMBER, _MACHINE, _ARGUMENT_0, _ARGUMENT_1 = 0, 4, 16, 24
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 
 # Each call's number on x86-64 and on aarch64; None where it does not exist.
@@ -123,6 +124,9 @@ _REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
     "setuid": (105, 146),
     "setgid": (106, 144),
     "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
     "quotactl": (179, 60),
     "swapon": (167, 224),
     "swapoff": (168, 225),
@@ -140,10 +144,10 @@ _REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
     "ioperm": (173, None),
     "iopl": (172, None),
 }
-# clone, clone3, tgkill, prlimit64: refused for what one of their arguments says.
+# clone, clone3, tgkill, prlimit64, sched_setscheduler: refused for what one argument says.
 _MACHINES: Final = {
-    ("x86_64", "little"): (0, 0xC000003E, (56, 435, 234, 302)),
-    ("aarch64", "little"): (1, 0xC00000B7, (220, 435, 131, 261)),
+    ("x86_64", "little"): (0, 0xC000003E, (56, 435, 234, 302, 144)),
+    ("aarch64", "little"): (1, 0xC00000B7, (220, 435, 131, 261, 119)),
 }
 
 
@@ -171,8 +175,8 @@ class _Header(ctypes.Structure):
     _fields_ = (("count", ctypes.c_ushort), ("program", ctypes.c_void_p))
 
 
-def _program(column: int, machine: int, by_argument: tuple[int, int, int, int]) -> bytes:
-    clone, clone3, tgkill, prlimit = by_argument
+def _program(column: int, machine: int, by_argument: tuple[int, int, int, int, int]) -> bytes:
+    clone, clone3, tgkill, prlimit, set_scheduler = by_argument
     refuse = _step(_RETURN, _ERRNO | _EPERM)
     code = _step(_LOAD, _MACHINE) + _step(_EQUAL, machine, 1, 0) + refuse
     code += _step(_LOAD, _NUMBER)
@@ -192,6 +196,9 @@ def _program(column: int, machine: int, by_argument: tuple[int, int, int, int]) 
     code += _step(_LOAD, _ARGUMENT_0) + _step(_EQUAL, os.getpid(), 1, 0) + refuse
     code += _step(_LOAD, _NUMBER) + _step(_EQUAL, prlimit, 0, 3)
     code += _step(_LOAD, _ARGUMENT_0) + _step(_EQUAL, 0, 1, 0) + refuse
+    # No other policy than the one that gives way to all others.
+    code += _step(_LOAD, _NUMBER) + _step(_EQUAL, set_scheduler, 0, 3)
+    code += _step(_LOAD, _ARGUMENT_1) + _step(_EQUAL, _SCHED_IDLE, 1, 0) + refuse
     return code + _step(_RETURN, _ALLOW)
 
 
