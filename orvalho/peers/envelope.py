@@ -4,7 +4,8 @@ A sealed envelope is `signature (64) | sender (32) | length (2) | header | body`
 covers all between itself and the body; the header, in msgpack, pins the body by its SHA-256 and
 size. A body larger than `INLINE_BYTES` stays out: it is kept and travels apart, as a blob.
 
-This gives integrity and origin. That others cannot read it on the way is the session's doing.
+This gives integrity and origin, also to whom it reaches by way of others. That nobody reads it on
+the way is the session's doing.
 """
 
 from __future__ import annotations
@@ -151,9 +152,10 @@ def sender_of(sealed: bytes) -> Key:
     return Key(sealed[_SIGNATURE_BYTES : _SIGNATURE_BYTES + 32])
 
 
-def open_sealed(sealed: bytes, me: Key, now: float) -> Envelope:
+def open_sealed(sealed: bytes, me: Key, now: float, proven: Key | None = None) -> Envelope:
     """The envelope, checked in this order: its size, its signature over the bytes that arrived,
-    its recipient, its age, its body.
+    its recipient, its age, its body. `proven` is whom a session has shown to be at the other end:
+    what comes from there needs no second proof to be that node's.
 
     Raises:
         LimitExceeded: body-bytes.
@@ -166,7 +168,8 @@ def open_sealed(sealed: bytes, me: Key, now: float) -> Envelope:
     signature, sender, header_bytes = _PREFIX.unpack_from(sealed)
     end = _PREFIX.size + header_bytes
     # Before decoding: bytes from a stranger must not reach the decoder.
-    verify(Key(sender), _PURPOSE, sealed[_SIGNATURE_BYTES:end], signature)
+    if sender != proven:
+        verify(Key(sender), _PURPOSE, sealed[_SIGNATURE_BYTES:end], signature)
     header = _read_header(sealed[_PREFIX.size : end])
     if header.recipient != me:
         raise Untrusted("the envelope is for another node")

@@ -117,7 +117,7 @@ class Receiver:
         try:
             if sender_of(mail.sealed) != channel.peer:
                 raise Untrusted("the envelope is not from the node that sent it")
-            envelope = open_sealed(mail.sealed, self._me, self._clock())
+            envelope = open_sealed(mail.sealed, self._me, self._clock(), channel.peer)
         except (Untrusted, LimitExceeded) as error:
             self._counters[f"envelopes.refused: {error.message}"] += 1
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import PurePosixPath
 from typing import Final
 
 from orvalho.errors import InvalidInput
@@ -59,9 +58,12 @@ def make_script(filename: str, source: str) -> Script:
 
 def _language(filename: str) -> Language:
     # The name is shown on other people's terminals and stands in stack traces.
-    if len(filename) > _MAX_FILENAME_CHARACTERS or any(map(is_unprintable, filename)):
+    if len(filename) > _MAX_FILENAME_CHARACTERS or (
+        not filename.isprintable() and any(map(is_unprintable, filename))
+    ):
         raise InvalidInput("a script's filename is short and printable", where=ascii(filename[:80]))
-    language = _SUFFIXES.get(PurePosixPath(filename).suffix)
+    stem, dot, ending = filename.rpartition(".")
+    language = _SUFFIXES.get(dot + ending) if stem else None
     if language is None:
         raise InvalidInput(
             f"scripts end in {' or '.join(_SUFFIXES)}: other languages cannot be run yet",
