@@ -139,6 +139,11 @@ def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: f
         raise Untrusted("this script was sent once before, and runs once", where=run) from error
 
 
+def stage_params(connection: sqlite3.Connection, run: str, params: bytes) -> None:
+    """Write large parameters down ahead of their run, for which others need not wait then."""
+    connection.execute("insert or ignore into large_params values (?, ?)", [run, params])
+
+
 def stage_new(
     connection: sqlite3.Connection,
     run: Run,
@@ -157,7 +162,7 @@ def stage_new(
     row = _row(run) | {"envelope": envelope, "params": params}
     if len(params) > _LARGE_BYTES:
         # Apart: a run's row is written again when it starts and ends.
-        connection.execute("insert or ignore into large_params values (?, ?)", [run.id, params])
+        stage_params(connection, run.id, params)
         row["params"] = b""
     if ended is not None:
         row |= {"state": "ended", **_ending(ended)}
@@ -229,6 +234,11 @@ class Runs:
             return False
         self._endings[run] = asyncio.Event()
         return True
+
+    def keep_params(self, run: str, params: bytes) -> None:
+        """Begin to write large parameters, ahead of a run that is about to be written."""
+        if len(params) > _LARGE_BYTES:
+            self._store.transact_soon("run.params", partial(stage_params, run=run, params=params))
 
     def closed(self, run: str) -> None:
         self._open.pop(run, None)

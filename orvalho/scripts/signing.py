@@ -100,14 +100,13 @@ def sign_script(
     now: float,
     life_s: float = LIFE_S,
 ) -> SignedScript:
-    """Sign with the caller's context key (`signer`). `params` is one JSON value.
+    """Sign with the caller's context key (`signer`). `params` is what `json_value` answered.
 
     Raises:
-        InvalidInput: the parameters are no JSON or too large, or the life is too long.
+        InvalidInput: the life is too long.
     """
     if not 0 < life_s <= MAX_LIFE_S:
         raise InvalidInput(f"a script waits at most {MAX_LIFE_S / 86_400:.0f} days to be run")
-    params = _json_value(params)
     call = Call(
         run=run,
         caller=caller,
@@ -169,7 +168,12 @@ def verify_script(
     return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants)
 
 
-def _json_value(params: bytes) -> bytes:
+def json_value(params: bytes) -> bytes:
+    """Parameters as they are signed: one JSON value, without blanks around it.
+
+    Raises:
+        InvalidInput: they are no JSON, or too much of it.
+    """
     if len(params) > MAX_PARAMS_BYTES:
         raise InvalidInput(f"params have {len(params)} bytes, more than {MAX_PARAMS_BYTES}")
     try:

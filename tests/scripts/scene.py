@@ -15,6 +15,7 @@ from orvalho.scripts.signing import (
     SignedScript,
     Target,
     VerifiedScript,
+    json_value,
     sign_script,
     verify_script,
 )
@@ -49,6 +50,7 @@ class Scene:
             "run": new_run_id(NOW, bytes(10)),
             "now": NOW,
         } | changes
+        arguments["params"] = json_value(arguments["params"])  # type: ignore[arg-type]
         return sign_script(self.script, read_manifest(self.script), **arguments)  # type: ignore[arg-type]
 
     def verify(

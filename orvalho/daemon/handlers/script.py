@@ -173,6 +173,7 @@ class ScriptHandler:
             return
         peer = self._house.trust.by_key(script.caller_node)
         arrival = Arrival(script, message, sender, delivery, peer, time.time())
+        self._house.runs.keep_params(arrival.run, script.params)
         if begun is not None:
             arrival.is_written = True
             ending = Ending("interrupted", INTERRUPTED)

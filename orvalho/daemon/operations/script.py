@@ -53,7 +53,14 @@ from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.receipts import open_receipt
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import make_script
-from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, Caller, SignedScript, Target, sign_script
+from orvalho.scripts.signing import (
+    MAX_ENVELOPE_BYTES,
+    Caller,
+    SignedScript,
+    Target,
+    json_value,
+    sign_script,
+)
 from orvalho.scripts.signing import PAYLOAD_TYPE as SCRIPT_TYPE
 
 Replies = AsyncIterator[control.Reply]
@@ -149,6 +156,7 @@ class ScriptOperations:
         if not decision.allowed:
             house.audit.note(decided(asked, decision, at=now))
             raise refusal(asked, decision)
+        house.runs.keep_params(run_id, params := json_value(bytes(request.params)))
         signed = sign_script(
             script,
             manifest,
@@ -164,7 +172,7 @@ class ScriptOperations:
                 node_key=key_text(destination.node_key),
                 context=destination.address.context or "",
             ),
-            params=bytes(request.params),
+            params=params,
             run=run_id,
             now=now,
             life_s=request.expires_s,
