@@ -2,7 +2,8 @@
 
 One thread writes. Jobs that wait while it commits are committed together, each in a savepoint
 of its own, so a hundred small transactions cost about one fsync (group commit). A caller's
-`await` returns after the commit, which is durable: WAL with `synchronous=FULL`.
+`await` returns after the commit, which is durable: WAL with `synchronous=FULL`. A second thread
+moves what is committed from the log into the database file, so that no commit has to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
@@ -30,6 +31,10 @@ Work = Callable[[sqlite3.Connection], T]
 CommitHook = Callable[[str, Sequence[str]], None]
 
 _GROUP: Final = 512
+# What is committed is moved into the file at the latest so long after.
+_MOVE_AFTER_S: Final = 0.25
+# A log beyond this is begun anew, for which the writer has to pause.
+_LOG_PAGES: Final = 16_384
 
 
 class _Job:
@@ -67,6 +72,11 @@ class Store:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-read")
         self._local = threading.local()
+        self._is_dirty = threading.Event()
+        self._is_closing = threading.Event()
+        self._is_log_long = False
+        self._mover = threading.Thread(target=self._move, name="store-move", daemon=True)
+        self._mover.start()
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()
 
@@ -101,8 +111,22 @@ class Store:
             self._local.connection = connection
         return work(connection)
 
+    def _move(self) -> None:
+        """From the log into the file, again and again."""
+        connection = _connect(self.path)
+        while True:
+            self._is_dirty.wait()
+            if self._is_closing.wait(_MOVE_AFTER_S):
+                break
+            self._is_dirty.clear()
+            with suppress(sqlite3.Error):  # a full disk: later, then
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._is_log_long = pages > _LOG_PAGES
+        connection.close()
+
     def _write(self) -> None:
         connection = _connect(self.path)
+        connection.execute("PRAGMA wal_autocheckpoint=0")
         running = True
         while running:
             group: list[_Job] = []
@@ -115,6 +139,11 @@ class Store:
             running = job is not None
             if group:
                 self._commit(connection, group)
+                self._is_dirty.set()
+            if self._is_log_long:
+                self._is_log_long = False
+                with suppress(sqlite3.Error):
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         connection.close()
 
     def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
@@ -151,6 +180,9 @@ class Store:
         """Commit what is queued, then let the files go. Blocks until the writer has ended."""
         self._jobs.put(None)
         self._writer.join()
+        self._is_closing.set()
+        self._is_dirty.set()
+        self._mover.join()
         self._reader.shutdown()
 
 

@@ -106,3 +106,22 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be opened"):
         async with open_store(tmp_path / "db", [MIGRATIONS]):
             pass
+
+
+@pytest.mark.anyio
+async def test_the_log_is_begun_anew_while_others_write_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orvalho.store._MOVE_AFTER_S", 0.01)
+    monkeypatch.setattr("orvalho.store._LOG_PAGES", 100)
+
+    def put_much(connection: sqlite3.Connection) -> int:
+        connection.execute("create table if not exists much (a text)")
+        return connection.execute("insert into much values (?)", ["x" * 40_000]).rowcount
+
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        for _ in range(300):
+            await store.transact("much.put", put_much)
+        assert (tmp_path / "db-wal").stat().st_size < 300 * 40_000 / 2
+        count = await store.read(lambda c: c.execute("select count(*) from much").fetchone())
+        assert count == (300,)

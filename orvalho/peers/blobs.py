@@ -45,8 +45,10 @@ class Blobs:
         Raises:
             Unavailable: the disk is full.
         """
-        self._write(name, body, 0)
-        self._settle(name)
+        # Of a name of its own: two threads may come to write the same body.
+        draft = f"{name}.{os.urandom(4).hex()}"
+        self._write(draft, body, 0)
+        self._settle(draft, name)
 
     def write_checked(self, name: str, body: bytes, expected: BlobRef) -> None:
         """The same for a body that came from elsewhere.
@@ -106,7 +108,7 @@ class Blobs:
         if digest != expected.sha256:
             draft.unlink()
             raise Untrusted("a body is not the one that was signed")
-        self._settle(name)
+        self._settle(name, name)
         return True
 
     def remove(self, *names: str) -> None:
@@ -133,11 +135,11 @@ class Blobs:
         except OSError as error:
             raise self._failed(name, error) from error
 
-    def _settle(self, name: str) -> None:
+    def _settle(self, draft: str, name: str) -> None:
         """A whole file into its place: its content durable first, then the name."""
         try:
-            _sync(self._partial / name)
-            (self._partial / name).rename(self._directory / name)
+            _sync(self._partial / draft)
+            (self._partial / draft).rename(self._directory / name)
             _sync(self._directory)
         except OSError as error:
             raise self._failed(name, error) from error

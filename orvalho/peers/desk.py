@@ -45,6 +45,7 @@ class Delivery:
     envelope: Envelope
     attempts: int
     quota: Quota
+    blobs: Blobs
     is_kept: bool = True
     is_done: bool = False
 
@@ -59,11 +60,15 @@ class Delivery:
         Raises:
             Repeated: it was handled before; let it through.
             LimitExceeded: the mailbox is full.
+            Unavailable: the disk is.
         """
-        if self.is_kept or mailbox.stage(connection, self.envelope, self.quota):
+        if self.is_kept:
             return
-        if not mailbox.holds(connection, self.envelope.id):
-            raise Repeated
+        if not mailbox.stage(connection, self.envelope, self.quota):
+            if not mailbox.holds(connection, self.envelope.id):
+                raise Repeated
+        elif self.envelope.blob is not None:
+            self.blobs.write(_file_of(self.envelope), self.envelope.body)
 
     def done(self, connection: sqlite3.Connection) -> None:
         """Mark the envelope as handled, inside the handler's own transaction, before anything
@@ -236,10 +241,12 @@ class Desk:
         backoff = Backoff()
         envelope, attempts = pending.envelope, pending.attempts
         while attempts < _MAX_ATTEMPTS:
-            delivery = Delivery(envelope, attempts, self._quota, pending.is_kept)
+            delivery = Delivery(envelope, attempts, self._quota, self._blobs, pending.is_kept)
             if await self._try(handler, envelope, delivery):
-                if not delivery.is_done or envelope.blob is not None:
+                if not delivery.is_done:
                     await self._finish(pending)
+                elif envelope.blob is not None:
+                    await to_thread.run_sync(self._blobs.remove, _file_of(envelope))
                 return True
             attempts += 1
             backoff.failed(0.0)
@@ -273,17 +280,20 @@ class Desk:
 
         await self._store.transact("mailbox.done", finish)
         if envelope.blob is not None:
-            name = incoming_name(envelope.sender, envelope.id)
-            await to_thread.run_sync(self._blobs.remove, name)
+            await to_thread.run_sync(self._blobs.remove, _file_of(envelope))
 
     async def _whole(self, envelope: Envelope) -> Envelope:
         if envelope.blob is None or envelope.body:
             return envelope
-        name = incoming_name(envelope.sender, envelope.id)
-        return envelope.with_body(await to_thread.run_sync(self._blobs.read, name))
+        return envelope.with_body(await to_thread.run_sync(self._blobs.read, _file_of(envelope)))
 
     def _pile(self, peer: Key) -> _Pile:
         pile = self._piles.get(peer)
         if pile is None:
             pile = self._piles[peer] = _Pile(peer)
         return pile
+
+
+def _file_of(envelope: Envelope) -> str:
+    """Where a body lies that is kept apart."""
+    return incoming_name(envelope.sender, envelope.id)

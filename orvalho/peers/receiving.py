@@ -21,7 +21,7 @@ from orvalho.contexts.identity import Key
 from orvalho.errors import LimitExceeded, Unavailable, Untrusted
 from orvalho.peers import mailbox
 from orvalho.peers.channel import Channel
-from orvalho.peers.envelope import Envelope, EnvelopeId, open_sealed, sender_of
+from orvalho.peers.envelope import Envelope, EnvelopeId, open_sealed, refer, sender_of
 from orvalho.peers.frames import Ack, Mail, Reject
 from orvalho.peers.tally import Quota
 from orvalho.peers.transfers import Transfers
@@ -105,6 +105,7 @@ class Receiver:
         self._folds: dict[str, Fold] = {}
         self._begun: dict[EnvelopeId, _Begun] = {}
         self._recent: OrderedDict[EnvelopeId, None] = OrderedDict()
+        self._unfolded: OrderedDict[EnvelopeId, None] = OrderedDict()
         self._waiting: list[_Arrived] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
@@ -125,16 +126,14 @@ class Receiver:
             self._counters["envelopes.refused: of an unknown kind"] += 1
             channel.send(Reject(id=envelope.id, reason=f'nobody handles "{envelope.kind}" there'))
         elif envelope.blob is not None:
-            self._transfers.take(channel, envelope, mail.body, partial(self._whole, channel))
-        else:
-            self._arrived(channel, envelope)
+            self._apart(channel, envelope, mail.body)
+        elif not self._at_once(channel, envelope):
+            self._keep(_Arrived(channel, envelope))
 
     def handled(self, id_: EnvelopeId) -> None:
         """The handler of an envelope that `begin` took has come to its end, which is durable."""
         begun = self._begun.pop(id_, None)
-        self._recent[id_] = None
-        if len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
+        _remember(self._recent, id_)
         if begun is None:
             return
         begun.timer.cancel()
@@ -156,30 +155,45 @@ class Receiver:
                 continue
             self._acknowledge(batch, staged)
 
-    def _whole(self, channel: Channel, envelope: Envelope) -> None:
-        """Its large body has come, too."""
-        self._keep(_Arrived(channel, envelope))
+    def _apart(self, channel: Channel, envelope: Envelope, body: bytes) -> None:
+        """Its large body comes along, or is to be fetched."""
+        is_here = bool(body) and refer(body) == envelope.blob
+        if not is_here or not self._at_once(channel, envelope.with_body(body)):
+            self._transfers.take(channel, envelope, body, partial(self._whole, channel, False))
 
-    def _arrived(self, channel: Channel, envelope: Envelope) -> None:
+    def _whole(self, channel: Channel, is_begun: bool, envelope: Envelope) -> None:
+        """Its large body is a file now."""
+        self._keep(_Arrived(channel, envelope, is_begun=is_begun))
+
+    def _at_once(self, channel: Channel, envelope: Envelope) -> bool:
+        """Do what may be done with an envelope before it is kept. False: keep it first."""
         id_ = envelope.id
         if id_ in self._begun:
             # Over a new link, it may be: that is where its acknowledgement goes.
             self._begun[id_].channel = channel
             self._counters["envelopes.repeated"] += 1
-        elif envelope.kind in self._folds:
-            self._keep(_Arrived(channel, envelope, stage=self._fold(envelope)))
-        elif id_ not in self._recent and self._begin(envelope):
-            arrived = _Arrived(channel, envelope, is_begun=True)
-            timer = asyncio.get_running_loop().call_later(_LINGER_S, self._linger, arrived)
-            self._begun[id_] = _Begun(channel, timer)
-        else:
-            self._keep(_Arrived(channel, envelope))
+            return True
+        if envelope.kind in self._folds:
+            stage = None if id_ in self._unfolded else self._fold(envelope)
+            if stage is not None:
+                self._keep(_Arrived(channel, envelope, stage))
+            return stage is not None
+        if id_ in self._recent or not self._begin(envelope):
+            return False
+        timer = asyncio.get_running_loop().call_later(_LINGER_S, self._linger, envelope)
+        self._begun[id_] = _Begun(channel, timer)
+        return True
 
-    def _linger(self, arrived: _Arrived) -> None:
+    def _linger(self, envelope: Envelope) -> None:
         """Its handler takes long."""
-        if (begun := self._begun.get(arrived.envelope.id)) is not None:
-            arrived.channel = begun.channel
-            self._keep(arrived)
+        begun = self._begun.get(envelope.id)
+        if begun is None:
+            return
+        if envelope.blob is None:
+            self._keep(_Arrived(begun.channel, envelope, is_begun=True))
+        else:
+            on_here = partial(self._whole, begun.channel, True)
+            self._transfers.take(begun.channel, envelope, envelope.body, on_here)
 
     def _fold(self, envelope: Envelope) -> Stage | None:
         try:
@@ -204,6 +218,11 @@ class Receiver:
         for arrived in batch:
             if (after := self._folded(connection, arrived)) is not None:
                 staged.append(after)
+                continue
+            if arrived.stage is not None and arrived.envelope.blob is not None:
+                # Its body is no file: it must come again, and is kept first then.
+                is_known = mailbox.has_seen(connection, arrived.envelope.id)
+                staged.append(_Staged.KNOWN if is_known else _Staged.FULL)
                 continue
             try:
                 is_new = mailbox.stage(connection, arrived.envelope, self._quota)
@@ -237,6 +256,8 @@ class Receiver:
         for arrived, result in zip(batch, staged, strict=True):
             if result is _Staged.FULL:
                 self._counters["envelopes.postponed"] += 1
+                if arrived.stage is not None:
+                    _remember(self._unfolded, arrived.envelope.id)
                 continue
             kept.setdefault(arrived.channel, []).append(arrived.envelope.id)
             if arrived.is_begun and (begun := self._begun.get(arrived.envelope.id)):
@@ -252,3 +273,9 @@ class Receiver:
                     self._on_new(arrived.envelope)
             elif not isinstance(result, _Staged):
                 result()
+
+
+def _remember(ids: OrderedDict[EnvelopeId, None], id_: EnvelopeId) -> None:
+    ids[id_] = None
+    if len(ids) > _RECENT:
+        ids.popitem(last=False)
