@@ -142,3 +142,45 @@ def test_a_phone_that_is_off_runs_it_when_it_wakes(
     run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
     assert json.loads(laptop.does("script", "result", run)) == 42
     assert json.loads(phone.does("script", "result", run)) == 42
+
+
+LARGE = COUNT.replace("return count;", "return [count, params.text, 'y'.repeat(200000)];")
+
+
+@pytest.mark.parametrize(
+    ("side", "phase", "commit"),
+    [
+        ("phone", "before", "run.started"),
+        ("phone", "after", "run.started"),
+        ("phone", "before", "run.ended"),
+        ("laptop", "before", "mailbox.stage"),
+        ("laptop", "after", "mailbox.stage"),
+    ],
+)
+def test_large_parameters_and_results_come_through_a_crash(
+    devices: tuple[Device, Device], tmp_path: Path, side: str, phase: str, commit: str
+) -> None:
+    laptop, phone = devices
+    large, text = tmp_path / "large.js", tmp_path / "params.json"
+    large.write_text(LARGE)
+    text.write_text(json.dumps({"text": "x" * 200_000}))
+    before = counted(phone, laptop)
+    dies = phone if side == "phone" else laptop
+    dies.stop()
+    dies.start(phase, commit, "1")
+    wait_until(lambda: laptop.online("phone2"), "they are linked")
+    words = ("script", "send", "peer@phone2", str(large), "--params-file", str(text))
+    laptop.types(*words, "--detach")
+    wait_until(lambda: dies.has_died, "the daemon has died")
+    dies.start()
+
+    wait_until(lambda: outcome(laptop) is not None, "the run has ended")
+    if side == "phone" and (phase, commit) in CUT:
+        assert outcome(laptop) == "interrupted"
+        assert counted(phone, laptop) - before in (0, 1)
+        return
+    assert outcome(laptop) == "done"
+    run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
+    count, echoed, made = json.loads(laptop.does("script", "result", run))
+    assert (count, len(echoed), len(made)) == (before + 1, 200_000, 200_000)
+    assert counted(phone, laptop) == before + 1
