@@ -152,6 +152,8 @@ class Gossip:
     def restore(self, statements: Iterable[Statement]) -> None:
         """Take what was kept on disk; call `trust` afterwards. What does not hold is left out."""
         for statement in statements:
+            if self._seq(statement.kind, statement.node_key) >= statement.seq:
+                continue
             try:
                 self._open(statement)
             except Untrusted:
@@ -244,7 +246,7 @@ class Gossip:
         wants = tuple(
             (kind, node)
             for (kind, node), seq in theirs.items()
-            if kind in iter(Kind) and self._would_take(node, Kind(kind), seq) is None
+            if kind in records.KINDS and self._would_take(node, Kind(kind), seq) is None
         )
         answers = self._send(peer, lacking)
         if wants:
@@ -255,7 +257,7 @@ class Gossip:
 
     def _known(self, wants: Sequence[tuple[int, bytes]]) -> Iterator[_Id]:
         for kind, node in wants:
-            if kind in iter(Kind) and (Kind(kind), Key(node)) in self._held:
+            if kind in records.KINDS and (Kind(kind), Key(node)) in self._held:
                 yield Kind(kind), Key(node)
 
     def _tired(self, peer: Key, id_: _Id) -> bool:

@@ -60,6 +60,7 @@ class Kind(enum.IntEnum):
     SIGHT = 2
 
 
+KINDS: Final = frozenset(kind.value for kind in Kind)
 _PURPOSE: Final = {Kind.RECORD: b"orvalho/record/1", Kind.SIGHT: b"orvalho/sight/1"}
 LIMIT_BYTES: Final = {Kind.RECORD: RECORD_BYTES, Kind.SIGHT: SIGHT_BYTES}
 
@@ -139,7 +140,7 @@ def sign_sight(signer: Signer, seq: int, sight: Sight) -> Statement:
 def read_head(blob: bytes) -> Statement | None:
     """Whose statement this claims to be, and how new; None when it is laid out wrongly or too
     large. No signature is checked."""
-    if len(blob) <= _BODY or blob[0] not in iter(Kind):
+    if len(blob) <= _BODY or blob[0] not in KINDS:
         return None
     kind = Kind(blob[0])
     if len(blob) > LIMIT_BYTES[kind]:
@@ -173,8 +174,11 @@ def open_record(statement: Statement, check: CheckCertificate) -> Record:
     ):
         raise Untrusted("a record holds too much, or a key that is none", where=record.name)
     try:
-        for each in (*record.contexts, *record.vouches):
-            check_label(each.name)
+        for label in (
+            *(each.name for each in record.contexts),
+            *(each.name for each in record.vouches),
+        ):
+            check_label(label)
     except InvalidInput as error:
         raise Untrusted(f"a record holds a name that is none: {error}") from error
     return record
@@ -225,7 +229,7 @@ MIGRATIONS(name="create")(_create)
 def keep(connection: sqlite3.Connection, statements: Iterable[Statement]) -> None:
     """Write records down, each in the place of the one before."""
     connection.executemany(
-        "INSERT INTO record VALUES (?, ?) ON CONFLICT (node_key) DO UPDATE SET blob = excluded.blob",
+        "INSERT OR REPLACE INTO record VALUES (?, ?)",
         [(each.node_key, each.blob) for each in statements],
     )
 
