@@ -288,6 +288,10 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    if config.mesh.beacon_port > 65535:
+        raise InvalidInput(
+            "mesh.beacon_port is at most 65535", where=_where("mesh.beacon_port", origins)
+        )
     return config
 
 

@@ -52,11 +52,11 @@ class PeerOperations:
     async def remove(self, request: control.PeerRemove) -> Replies:
         house = self._house
         peer, me = house.trust.by_name(request.name), house.identity.node.key
-        await self._parting.part(peer)
-        # Or an introducer would bring it back.
+        # First of all, or an introducer would bring it back.
         await house.refused.add(
             Refusal(peer.node_key, me, "removed", peer.name, "this node", time.time())
         )
+        await self._parting.part(peer)
         house.mesh.stir()
         yield control.Note(text=f"{peer.name} is forgotten: its key is refused from now on")
 
