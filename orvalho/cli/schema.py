@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
+from orvalho.control import mesh
 from orvalho.control import messages as m
 
 # Name of the schema -> the reply, and the commands that print it.
@@ -24,7 +25,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "ticket": (m.Ticket, "peer invite"),
     "peer-added": (m.PeerAdded, "peer add"),
     "peers": (m.PeerListReply, "peer ls"),
-    "nodes": (m.NodesReply, "nodes"),
+    "nodes": (mesh.NodesReply, "nodes"),
     "groups": (m.GroupListReply, "group ls, group show"),
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (m.ScriptChecked, "script check"),

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Tagged by its own name in snake case, with dots: `ScriptSend` is `script.send`."""
-
-
-def _tag(name: str) -> str:
-    words = "".join("." + c.lower() if c.isupper() else c for c in name)
-    return words.lstrip(".")
+from orvalho.control import mesh
+from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
+from orvalho.control.message import tag as _tag
 
 
 def _null() -> msgspec.Raw:
@@ -77,33 +72,6 @@ class PeerRemove(Message, frozen=True, kw_only=True, tag=_tag):
     """Forget a peer: its key is refused from now on. -> Note"""
 
     name: str
-
-
-class PeerSet(Message, frozen=True, kw_only=True, tag=_tag):
-    """Whether a peer's own peers become ours. -> Note"""
-
-    name: str
-    introducer: bool
-
-
-class PeerRename(Message, frozen=True, kw_only=True, tag=_tag):
-    """Call a peer otherwise here. -> Note"""
-
-    name: str
-    new_name: str
-
-
-class PeerRevoke(Message, frozen=True, kw_only=True, tag=_tag):
-    """Forget a peer, here and on each device that has this one as its owner's own. -> Note"""
-
-    name: str
-
-
-class Nodes(Message, frozen=True, kw_only=True, tag=_tag):
-    """Every node that is known, or with `lan` each that calls on the local network.
-    -> NodesReply"""
-
-    lan: bool = False
 
 
 class GroupList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -238,10 +206,10 @@ Request = (
     | PeerAdd
     | PeerList
     | PeerRemove
-    | PeerSet
-    | PeerRename
-    | PeerRevoke
-    | Nodes
+    | mesh.PeerSet
+    | mesh.PeerRename
+    | mesh.PeerRevoke
+    | mesh.Nodes
     | GroupList
     | GroupShow
     | Resolve
@@ -358,44 +326,6 @@ class PeerAdded(Message, frozen=True, kw_only=True, tag=_tag):
 
 class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
     peers: tuple[PeerState, ...]
-
-
-class NodeState(Message, frozen=True, kw_only=True):
-    """`state`: alive, suspect, dead, revoked. `known`: this node, paired, introduced by NODE, via
-    NODE, revoked by NODE. `relation`: own, guest, or None for one that is not paired. Capabilities
-    and labels are `key=value`. `note`: what the owner should settle."""
-
-    name: str
-    key: str
-    state: str
-    known: str
-    relation: str | None
-    is_introducer: bool
-    capabilities: tuple[str, ...]
-    labels: tuple[str, ...]
-    contexts: tuple[str, ...]
-    addresses: tuple[str, ...]
-    last_seen_at: float | None
-    note: str | None
-
-
-class LanNode(Message, frozen=True, kw_only=True):
-    """A node that calls on the local network. The name is its own word unless it is paired."""
-
-    name: str
-    key: str
-    addresses: tuple[str, ...]
-    paired: bool
-    revoked: bool
-
-
-class NodesReply(Message, frozen=True, kw_only=True, tag=_tag):
-    """`nodes`, or `lan` if that was asked. `is_listening`: beacons are on."""
-
-    nodes: tuple[NodeState, ...]
-    lan: tuple[LanNode, ...]
-    is_listening: bool
-    problems: tuple[str, ...]
 
 
 class GroupState(Message, frozen=True, kw_only=True):
@@ -607,7 +537,7 @@ Reply = (
     | Ticket
     | PeerAdded
     | PeerListReply
-    | NodesReply
+    | mesh.NodesReply
     | GroupListReply
     | Resolved
     | ScriptChecked

@@ -20,6 +20,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify, check_certificate
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
+from orvalho.control import mesh
 from orvalho.control import messages as control
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
@@ -338,10 +339,10 @@ class _Wiring:
             control.PeerAdd: peer.add,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
-            control.PeerSet: peer.set,
-            control.PeerRename: peer.rename,
-            control.PeerRevoke: peer.revoke,
-            control.Nodes: NodesOperations(house).nodes,
+            mesh.PeerSet: peer.set,
+            mesh.PeerRename: peer.rename,
+            mesh.PeerRevoke: peer.revoke,
+            mesh.Nodes: NodesOperations(house).nodes,
             control.Resolve: peer.resolve,
             control.GroupList: policy.list_groups,
             control.GroupShow: policy.show_group,

@@ -38,6 +38,8 @@ ANSWER_BYTES: Final = 1 << 19
 _SUMMARY_BYTES: Final = 16
 # A statement that a peer was sent so often and still lacks is one that it does not take.
 _TRIES: Final = 5
+# After so many rounds with a peer it is tried again all the same.
+_FORGET_ROUNDS: Final = 64
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -73,6 +75,7 @@ class _Memory:
 
     sent: dict[tuple[Kind, Key], tuple[int, int]] = field(default_factory=dict)
     settled: tuple[bytes, bytes] | None = None
+    rounds: int = 0
 
 
 _digests: Final = msgspec.msgpack.Decoder(Digest)
@@ -182,7 +185,17 @@ class Gossip:
 
     def round(self, peers: Iterable[Key]) -> list[Outgoing]:
         """The digests of one round, for the peers that were chosen for it."""
-        return [self._digest(peer, Digest(summary=self.summary())) for peer in peers]
+        found = []
+        for peer in peers:
+            memory = self._memories.setdefault(peer, _Memory())
+            memory.rounds += 1
+            if memory.rounds % _FORGET_ROUNDS == 0:
+                memory.sent.clear()
+                memory.settled = None
+            # Nothing is left to say to a peer that holds something else on purpose.
+            if memory.settled is None or memory.settled[0] != self.summary():
+                found.append(self._digest(peer, Digest(summary=self.summary())))
+        return found
 
     def spread(self, peers: Iterable[Key]) -> list[Outgoing]:
         """Pass the news on, to each but the one who told us."""

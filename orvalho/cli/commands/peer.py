@@ -12,6 +12,7 @@ from orvalho.cli.output import age, duration
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
+from orvalho.control.mesh import PeerRename, PeerRevoke, PeerSet
 from orvalho.control.messages import (
     Note,
     PeerAdd,
@@ -20,9 +21,6 @@ from orvalho.control.messages import (
     PeerList,
     PeerListReply,
     PeerRemove,
-    PeerRename,
-    PeerRevoke,
-    PeerSet,
     Ticket,
 )
 from orvalho.errors import InvalidInput

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from orvalho.contexts.identity import key_text
+from orvalho.control import mesh as wire
 from orvalho.control import messages as control
 from orvalho.daemon.house import House
 
@@ -17,18 +18,18 @@ class NodesOperations:
     def __init__(self, house: House) -> None:
         self._house = house
 
-    async def nodes(self, request: control.Nodes) -> Replies:
+    async def nodes(self, request: wire.Nodes) -> Replies:
         house = self._house
-        yield control.NodesReply(
+        yield wire.NodesReply(
             nodes=() if request.lan else self._known(),
             lan=self._heard() if request.lan else (),
             is_listening=house.lan is not None,
             problems=tuple(text for text, _ in house.mesh.problems()),
         )
 
-    def _known(self) -> tuple[control.NodeState, ...]:
+    def _known(self) -> tuple[wire.NodeState, ...]:
         return tuple(
-            control.NodeState(
+            wire.NodeState(
                 name=view.name,
                 key=key_text(view.key),
                 state=view.state,
@@ -45,7 +46,7 @@ class NodesOperations:
             for view in self._house.mesh.nodes()
         )
 
-    def _heard(self) -> tuple[control.LanNode, ...]:
+    def _heard(self) -> tuple[wire.LanNode, ...]:
         house = self._house
         if house.lan is None:
             return ()
@@ -53,7 +54,7 @@ class NodesOperations:
         for heard in house.lan.heard():
             peer = house.trust.by_key(heard.key)
             found.append(
-                control.LanNode(
+                wire.LanNode(
                     name=peer.name if peer else heard.name,
                     key=key_text(heard.key),
                     addresses=heard.addresses,

@@ -9,6 +9,7 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import parse_address
 from orvalho.contexts.refused import Refusal
 from orvalho.contexts.trust import Peer, Relation
+from orvalho.control import mesh
 from orvalho.control import messages as control
 from orvalho.daemon.greeting import read_greeting
 from orvalho.daemon.house import House
@@ -60,13 +61,13 @@ class PeerOperations:
         house.mesh.stir()
         yield control.Note(text=f"{peer.name} is forgotten: its key is refused from now on")
 
-    async def set(self, request: control.PeerSet) -> Replies:
+    async def set(self, request: mesh.PeerSet) -> Replies:
         changed = await self._house.trust.set_introducer(request.name, request.introducer)
         self._house.mesh.stir()
         verb = "may introduce" if request.introducer else "may not introduce"
         yield control.Note(text=f"{request.name} {verb} devices", changed=changed)
 
-    async def rename(self, request: control.PeerRename) -> Replies:
+    async def rename(self, request: mesh.PeerRename) -> Replies:
         if request.new_name == self._house.name:
             raise Conflict("this node itself has that name", where=request.new_name)
         changed = await self._house.trust.rename(request.name, request.new_name)
@@ -75,7 +76,7 @@ class PeerOperations:
             text=f"{request.name} is called {request.new_name} from now on", changed=changed
         )
 
-    async def revoke(self, request: control.PeerRevoke) -> Replies:
+    async def revoke(self, request: mesh.PeerRevoke) -> Replies:
         house = self._house
         peer = house.trust.by_name(request.name)
         await house.mesh.revoke(peer)
