@@ -115,7 +115,7 @@ class Lan:
             self._wake.set()
         if self._trust.by_key(heard.key) is None:
             return
-        if self._hints.hear(heard.key, heard.addresses) or not self._node.is_online(heard.key):
+        if self._hints.hear(heard.key, heard.addresses, _now()):
             self._node.nudge(heard.key)
 
 

@@ -92,7 +92,11 @@ class Book:
         if peer is None:
             return ()
         hints = self._hints
-        found = (*hints.heard(key), *peer.addresses, *hints.bootstrap(peer.name))
+        found = (
+            *hints.heard(key, anyio.current_time()),
+            *peer.addresses,
+            *hints.bootstrap(peer.name),
+        )
         return tuple(dict.fromkeys(found))
 
     def name(self, key: Key) -> str | None:
@@ -471,6 +475,7 @@ class _Wiring:
             )
         )
         self._hints.use(config.mesh.bootstrap)
+        house.node.refresh()
         house.mesh.stir()
         _log.info("settings reloaded")
 

@@ -200,12 +200,12 @@ class Gossip:
     def spread(self, peers: Iterable[Key]) -> list[Outgoing]:
         """Pass the news on, to each but the one who told us."""
         news, self._news = self._news, {}
-        greeted, self._to_greet = self._to_greet, set()
-        if not news and not greeted:
+        if not news and not self._to_greet:
             return []
         found: list[Outgoing] = []
         for peer in peers:
-            if peer in greeted:
+            if peer in self._to_greet:
+                self._to_greet.discard(peer)
                 self._memories[peer].settled = None
                 found.append(self._greeting(peer))
             ids = [id_ for id_, teller in news.items() if teller != peer and id_[1] != peer]

@@ -108,7 +108,8 @@ def _join(index: int, family: socket.AddressFamily, port: int) -> socket.socket:
         if family == socket.AF_INET:
             group = socket.inet_aton(GROUP_IPV4)
             request = struct.pack("@4s4si", group, bytes(4), index)  # struct ip_mreqn
-            joined.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            with contextlib.suppress(OSError):  # Linux alone has it
+                joined.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
             joined.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
             joined.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
             joined.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
@@ -117,7 +118,8 @@ def _join(index: int, family: socket.AddressFamily, port: int) -> socket.socket:
             group = socket.inet_pton(socket.AF_INET6, GROUP_IPV6)
             request = struct.pack("@16si", group, index)  # struct ipv6_mreq
             joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            joined.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+            with contextlib.suppress(OSError):
+                joined.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
             joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
             joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
             joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)

@@ -31,7 +31,7 @@ from orvalho.peers.wire import UNREADABLE
 
 # A counter that starts at 1 never gets here: a number past it is a mistake or an attack.
 MAX_SEQ: Final = (1 << 53) - 1
-RECORD_BYTES: Final = 1 << 16
+RECORD_BYTES: Final = 96 << 10
 SIGHT_BYTES: Final = 1 << 13
 MAX_ADDRESSES: Final = 32
 MAX_CONTEXTS: Final = 200

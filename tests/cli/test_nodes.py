@@ -12,7 +12,6 @@ def test_nodes_are_shown_with_what_the_owner_should_settle(daemon, orvalho, caps
     assert "suspect" in shown
     assert "via laptop" in shown
     assert "env=home os=linux" in shown
-    assert "! another one is called so" in shown
     assert "! laptop has revoked this device" in shown
     assert "ws://" not in shown
     assert daemon.last(mesh.Nodes) == mesh.Nodes(lan=False)

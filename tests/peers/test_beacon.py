@@ -7,9 +7,11 @@ import random
 import socket
 from collections import Counter
 
+import anyio
 import pytest
 
 from orvalho.contexts.identity import Signer
+from orvalho.daemon.addresses import interfaces
 from orvalho.errors import Untrusted
 from orvalho.peers import beacon as beacons
 from orvalho.peers.beacon import Beacon, Ear, announced, open_beacon, reachable, seal
@@ -120,6 +122,29 @@ def test_a_crowd_is_remembered_no_further_than_there_is_room() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not interfaces(), reason="needs an interface besides loopback")
+async def test_a_datagram_is_heard_on_the_interface_it_comes_by_and_no_other() -> None:
+    """By default a socket hears a group on every interface that any socket has joined it on."""
+    port = 30_000 + (os.getpid() + 7) % 20_000
+    got: list[bytes] = []
+    loopback = Interface(socket.if_nametoindex("lo"), "lo", has_ipv4=True, has_ipv6=False)
+    one = Multicast(port, lambda datagram, host: None)
+    two = Multicast(port, lambda datagram, host: got.append(datagram))
+    try:
+        assert one.use([loopback])
+        assert two.use([loopback, *interfaces()])
+        one.send(b"once")
+        await until(lambda: got)
+        one.send(b"last")
+        await until(lambda: b"last" in got)
+        await anyio.sleep(0.2)
+        assert got == [b"once", b"last"]
+    finally:
+        one.close()
+        two.close()
 
 
 @pytest.mark.anyio

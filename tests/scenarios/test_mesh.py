@@ -143,6 +143,40 @@ def test_a_node_that_moved_while_its_peer_was_off_is_found_through_a_third(
     assert nodes(laptop)["phone2"]["addresses"] != before
 
 
+def test_a_bootstrap_address_finds_a_peer_that_moved_meanwhile(
+    made: Callable[..., Device],
+) -> None:
+    laptop, phone = made("laptop"), made("phone2")
+    pair(laptop, phone)
+    for device in (laptop, phone):
+        device.stop()
+        move(device)
+    for device in (laptop, phone):
+        device.start()
+    assert not laptop.online("phone2")
+    (address,) = json.loads(phone.does("status", "--json"))["listening"]
+    assert laptop.types("config", "set", "mesh.bootstrap", "phone2").status == 2
+
+    laptop.does("config", "set", "mesh.bootstrap", f'["phone2={address}"]')
+
+    wait_until(lambda: laptop.online("phone2"), "it is found")
+
+
+def test_a_revocation_reaches_a_device_that_was_off(made: Callable[..., Device]) -> None:
+    laptop, server, phone = made("laptop"), made("server"), made("phone2")
+    pair(laptop, server)
+    pair(phone, server)
+    pair(phone, laptop)
+    server.kill()
+    laptop.does("peer", "revoke", "phone2", "-y")
+    laptop.kill()
+    server.start()
+    wait_until(lambda: server.online("phone2"), "it does not know yet")
+    laptop.start()
+    wait_until(lambda: state(server, "phone2") == "revoked", "it has heard")
+    wait_until(lambda: not phone.online("server"), "the link is dropped")
+
+
 def test_a_revoked_device_is_refused_everywhere(made: Callable[..., Device]) -> None:
     laptop, server, phone = made("laptop"), made("server"), made("phone2")
     pair(laptop, server)

@@ -56,14 +56,13 @@ def _show_known(session: Session, nodes: tuple[NodeState, ...]) -> None:
             for row, node in zip(rows, nodes, strict=True)
         ]
     session.screen.table(headers, rows)
-    for node in nodes:
-        if node.note:
-            session.screen.line(f"! {node.note}")
 
 
 def _show_lan(session: Session, reply: NodesReply) -> None:
     if not reply.is_listening:
-        session.screen.notice("beacons are off: orvalho config set mesh.beacons true")
+        session.screen.notice(
+            "beacons are off: orvalho config set mesh.beacons true, then start the daemon again"
+        )
     session.screen.table(
         ("node", "key", "addresses", "state"),
         [
