@@ -95,10 +95,13 @@ class Lan:
 
     def _look(self) -> None:
         self._is_changed = False
-        if self._multicast.use(self._interfaces()):
-            self._again = list(_AGAIN_S)
-        if self._node.readvertise():
-            _log.info("addresses.changed", extra={"addresses": list(self._node.addresses)})
+        try:
+            if self._multicast.use(self._interfaces()):
+                self._again = list(_AGAIN_S)
+            if self._node.readvertise():
+                _log.info("addresses.changed", extra={"addresses": list(self._node.addresses)})
+        except OSError:  # no descriptor left, an interface that goes while we look: next time
+            _log.warning("network.unreadable", exc_info=True)
 
     def _look_again(self) -> None:
         self._is_changed = True

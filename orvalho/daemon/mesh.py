@@ -111,6 +111,7 @@ class Mesh:
         self._said = _Said()
         self._own: frozenset[Key] = frozenset()
         self._linked: frozenset[Key] = frozenset()
+        self._unheeded: dict[tuple[Kind, Key], Statement] = {}
         self._queue: deque[Outgoing] = deque()
         self._wake = anyio.Event()
         self._clashes: dict[Key, str] = {}
@@ -187,6 +188,10 @@ class Mesh:
         self._said.sights = starts << _START_BITS
         self._gossip.restore(await store.read(records.kept))
         self._gossip.trust(self._own_peers())
+        # An earlier run may have ended between the refusal and the parting.
+        for peer in self._parts.trust.peers():
+            if peer.node_key in self._parts.refused:
+                await self._parts.part(peer)
 
     async def run(self) -> None:
         """Gossip, until cancelled."""
@@ -252,9 +257,10 @@ class Mesh:
 
     async def _heed(self, now: float) -> None:
         """Draw the conclusions from what was accepted."""
-        news = self._gossip.take_accepted()
-        # What we heard of the same node last is what holds.
-        latest = {(each.kind, each.node_key): each for each in news}
+        # What we heard of the same node last is what holds. Nothing is let go of before all that
+        # follows from it is done: a full disk must not swallow a revocation.
+        latest = self._unheeded
+        latest.update({(each.kind, each.node_key): each for each in self._gossip.take_accepted()})
         for kind, key in latest:
             if kind is Kind.SIGHT and (sight := self._gossip.sights.get(key)):
                 self._sights.told(key, sight.links, now)
@@ -264,6 +270,7 @@ class Mesh:
         kept = [each for each in latest.values() if each.kind is Kind.RECORD]
         if kept:
             self._parts.store.transact_soon("record.keep", partial(records.keep, statements=kept))
+        self._unheeded = {}
         if gone := self._gossip.take_dropped():
             for key in gone:
                 self._sights.forget(key, now)
@@ -351,7 +358,6 @@ class Mesh:
         signer = self._parts.identity.node
         record = self._record()
         if record != self._said.record or self._gossip.is_behind(Kind.RECORD):
-            self._said.record = record
             if not self._holds(record) or self._gossip.is_behind(Kind.RECORD):
                 dated = replace(record, issued_at=time.time())
                 seq = self._gossip.seq(Kind.RECORD) + 1
@@ -360,6 +366,7 @@ class Mesh:
                 keep = partial(records.keep, statements=[statement])
                 await self._parts.store.transact("record.keep", keep)
                 self._say_one(statement)
+            self._said.record = record
         if self._linked != self._said.links or self._gossip.is_behind(Kind.SIGHT):
             self._said.links = self._linked
             self._said.sights = max(self._said.sights, self._gossip.seq(Kind.SIGHT)) + 1

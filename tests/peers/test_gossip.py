@@ -8,6 +8,8 @@ from collections import Counter
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from bench.gossip import BAR_ROUNDS, Network, SimulatedNode, settle, spread_change
 from orvalho.contexts.identity import Key
@@ -87,6 +89,27 @@ def test_a_change_reaches_a_hundred_nodes_within_eight_rounds(seed: int) -> None
         for node in network.nodes
         for name in node.counters
     )
+
+
+@settings(max_examples=15, deadline=None)
+@given(some.integers(0, 10**6), some.floats(0.0, 0.4))
+def test_whatever_is_lost_cut_and_healed_all_agree_in_the_end(seed: int, loss: float) -> None:
+    chance = random.Random(seed)
+    network = Network(8, chance, loss)
+    for number in range(10):
+        node = chance.choice(network.nodes)
+        node.says(node.record(node.gossip.records[node.key].vouches, labels=(f"a={number}",)))
+        # Some messages come twice, and late ones after later ones.
+        for each in network.nodes:
+            each.inbox += chance.sample(each.inbox, len(each.inbox) // 2)
+            chance.shuffle(each.inbox)
+        # A node is cut off for a while: what it was told is lost.
+        chance.choice(network.nodes).inbox.clear()
+        network.round()
+    settle(network)
+    latest = [node.gossip.records[node.key] for node in network.nodes]
+    for node in network.nodes:
+        assert [node.gossip.records[each.key] for each in network.nodes] == latest
 
 
 def test_two_nodes_learn_of_each_other_and_then_are_silent(

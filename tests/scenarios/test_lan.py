@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from orvalho.contexts.identity import Identity
 from orvalho.control.client import Client
+from orvalho.peers.beacon import Beacon, seal
 from tests.scenarios.devices import Device, wait_until
 
 
@@ -127,6 +130,75 @@ def test_two_hosts_find_each_other_without_configuration(
         laptop.does("peer", "add", ticket)
         wait_until(lambda: laptop.online("phone2"), "linked")
         assert "paired" in laptop.does("nodes", "--lan")
+
+
+_LIAR = """
+import socket, sys, time
+from orvalho.peers.multicast import Multicast, Interface
+import asyncio
+async def main():
+    datagram = bytes.fromhex(sys.argv[1])
+    knocks = 0
+    async def hold(reader, writer):
+        nonlocal knocks
+        knocks += 1
+        print("knock", flush=True)
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+        writer.close()
+    server = await asyncio.start_server(hold, "0.0.0.0", int(sys.argv[2]))
+    multicast = Multicast(4456, lambda datagram, host: None)
+    multicast.use([Interface(socket.if_nametoindex(sys.argv[3]), "x", True, False)])
+    while True:
+        multicast.send(datagram)
+        await asyncio.sleep(0.01)
+asyncio.run(main())
+"""
+
+
+def test_a_beacon_that_is_repeated_from_elsewhere_leads_to_failed_dials_alone(
+    tmp_path: Path,
+) -> None:
+    with hosts(tmp_path, "laptop", "phone2", "liar") as (laptop, phone, liar):
+        for number, host in enumerate((laptop, phone, liar)):
+            plug_in(host.namespace, number, f"10.77.0.{number + 1}", ipv6=False)
+        for host in (laptop, phone):
+            host.init()
+            host.start()
+        ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
+        laptop.does("peer", "add", ticket)
+        wait_until(lambda: laptop.online("phone2"), "linked")
+        listening = json.loads(phone.does("status", "--json"))["listening"]
+        port = int(listening[0].rpartition(":")[2])
+        phone.stop()
+        # What everybody on the network has heard of the phone, word for word.
+        keys = Identity.load(phone.home / "state/keys")
+        datagram = seal(keys.node, Beacon(name="phone2", listen=(f"ws://0.0.0.0:{port}",)))
+        told = (tmp_path / "knocks").open("w+")
+        lying = subprocess.Popen(
+            [*liar.wrapper, sys.executable, "-c", _LIAR, datagram.hex(), str(port)]
+            + [f"{liar.namespace}i"],
+            stdout=told,
+        )
+        try:
+            knocks = tmp_path / "knocks"
+            wait_until(lambda: knocks.read_text().count("knock") >= 2, "the laptop falls for it")
+            assert not laptop.online("phone2")
+            began, before = time.monotonic(), knocks.read_text().count("knock")
+            time.sleep(3)
+            passed_s = time.monotonic() - began
+            # A hundred lies a second, and a dial now and then.
+            assert knocks.read_text().count("knock") - before <= 3 + 2 * passed_s
+            assert not laptop.online("phone2")
+            phone.start()
+            wait_until(lambda: laptop.online("phone2"), "the real one is found all the same")
+            assert (
+                "10.77.0.3" not in json.loads(laptop.does("status", "--json"))["peers"][0]["path"]
+            )
+        finally:
+            lying.kill()
+            lying.wait()
+            told.close()
 
 
 def test_a_peer_that_comes_at_another_address_is_dialled_at_once(tmp_path: Path) -> None:

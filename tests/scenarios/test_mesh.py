@@ -89,6 +89,12 @@ def test_a_node_that_was_never_met_is_known_with_its_labels_and_seen_to_die(
     assert "via laptop" in shown
     assert "env=home" in shown
 
+    # To be known is not to be trusted.
+    assert [each["name"] for each in server.types("peer", "ls", "--json").json["peers"]] == [
+        "laptop"
+    ]
+    assert server.types("resolve", "phone2").status == 4
+
     phone.kill()
     wait_until(lambda: state(server, "phone2") == "suspect", "suspect")
     wait_until(lambda: state(server, "phone2") == "dead", "dead")
@@ -175,6 +181,23 @@ def test_a_revocation_reaches_a_device_that_was_off(made: Callable[..., Device])
     laptop.start()
     wait_until(lambda: state(server, "phone2") == "revoked", "it has heard")
     wait_until(lambda: not phone.online("server"), "the link is dropped")
+
+
+@pytest.mark.parametrize("moment", [("after", "refused.add"), ("before", "peer.remove")])
+def test_a_crash_amid_a_revocation_leaves_the_key_refused(
+    tmp_path: Path, moment: tuple[str, str]
+) -> None:
+    with devices(make(tmp_path, "laptop"), make(tmp_path, "phone2")) as (laptop, phone):
+        pair(laptop, phone)
+        laptop.stop()
+        laptop.start(*moment, "1")
+        wait_until(lambda: laptop.online("phone2"), "linked again")
+        assert laptop.types("peer", "revoke", "phone2", "-y").status != 0
+        wait_until(lambda: laptop.has_died, "the power went away")
+        laptop.start()
+        wait_until(lambda: state(laptop, "phone2") == "revoked", "it is revoked")
+        assert laptop.types("peer", "ls", "--json").json["peers"] == []
+        wait_until(lambda: not phone.online("laptop"), "refused")
 
 
 def test_a_revoked_device_is_refused_everywhere(made: Callable[..., Device]) -> None:
