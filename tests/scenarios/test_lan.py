@@ -175,11 +175,8 @@ def test_a_beacon_that_is_repeated_from_elsewhere_leads_to_failed_dials_alone(
         keys = Identity.load(phone.home / "state/keys")
         datagram = seal(keys.node, Beacon(name="phone2", listen=(f"ws://0.0.0.0:{port}",)))
         told = (tmp_path / "knocks").open("w+")
-        lying = subprocess.Popen(
-            [*liar.wrapper, sys.executable, "-c", _LIAR, datagram.hex(), str(port)]
-            + [f"{liar.namespace}i"],
-            stdout=told,
-        )
+        words = (datagram.hex(), str(port), f"{liar.namespace}i")
+        lying = subprocess.Popen([*liar.wrapper, sys.executable, "-c", _LIAR, *words], stdout=told)
         try:
             knocks = tmp_path / "knocks"
             wait_until(lambda: knocks.read_text().count("knock") >= 2, "the laptop falls for it")
