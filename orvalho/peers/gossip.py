@@ -332,6 +332,7 @@ class Gossip:
             if reason != "known":
                 self._counters[f"records.refused.{reason}"] += 1
             return True
+        before = self._records.get(node)
         try:
             if node == self._me:
                 self._catch_up(statement)
@@ -342,7 +343,8 @@ class Gossip:
             return True
         self._accepted.append(statement)
         self._news[kind, node] = peer
-        if kind is Kind.RECORD:
+        vouches = before.vouches if before else ()
+        if kind is Kind.RECORD and self._records[node].vouches != vouches:
             self._rebuild()
         return True
 
@@ -412,6 +414,8 @@ class Gossip:
             for kind in Kind:
                 self._held.pop((kind, node), None)
                 self._news.pop((kind, node), None)
+                for memory in self._memories.values():
+                    memory.sent.pop((kind, node), None)
             self._records.pop(node, None)
             self._sights.pop(node, None)
             self._summary = b""

@@ -138,10 +138,7 @@ from orvalho.peers.multicast import Multicast, Interface
 import asyncio
 async def main():
     datagram = bytes.fromhex(sys.argv[1])
-    knocks = 0
     async def hold(reader, writer):
-        nonlocal knocks
-        knocks += 1
         print("knock", flush=True)
         await reader.read(100)
         writer.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n")

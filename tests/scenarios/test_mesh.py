@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.devices import Device, wait_until
+from tests.scenarios.devices import LIMIT_S, Device, wait_until
 
 
 def make(top: Path, name: str, *settings: str, heartbeat: str = "1s") -> Device:
@@ -198,6 +198,27 @@ def test_a_crash_amid_a_revocation_leaves_the_key_refused(
         wait_until(lambda: state(laptop, "phone2") == "revoked", "it is revoked")
         assert laptop.types("peer", "ls", "--json").json["peers"] == []
         wait_until(lambda: not phone.online("laptop"), "refused")
+
+
+def test_a_revocation_that_cannot_be_written_is_tried_again(made: Callable[..., Device]) -> None:
+    laptop, server, phone = made("laptop"), made("server"), made("phone2")
+    pair(laptop, server)
+    pair(phone, server)
+    pair(phone, laptop)
+    database = sqlite3.connect(server.home / "state/orvalho.db", timeout=LIMIT_S)
+    database.execute(
+        "create trigger full before insert on refused begin select raise(abort, 'disk full'); end"
+    )
+    database.commit()
+    laptop.does("peer", "revoke", "phone2", "-y")
+    log = server.home / "state/log.jsonl"
+    wait_until(lambda: "disk full" in log.read_text(), "it has failed")
+    assert state(server, "phone2") != "revoked"
+
+    database.execute("drop trigger full")
+    database.commit()
+    database.close()
+    wait_until(lambda: state(server, "phone2") == "revoked", "it is done after all")
 
 
 def test_a_revoked_device_is_refused_everywhere(made: Callable[..., Device]) -> None:
