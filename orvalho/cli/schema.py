@@ -10,17 +10,22 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
+from orvalho.control import mesh
 from orvalho.control import messages as m
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
-    "note": (m.Note, "ctx new, peer rm, script cancel, config set, daemon stop"),
+    "note": (
+        m.Note,
+        "ctx new, peer rm/set/rename/revoke, script cancel, config set, daemon stop",
+    ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
     "ticket": (m.Ticket, "peer invite"),
     "peer-added": (m.PeerAdded, "peer add"),
     "peers": (m.PeerListReply, "peer ls"),
+    "nodes": (mesh.NodesReply, "nodes"),
     "groups": (m.GroupListReply, "group ls, group show"),
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (m.ScriptChecked, "script check"),

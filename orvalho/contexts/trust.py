@@ -29,7 +29,8 @@ MIGRATIONS: Final = Migrations("orvalho.contexts.trust")
 _ADDRESS_LIMIT: Final = 32
 _CONTEXT_LIMIT: Final = 1000
 _COLUMNS: Final = (
-    "node_key, name, owner_key, relation, addresses, contexts, added_at, introduced, last_seen_at"
+    "node_key, name, owner_key, relation, addresses, contexts, added_at, introduced, last_seen_at,"
+    " is_introducer"
 )
 _WORDS: Final = 4
 _WORD_BITS: Final = 11
@@ -52,10 +53,19 @@ def create_peer(database: Any) -> None:
             "last_seen_at": float,
         },
         pk="node_key",
-        not_null=set(_COLUMNS.split(", ")),
+        not_null={
+            *("node_key", "name", "owner_key", "relation", "addresses", "contexts"),
+            *("added_at", "introduced", "last_seen_at"),
+        },
         strict=True,
     )
     database["peer"].create_index(["name"], unique=True)
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def add_introducer(database: Any) -> None:
+    """Whose own peers become ours."""
+    database["peer"].add_column("is_introducer", int, not_null_default=0)
 
 
 class ContextEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +78,7 @@ class ContextEntry(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A node we trust. `name` is ours for it; `introduced` says how we came to know it;
-    `last_seen_at` is 0.0 for never."""
+    `last_seen_at` is 0.0 for never; the own peers of an `is_introducer` become ours."""
 
     node_key: Key
     name: str
@@ -79,6 +89,7 @@ class Peer:
     added_at: float
     introduced: str
     last_seen_at: float = 0.0
+    is_introducer: bool = False
 
     def context(self, name: str) -> ContextEntry | None:
         return next((entry for entry in self.contexts if entry.name == name), None)
@@ -188,6 +199,30 @@ class TrustBook:
             NotFound: the key is a stranger's.
         """
         return await self._change(node_key, contexts=tuple(contexts))
+
+    async def rename(self, name: str, new_name: str) -> bool:
+        """Call a peer otherwise from now on; False when it is called so already.
+
+        Raises:
+            NotFound: no peer of that name.
+            Conflict: another node has the new name.
+            InvalidInput: the new name is no label.
+        """
+        return await self.add(replace(self.by_name(name), name=new_name))
+
+    async def set_introducer(self, name: str, is_introducer: bool) -> bool:
+        """Whether the own peers of this one become ours; False when that is so already.
+
+        Raises:
+            NotFound: no peer of that name.
+            InvalidInput: it is a guest, whose peers are other people's.
+        """
+        peer = self.by_name(name)
+        if is_introducer and peer.relation != "own":
+            raise InvalidInput(
+                f"{name} is a guest: only a device of your own can introduce others", where=name
+            )
+        return await self.add(replace(peer, is_introducer=is_introducer))
 
     def seen(self, node_key: Key, now: float) -> None:
         """The node answered just now. Written soon: a crash may lose it."""
@@ -309,6 +344,7 @@ def _put(connection: sqlite3.Connection, peer: Peer) -> None:
         peer.added_at,
         peer.introduced,
         peer.last_seen_at,
+        int(peer.is_introducer),
     )
     marks = ", ".join("?" * len(row))
     # Not "or replace": that would silently push out whoever holds the name.
@@ -329,6 +365,7 @@ def _read_all(connection: sqlite3.Connection) -> list[Peer]:
             added_at=added_at,
             introduced=introduced,
             last_seen_at=last_seen_at,
+            is_introducer=bool(is_introducer),
         )
         for (
             node_key,
@@ -340,5 +377,6 @@ def _read_all(connection: sqlite3.Connection) -> list[Peer]:
             added_at,
             introduced,
             last_seen_at,
+            is_introducer,
         ) in rows
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 import ifaddr
+
+from orvalho.peers.multicast import Interface
 
 
 def advertised(listening: Sequence[str]) -> Sequence[str]:
@@ -23,6 +26,39 @@ def advertised(listening: Sequence[str]) -> Sequence[str]:
             shown = f"[{host}]" if ":" in host else host
             found.append(f"{parts.scheme}://{shown}:{parts.port}{parts.path}")
     return list(dict.fromkeys(found))
+
+
+def interfaces() -> list[Interface]:
+    """The network interfaces of this machine that have an address, but for loopback."""
+    found = []
+    for adapter in ifaddr.get_adapters():
+        hosts = [each.ip if isinstance(each.ip, str) else each.ip[0] for each in adapter.ips]
+        addresses = [ip_address(host.partition("%")[0]) for host in hosts]
+        if adapter.index is None or all(address.is_loopback for address in addresses):
+            continue
+        has_ipv6 = any(isinstance(address, IPv6Address) for address in addresses)
+        has_ipv4 = any(not isinstance(address, IPv6Address) for address in addresses)
+        found.append(Interface(adapter.index, adapter.name, has_ipv4, has_ipv6))
+    return found
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can listen on IPv6 at all."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def usable(listen: Sequence[str]) -> Sequence[str]:
+    """The addresses to listen on, without IPv6's wildcard where there is no IPv6: a home is
+    carried from one machine to another."""
+    if any(urlsplit(url).hostname == "::" for url in listen) and not has_ipv6():
+        kept = [url for url in listen if urlsplit(url).hostname != "::"]
+        return kept or listen
+    return listen
 
 
 def _hosts(*, want_ipv6: bool) -> list[str]:

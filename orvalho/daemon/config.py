@@ -71,6 +71,23 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     explain_to: str = "own"
 
 
+class Node(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What other devices of yours may choose this one by: `labels = ["env=home"]`."""
+
+    labels: tuple[str, ...] = ()
+
+
+class Mesh(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How devices find each other. `heartbeat`: how often what each one knows is compared; a
+    device that is off is called dead within three. `beacons`: be heard and listen on the local
+    network. `bootstrap`: further addresses of peers, `laptop=ws://192.168.1.20:4455`."""
+
+    heartbeat: str = "5s"
+    beacons: bool = True
+    beacon_port: int = 4456
+    bootstrap: tuple[str, ...] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -83,9 +100,17 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota: Quota = Quota()
     delivery: Delivery = Delivery()
     policy: Policy = Policy()
+    node: Node = Node()
+    mesh: Mesh = Mesh()
 
 
-_DURATIONS: Final = ("limits.wall", "limits.cpu", "limits.max_wall", "delivery.grace")
+_DURATIONS: Final = (
+    "limits.wall",
+    "limits.cpu",
+    "limits.max_wall",
+    "delivery.grace",
+    "mesh.heartbeat",
+)
 _SIZES: Final = (
     "limits.memory",
     "limits.output",
@@ -101,7 +126,17 @@ _COUNTS: Final = (
     "limits.host_calls",
     "quota.context_files",
     "delivery.per_peer_count",
+    "mesh.beacon_port",
 )
+# Each element of a list: the form, and an example of it.
+_FORMS: Final = {
+    "node.labels": (re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}=[A-Za-z0-9_.:-]{1,63}"), "env=home"),
+    "mesh.bootstrap": (
+        re.compile(r"[a-z0-9-]{1,63}=[a-z0-9+]+://\S{1,200}"),
+        "laptop=ws://192.168.1.20:4455",
+    ),
+}
+_LIST_LIMIT: Final = 64
 _CHOICES: Final = {
     "log.level": ("debug", "info", "warning", "error"),
     "policy.explain_to": ("own", "all", "none"),
@@ -230,8 +265,11 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = value
-    if isinstance(nested.get("listen"), str):  # one address needs no brackets
-        nested["listen"] = [nested["listen"]]
+    lists = ((nested, "listen"), (nested.get("node"), "labels"), (nested.get("mesh"), "bootstrap"))
+    for holder, key in lists:
+        # One element needs no brackets.
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = [holder[key]]
     if "name" not in nested:
         raise InvalidInput(
             "this home has no node name", where="config.toml", hint='name = "laptop"'
@@ -245,6 +283,19 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
             f"{key}: {str(error).split(' - at')[0]}", where=_where(key, origins)
         ) from error
     flat = _flatten(msgspec.to_builtins(config))
+    _check_texts(flat, origins)
+    _check_lists(flat, origins)
+    for key in _COUNTS:
+        if flat[key] < 1:
+            raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    if config.mesh.beacon_port > 65535:
+        raise InvalidInput(
+            "mesh.beacon_port is at most 65535", where=_where("mesh.beacon_port", origins)
+        )
+    return config
+
+
+def _check_texts(flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     for key, parse in (
         *((k, parse_duration) for k in _DURATIONS),
         *((k, parse_size) for k in _SIZES),
@@ -256,10 +307,17 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
-    for key in _COUNTS:
-        if flat[key] < 1:
-            raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
-    return config
+
+
+def _check_lists(flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    for key, (form, example) in _FORMS.items():
+        if len(flat[key]) > _LIST_LIMIT:
+            raise InvalidInput(f"{key} has at most {_LIST_LIMIT}", where=_where(key, origins))
+        for each in flat[key]:
+            if not form.fullmatch(each):
+                raise InvalidInput(
+                    f"{key}: {each!a} is not of the form {example}", where=_where(key, origins)
+                )
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

@@ -10,10 +10,13 @@ from orvalho.contexts.context import Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
+from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.home import Home
+from orvalho.daemon.lan import Lan
+from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.run_words import RunEvent
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
@@ -44,6 +47,10 @@ class House:
     ledger: Ledger
     jobs: Jobs
     node: Node
+    refused: RefusedKeys
+    mesh: Mesh
+    # None where beacons are off.
+    lan: Lan | None
     runs: Runs
     feed: Feed[RunEvent]
     started_at: float

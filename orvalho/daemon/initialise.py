@@ -16,6 +16,7 @@ import tomlkit
 from orvalho.contexts.device_id import device_id
 from orvalho.contexts.identity import Identity
 from orvalho.contexts.names import check_label
+from orvalho.daemon.addresses import has_ipv6
 from orvalho.daemon.config import DEFAULT_PORT
 from orvalho.daemon.home import Home
 from orvalho.errors import InvalidInput
@@ -56,6 +57,9 @@ def initialise(
     document["name"] = label
     document["context"] = user
     document["listen"] = [address]
+    if listen is None and has_ipv6():
+        # A network may have IPv6 alone; the same port is one thing less to remember.
+        document["listen"] = [address, address.replace("0.0.0.0", "[::]")]  # noqa: S104
     _write_new(home.config / "config.toml", _CONFIG + tomlkit.dumps(document))
     write_defaults(home.config)
     make_context_files(home, user)

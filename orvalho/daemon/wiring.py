@@ -14,11 +14,13 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
-from orvalho.contexts import kv, trust
+from orvalho.contexts import kv, refused, trust
 from orvalho.contexts.context import Contexts, StorageLimits
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify, check_certificate
-from orvalho.contexts.trust import TrustBook, open_trust_book
+from orvalho.contexts.refused import RefusedKeys, open_refused_keys
+from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
+from orvalho.control import mesh
 from orvalho.control import messages as control
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
@@ -28,18 +30,23 @@ from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting
 from orvalho.daemon.handlers.caller import CallerHandler
 from orvalho.daemon.handlers.script import ScriptHandler
+from orvalho.daemon.hints import Hints
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
+from orvalho.daemon.lan import Lan
+from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.node import NodeOperations
+from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.parting import Parting
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
-from orvalho.peers import tally
+from orvalho.peers import records, tally
 from orvalho.peers.frames import Hello
 from orvalho.peers.node import Node, NodeConfig, open_node
 from orvalho.peers.pairing import Paired
@@ -59,6 +66,8 @@ _log = logging.getLogger(__name__)
 
 MIGRATIONS = (
     trust.MIGRATIONS,
+    refused.MIGRATIONS,
+    records.MIGRATIONS,
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
@@ -69,17 +78,26 @@ _WAITING_PER_PEER = 10_000
 
 
 class Book:
-    """The trust book as the road needs it."""
+    """The trust book as the road needs it, and where else a peer may be found."""
 
-    def __init__(self, book: TrustBook) -> None:
+    def __init__(self, book: TrustBook, hints: Hints) -> None:
         self._book = book
+        self._hints = hints
 
     def peers(self) -> tuple[Key, ...]:
         return tuple(peer.node_key for peer in self._book.peers())
 
     def addresses(self, key: Key) -> Sequence[str]:
         peer = self._book.by_key(key)
-        return peer.addresses if peer else ()
+        if peer is None:
+            return ()
+        hints = self._hints
+        found = (
+            *hints.heard(key, anyio.current_time()),
+            *peer.addresses,
+            *hints.bootstrap(peer.name),
+        )
+        return tuple(dict.fromkeys(found))
 
     def name(self, key: Key) -> str | None:
         peer = self._book.by_key(key)
@@ -117,6 +135,7 @@ async def open_daemon(
     identity = Identity.load(home.keys)
     async with open_store(home.database, MIGRATIONS, on_commit) as store:
         book = await open_trust_book(store)
+        refused_keys = await open_refused_keys(store)
         async with (
             open_workers(contexts_per_worker=loaded.config.workers.contexts_per_worker) as workers,
             anyio.create_task_group() as tasks,
@@ -128,6 +147,7 @@ async def open_daemon(
                 identity=identity,
                 store=store,
                 book=book,
+                refused_keys=refused_keys,
                 jobs=Jobs(workers),
                 daemon=daemon,
                 tasks=tasks,
@@ -136,9 +156,13 @@ async def open_daemon(
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
                 await wiring.scripts.resume()
+                await house.mesh.load()
                 async with open_server(home.socket, wiring.answer):
                     tasks.start_soon(wiring.watch)
                     tasks.start_soon(wiring.see_peers)
+                    tasks.start_soon(house.mesh.run)
+                    if house.lan is not None:
+                        tasks.start_soon(house.lan.run)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -153,6 +177,7 @@ class _Wiring:
 
     scripts: ScriptHandler
     _caller: CallerHandler
+    _parting: Parting
 
     def __init__(
         self,
@@ -163,6 +188,7 @@ class _Wiring:
         identity: Identity,
         store: Store,
         book: TrustBook,
+        refused_keys: RefusedKeys,
         jobs: Jobs,
         daemon: Daemon,
         tasks: anyio.abc.TaskGroup,
@@ -173,6 +199,8 @@ class _Wiring:
         self._identity = identity
         self._store = store
         self._book = book
+        self._refused = refused_keys
+        self._hints = Hints(loaded.config.mesh.bootstrap)
         self._jobs = jobs
         self._daemon = daemon
         self._tasks = tasks
@@ -191,11 +219,11 @@ class _Wiring:
             certificate=certify(
                 identity.owner, "node", config.name, identity.node.key, time.time()
             ),
-            listen=config.listen,
+            listen=addresses.usable(config.listen),
             advertise=addresses.advertised,
             store=self._store,
             blobs=self._home.state / "blobs",
-            book=Book(self._book),
+            book=Book(self._book, self._hints),
             check_certificate=_node_certificate,
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
@@ -237,6 +265,9 @@ class _Wiring:
             ),
             jobs=self._jobs,
             node=node,
+            refused=self._refused,
+            mesh=self._mesh(node, contexts),
+            lan=self._lan(node) if config.mesh.beacons else None,
             runs=Runs(self._store),
             feed=Feed(),
             started_at=time.time(),
@@ -249,9 +280,40 @@ class _Wiring:
         self._house = house
         return house
 
+    def _mesh(self, node: Node, contexts: Contexts) -> Mesh:
+        return Mesh(
+            MeshParts(
+                identity=self._identity,
+                store=self._store,
+                trust=self._book,
+                refused=self._refused,
+                node=node,
+                contexts=contexts,
+                config=lambda: self._built.settings.config if self._house else self._loaded.config,
+                check=_node_certificate,
+                part=self._part,
+            )
+        )
+
+    def _lan(self, node: Node) -> Lan:
+        config = self._loaded.config
+        return Lan(
+            signer=self._identity.node,
+            name=config.name,
+            port=config.mesh.beacon_port,
+            node=node,
+            trust=self._book,
+            hints=self._hints,
+            interfaces=addresses.interfaces,
+        )
+
+    async def _part(self, peer: Peer) -> None:
+        await self._parting.part(peer)
+
     def wire_handlers(self, house: House) -> None:
         self.scripts = ScriptHandler(house, self._tasks)
         self._caller = caller = CallerHandler(house)
+        self._parting = Parting(house, self.scripts, caller)
         node = house.node
         node.handle("script.run", self.scripts.run)
         node.handle("script.cancel", self.scripts.cancel)
@@ -264,7 +326,7 @@ class _Wiring:
     def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         node = NodeOperations(house)
         context = ContextOperations(house, self._announce)
-        peer = PeerOperations(house, self.scripts, self._caller)
+        peer = PeerOperations(house, self._parting)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -281,6 +343,10 @@ class _Wiring:
             control.PeerAdd: peer.add,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
+            mesh.PeerSet: peer.set,
+            mesh.PeerRename: peer.rename,
+            mesh.PeerRevoke: peer.revoke,
+            mesh.Nodes: NodesOperations(house).nodes,
             control.Resolve: peer.resolve,
             control.GroupList: policy.list_groups,
             control.GroupShow: policy.show_group,
@@ -408,6 +474,9 @@ class _Wiring:
                 disk_files=config.quota.context_files,
             )
         )
+        self._hints.use(config.mesh.bootstrap)
+        house.node.refresh()
+        house.mesh.stir()
         _log.info("settings reloaded")
 
     async def settle(self, grace_s: float) -> None:

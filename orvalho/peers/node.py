@@ -117,6 +117,7 @@ class Node:
     def __init__(self, config: NodeConfig, tasks: TaskGroup) -> None:
         self.key: Final = config.signer.key
         self.addresses: tuple[str, ...] = ()
+        self.listening: tuple[str, ...] = ()
         self._config = config
         self._tasks = tasks
         self._store = config.store
@@ -353,6 +354,19 @@ class Node:
         """The book has changed: dial who is new, drop who is gone."""
         self._links.refresh()
 
+    def nudge(self, *peers: Key) -> None:
+        """There is a reason to dial these at once, if they are not linked."""
+        self._links.nudge(*peers)
+
+    def readvertise(self) -> bool:
+        """This machine's addresses may have changed: tell the peers. False when they have not."""
+        addresses = tuple(self._config.advertise(self.listening))
+        if addresses == self.addresses:
+            return False
+        self.addresses = addresses
+        self.set_greeting(self._greeting)
+        return True
+
     async def forget(self, peer: Key) -> None:
         """The peer has left the book: drop it, and what waits for it."""
         self._links.refresh()
@@ -528,7 +542,8 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             listeners = [
                 await stack.enter_async_context(node.listen(address)) for address in config.listen
             ]
-            node.addresses = tuple(config.advertise([each.address for each in listeners]))
+            node.listening = tuple(each.address for each in listeners)
+            node.addresses = tuple(config.advertise(node.listening))
             tasks.start_soon(node.run, ready)
             asyncio.get_running_loop().call_soon(ready.set)
             try:

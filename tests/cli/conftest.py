@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
+from orvalho.control import mesh
 from orvalho.control import messages as m
 from orvalho.control.client import socket_path
 from orvalho.control.server import open_server
@@ -198,6 +199,36 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             )
         ),
     ),
+    mesh.Nodes: (
+        mesh.NodesReply(
+            nodes=(
+                mesh.NodeState(
+                    name="phone2",
+                    key="ed25519:abc",
+                    state="suspect",
+                    known="via laptop",
+                    relation=None,
+                    is_introducer=False,
+                    capabilities=("os=linux",),
+                    labels=("env=home",),
+                    contexts=("peer",),
+                    addresses=("ws://192.0.2.1:4455",),
+                    last_seen_at=1_700_000_000.0,
+                    note="another one is called so",
+                ),
+            ),
+            lan=(
+                mesh.LanNode(
+                    name="tv\x1b[31m", key="ed25519:abc", addresses=(), paired=False, revoked=False
+                ),
+            ),
+            is_listening=True,
+            problems=("laptop has revoked this device",),
+        ),
+    ),
+    mesh.PeerRename: (m.Note(text="phone2 is called phone from now on"),),
+    mesh.PeerSet: (m.Note(text="laptop may introduce devices", changed=False),),
+    mesh.PeerRevoke: (m.Note(text="phone2 is revoked"),),
     m.ConfigShow: (
         m.ConfigReply(
             settings=(m.Setting(key="limits.wall", value='"30s"', origin="config.toml:3"),)

@@ -18,6 +18,7 @@ JSON_COMMANDS = {
     "ticket": ("peer", "invite"),
     "peer-added": ("peer", "add", "orvalho1:abc"),
     "peers": ("peer", "ls"),
+    "nodes": ("nodes",),
     "groups": ("group", "show", "@family"),
     "resolved": ("resolve", "peer@phone2"),
     "script-checked": ("script", "check", __file__),

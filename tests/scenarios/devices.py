@@ -45,9 +45,14 @@ class Device:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("ORVALHO_", "XDG_"))}
         return clean | {"ORVALHO_HOME": str(self.home), "NO_COLOR": "1"}
 
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """What its programs are started by."""
+        return ()
+
     def types(self, *words: str, stdin: str | None = None, limit_s: float = LIMIT_S) -> Printed:
         done = subprocess.run(
-            [sys.executable, "-m", "orvalho", *words],
+            [*self.wrapper, sys.executable, "-m", "orvalho", *words],
             env=self.environ,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -71,7 +76,7 @@ class Device:
         """Start the daemon; with `kill_at` it kills itself at that commit, see the script."""
         with (self.home / "stderr").open("ab") as stderr:
             self._daemon = subprocess.Popen(
-                [sys.executable, str(CRASHING), str(self.home), *kill_at],
+                [*self.wrapper, sys.executable, str(CRASHING), str(self.home), *kill_at],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from orvalho.cli.output import age, duration
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
+from orvalho.control.mesh import PeerRename, PeerRevoke, PeerSet
 from orvalho.control.messages import (
     Note,
     PeerAdd,
@@ -148,6 +149,67 @@ def rm(session: Session, name: str, yes: bool) -> None:
         _confirm(f"forget {name}, and refuse its key?")
     with session.connect() as client:
         session.tell(client.ask(PeerRemove(name=name), Note))
+
+
+@command.command(
+    "set",
+    cls=Verb,
+    examples=(
+        "orvalho peer set laptop --introducer",
+        "orvalho peer set laptop --no-introducer",
+        "orvalho peer set laptop --introducer --json",
+    ),
+)
+@click.argument("name", metavar="PEER")
+@click.option(
+    "--introducer/--no-introducer",
+    required=True,
+    help="Whether the devices that it is paired with as its own become peers here.",
+)
+@click.pass_obj
+def set_(session: Session, name: str, introducer: bool) -> None:
+    """Let a peer of your own introduce further devices, or no more. Who has been introduced
+    already stays until `orvalho peer rm`."""
+    with session.connect() as client:
+        session.tell(client.ask(PeerSet(name=name, introducer=introducer), Note))
+
+
+@command.command(
+    "rename",
+    cls=Verb,
+    examples=(
+        "orvalho peer rename phone2 phone",
+        "orvalho peer rename laptop old-laptop",
+        "orvalho peer rename laptop old-laptop --json",
+    ),
+)
+@click.argument("name", metavar="PEER")
+@click.argument("new_name", metavar="NAME")
+@click.pass_obj
+def rename(session: Session, name: str, new_name: str) -> None:
+    """Call a peer NAME here. What it calls itself, and its key, stay as they are."""
+    with session.connect() as client:
+        session.tell(client.ask(PeerRename(name=name, new_name=new_name), Note))
+
+
+@command.command(
+    "revoke",
+    cls=Verb,
+    examples=(
+        "orvalho peer revoke phone2",
+        "orvalho peer revoke phone2 -y",
+        "orvalho peer revoke phone2 -y --json",
+    ),
+)
+@click.argument("name", metavar="PEER")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def revoke(session: Session, name: str, yes: bool) -> None:
+    """A device is lost: refuse its key here, and on every device that has this one as its own."""
+    if not yes:
+        _confirm(f"revoke {name}, and refuse its key on all your devices?")
+    with session.connect() as client:
+        session.tell(client.ask(PeerRevoke(name=name), Note))
 
 
 def _confirm(question: str) -> None:

@@ -36,7 +36,10 @@ class NodeOperations:
             contexts=tuple(context.name for context in house.contexts.list()),
             peers=tuple([await peer_state(house, peer) for peer in house.trust.peers()]),
             runs=house.ledger.statistics()["running"],
-            problems=tuple(text for texts in house.problems.values() for text in texts),
+            problems=(
+                *(text for texts in house.problems.values() for text in texts),
+                *(text for text, _ in house.mesh.problems()),
+            ),
         )
 
     async def stop(self, request: control.DaemonStop) -> Replies:
@@ -123,6 +126,8 @@ class NodeOperations:
     async def _peers(self) -> list[control.Finding]:
         house = self._house
         found = [self._listening()]
+        for text, hint in house.mesh.problems():
+            found.append(control.Finding(level="warning", text=text, hint=hint))
         peers = house.trust.peers()
         if not peers:
             found.append(

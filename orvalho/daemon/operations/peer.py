@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import parse_address
+from orvalho.contexts.refused import Refusal
 from orvalho.contexts.trust import Peer, Relation
+from orvalho.control import mesh
 from orvalho.control import messages as control
 from orvalho.daemon.greeting import read_greeting
-from orvalho.daemon.handlers.caller import CallerHandler
-from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
+from orvalho.daemon.parting import Parting
 from orvalho.daemon.peer_words import path_to, peer_state, words_for
+from orvalho.errors import Conflict
 from orvalho.peers.pairing import Paired, format_ticket, parse_ticket
 
 Replies = AsyncIterator[control.Reply]
@@ -22,10 +24,9 @@ Replies = AsyncIterator[control.Reply]
 class PeerOperations:
     """`orvalho peer ...` and `orvalho resolve`."""
 
-    def __init__(self, house: House, scripts: ScriptHandler, caller: CallerHandler) -> None:
+    def __init__(self, house: House, parting: Parting) -> None:
         self._house = house
-        self._scripts = scripts
-        self._caller = caller
+        self._parting = parting
 
     async def invite(self, request: control.PeerInvite) -> Replies:
         ticket = await self._house.node.invite(lifetime_s=request.expires_s, is_guest=request.guest)
@@ -50,11 +51,39 @@ class PeerOperations:
         yield control.PeerListReply(peers=tuple(states))
 
     async def remove(self, request: control.PeerRemove) -> Replies:
-        peer = await self._house.trust.remove(request.name)
-        self._scripts.stop_all_of(peer.node_key)
-        await self._house.node.forget(peer.node_key)
-        await self._caller.part_from(peer.node_key)
+        house = self._house
+        peer, me = house.trust.by_name(request.name), house.identity.node.key
+        # First of all, or an introducer would bring it back.
+        await house.refused.add(
+            Refusal(peer.node_key, me, "removed", peer.name, "this node", time.time())
+        )
+        await self._parting.part(peer)
+        house.mesh.stir()
         yield control.Note(text=f"{peer.name} is forgotten: its key is refused from now on")
+
+    async def set(self, request: mesh.PeerSet) -> Replies:
+        changed = await self._house.trust.set_introducer(request.name, request.introducer)
+        self._house.mesh.stir()
+        verb = "may introduce" if request.introducer else "may not introduce"
+        yield control.Note(text=f"{request.name} {verb} devices", changed=changed)
+
+    async def rename(self, request: mesh.PeerRename) -> Replies:
+        if request.new_name == self._house.name:
+            raise Conflict("this node itself has that name", where=request.new_name)
+        changed = await self._house.trust.rename(request.name, request.new_name)
+        self._house.mesh.stir()
+        yield control.Note(
+            text=f"{request.name} is called {request.new_name} from now on", changed=changed
+        )
+
+    async def revoke(self, request: mesh.PeerRevoke) -> Replies:
+        house = self._house
+        peer = house.trust.by_name(request.name)
+        await house.mesh.revoke(peer)
+        yield control.Note(
+            text=f"{peer.name} is revoked: its key is refused here, and on your other devices"
+            " as soon as they hear of it"
+        )
 
     async def resolve(self, request: control.Resolve) -> Replies:
         house = self._house
@@ -104,7 +133,10 @@ async def remember(
         added_at=known.added_at if known else time.time(),
         introduced=known.introduced if known else introduced,
         last_seen_at=time.time(),
+        is_introducer=known.is_introducer if known else False,
     )
+    await house.refused.lift(peer.node_key)
     await house.trust.add(peer)
     house.node.refresh()
+    house.mesh.stir()
     return peer, known is None
