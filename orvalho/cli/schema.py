@@ -15,11 +15,18 @@ from orvalho.control import messages as m
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
-    "note": (m.Note, "ctx new, peer rm, script cancel, config set, daemon stop"),
+    "note": (
+        m.Note,
+        "ctx new, peer rm, node approve, node reject, script cancel, config set, daemon stop",
+    ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
     "ticket": (m.Ticket, "peer invite"),
-    "peer-added": (m.PeerAdded, "peer add"),
+    "peer-added": (m.PeerAdded, "peer add, pair CODE"),
+    "pair-shown": (m.PairShown, "pair"),
+    "pair-tried": (m.PairTried, "pair"),
+    "pair-arrived": (m.PairArrived, "pair"),
+    "pending": (m.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),
     "groups": (m.GroupListReply, "group ls, group show"),
     "resolved": (m.Resolved, "resolve"),
@@ -61,7 +68,13 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
     ),
 }
 # Replies that are printed as lines of a stream: the type, and the field that is the message.
-_STREAMS: Final = {"run-output": "run.output", "audit-entry": "audit.entry"}
+_STREAMS: Final = {
+    "run-output": "run.output",
+    "audit-entry": "audit.entry",
+    "pair-shown": "pair.shown",
+    "pair-tried": "pair.tried",
+    "pair-arrived": "pair.arrived",
+}
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 
 

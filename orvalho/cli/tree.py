@@ -17,8 +17,8 @@ from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
-    *("init", "status", "doctor", "why", "resolve", "repl", "version"),
-    *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *("init", "pair", "status", "doctor", "why", "resolve", "repl", "version"),
+    *("script", "peer", "node", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("completion", "complete"),
 )
 

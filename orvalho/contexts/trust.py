@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from mnemonic import Mnemonic
 from nacl import pwhash
 from sqlite_utils.migrations import Migrations
 
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address, check_label, near_miss
+from orvalho.contexts.words import WORD_BITS, words
 from orvalho.errors import Conflict, InvalidInput, NotFound
 from orvalho.store import Store
 
@@ -32,7 +32,6 @@ _COLUMNS: Final = (
     "node_key, name, owner_key, relation, addresses, contexts, added_at, introduced, last_seen_at"
 )
 _WORDS: Final = 4
-_WORD_BITS: Final = 11
 _WORDS_SALT: Final = b"orvalho/words/1\0"
 
 
@@ -264,11 +263,11 @@ def check_words(key_a: Key, key_b: Key) -> tuple[str, str, str, str]:
         opslimit=pwhash.argon2id.OPSLIMIT_INTERACTIVE,
         memlimit=pwhash.argon2id.MEMLIMIT_INTERACTIVE,
     )
-    number = int.from_bytes(digest) >> (8 * len(digest) - _WORDS * _WORD_BITS)
-    words = Mnemonic("english").wordlist
-    mask = len(words) - 1
+    number = int.from_bytes(digest) >> (8 * len(digest) - _WORDS * WORD_BITS)
+    listed = words()
+    mask = len(listed) - 1
     first, second, third, fourth = (
-        words[number >> shift & mask] for shift in range((_WORDS - 1) * _WORD_BITS, -1, -_WORD_BITS)
+        listed[number >> shift & mask] for shift in range((_WORDS - 1) * WORD_BITS, -1, -WORD_BITS)
     )
     return first, second, third, fourth
 

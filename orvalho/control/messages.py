@@ -69,6 +69,40 @@ class PeerAdd(Message, frozen=True, kw_only=True, tag=_tag):
     name: str | None = None
 
 
+class PairShow(Message, frozen=True, kw_only=True, tag=_tag):
+    """Show a short code, and a ticket beside it, until one of them is used, or the client hangs
+    up, which withdraws both. -> PairShown, PairTried, ..., PairArrived"""
+
+    guest: bool = False
+    expires_s: int = 600
+
+
+class PairJoin(Message, frozen=True, kw_only=True, tag=_tag):
+    """Pair with the device that shows a code. `at`: where it is (`192.168.1.20`, or a URL), instead
+    of asking the local network. -> PeerAdded"""
+
+    code: str
+    at: str | None = None
+    guest: bool = False
+    name: str | None = None
+
+
+class NodePending(Message, frozen=True, kw_only=True, tag=_tag):
+    """The nodes that wait for our approval, or were rejected. -> NodePendingReply"""
+
+
+class NodeApprove(Message, frozen=True, kw_only=True, tag=_tag):
+    """Make a node that waits a peer. -> Note"""
+
+    name: str
+
+
+class NodeReject(Message, frozen=True, kw_only=True, tag=_tag):
+    """Refuse a node that waits, now and when it comes again. -> Note"""
+
+    name: str
+
+
 class PeerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> PeerListReply"""
 
@@ -209,6 +243,11 @@ Request = (
     | ContextFiles
     | PeerInvite
     | PeerAdd
+    | PairShow
+    | PairJoin
+    | NodePending
+    | NodeApprove
+    | NodeReject
     | PeerList
     | PeerRemove
     | GroupList
@@ -321,8 +360,54 @@ class Ticket(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class PeerAdded(Message, frozen=True, kw_only=True, tag=_tag):
+    """`held`: its owner has yet to approve of us."""
+
     peer: PeerState
     changed: bool
+    held: bool = False
+
+
+class PairShown(Message, frozen=True, kw_only=True, tag=_tag):
+    """`ticket` is the text of the QR code."""
+
+    at: float
+    text: str
+    code: str
+    ticket: str
+    expires_at: float
+    guest: bool
+
+
+class PairTried(Message, frozen=True, kw_only=True, tag=_tag):
+    """Somebody came with a wrong code; `left` more and it is withdrawn."""
+
+    at: float
+    text: str
+    left: int
+
+
+class PairArrived(Message, frozen=True, kw_only=True, tag=_tag):
+    """`held`: it waits for `orvalho node approve`."""
+
+    at: float
+    text: str
+    peer: PeerState
+    held: bool
+
+
+class HeldState(Message, frozen=True, kw_only=True):
+    """`state`: waits, rejected."""
+
+    name: str
+    key: str
+    relation: str
+    check_words: str
+    asked_at: float
+    state: str
+
+
+class NodePendingReply(Message, frozen=True, kw_only=True, tag=_tag):
+    nodes: tuple[HeldState, ...]
 
 
 class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
@@ -537,6 +622,10 @@ Reply = (
     | FilesReply
     | Ticket
     | PeerAdded
+    | PairShown
+    | PairTried
+    | PairArrived
+    | NodePendingReply
     | PeerListReply
     | GroupListReply
     | Resolved

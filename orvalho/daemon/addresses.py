@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 import ifaddr
 
+from orvalho.daemon.config import DEFAULT_PORT
+from orvalho.errors import InvalidInput
+
 
 def advertised(listening: Sequence[str]) -> Sequence[str]:
     """The same URLs, with a wildcard host replaced by each address this machine has, loopback
@@ -23,6 +26,25 @@ def advertised(listening: Sequence[str]) -> Sequence[str]:
             shown = f"[{host}]" if ":" in host else host
             found.append(f"{parts.scheme}://{shown}:{parts.port}{parts.path}")
     return list(dict.fromkeys(found))
+
+
+def dialable(text: str) -> str:
+    """The URL that a person means by `192.168.1.20`, `laptop.local:4460` or a whole URL.
+
+    Raises:
+        InvalidInput: it is no address.
+    """
+    url = text if "://" in text else f"ws://{text}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise InvalidInput(f"{text!a} is no address", hint="--at 192.168.1.20")
+    if "://" in text or port is not None:
+        return url
+    return f"{url}:{DEFAULT_PORT}"
 
 
 def _hosts(*, want_ipv6: bool) -> list[str]:

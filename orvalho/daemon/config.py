@@ -71,6 +71,14 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     explain_to: str = "own"
 
 
+class Pairing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`port`: UDP, where devices on this network ask who shows a code; 0 answers nobody.
+    `approve`: a device that comes with a code or a ticket waits until its owner here approves."""
+
+    port: int = 4457
+    approve: bool = False
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -83,6 +91,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota: Quota = Quota()
     delivery: Delivery = Delivery()
     policy: Policy = Policy()
+    pairing: Pairing = Pairing()
 
 
 _DURATIONS: Final = ("limits.wall", "limits.cpu", "limits.max_wall", "delivery.grace")
@@ -256,6 +265,9 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
+    if not 0 <= config.pairing.port <= 65535:
+        where = _where("pairing.port", origins)
+        raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))

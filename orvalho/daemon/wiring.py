@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
-from orvalho.contexts import kv, trust
+from orvalho.contexts import held, kv, trust
 from orvalho.contexts.context import Contexts, StorageLimits
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify, check_certificate
@@ -33,7 +33,8 @@ from orvalho.daemon.house import House
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.node import NodeOperations
-from orvalho.daemon.operations.peer import PeerOperations, remember
+from orvalho.daemon.operations.pair import PairOperations, admit
+from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.watch import Changed, watch_files
@@ -59,6 +60,7 @@ _log = logging.getLogger(__name__)
 
 MIGRATIONS = (
     trust.MIGRATIONS,
+    held.MIGRATIONS,
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
@@ -200,6 +202,7 @@ class _Wiring:
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            pairing_port=config.pairing.port,
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
@@ -265,6 +268,7 @@ class _Wiring:
         node = NodeOperations(house)
         context = ContextOperations(house, self._announce)
         peer = PeerOperations(house, self.scripts, self._caller)
+        pair = PairOperations(house)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -279,6 +283,11 @@ class _Wiring:
             control.ContextFiles: context.files,
             control.PeerInvite: peer.invite,
             control.PeerAdd: peer.add,
+            control.PairShow: pair.show,
+            control.PairJoin: pair.join,
+            control.NodePending: pair.pending,
+            control.NodeApprove: pair.approve,
+            control.NodeReject: pair.reject,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
             control.Resolve: peer.resolve,
@@ -325,11 +334,8 @@ class _Wiring:
         await house.trust.update_addresses(peer, hello.addresses)
         await house.trust.update_contexts(peer, contexts)
 
-    async def _on_paired(self, paired: Paired) -> None:
-        relation: trust.Relation = "guest" if paired.is_guest else "own"
-        await remember(
-            self._built, paired, relation, name=None, introduced="ticket, given out here"
-        )
+    async def _on_paired(self, paired: Paired) -> bool:
+        return await admit(self._built, paired)
 
     def _on_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
         """On the store's thread, in the transaction that gives the envelope up."""

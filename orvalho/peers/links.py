@@ -165,15 +165,17 @@ class Links:
             if peer in self._keepers:
                 self._keepers[peer].nudge.set()
 
-    async def open_pairing(self, addresses: Sequence[str], peer: Key) -> tuple[Link, Session]:
+    async def open_pairing(
+        self, addresses: Sequence[str], peer: Key | None
+    ) -> tuple[Link, Session]:
         """A session in pairing mode with a node that is not in the book; the caller closes the
-        link.
+        link. With `peer` None it is whoever answers, who must be proven otherwise.
 
         Raises:
             Unavailable: none of the addresses answers.
             Untrusted: another node answers there, or it is not inviting.
         """
-        problem: Exception = Unavailable("the ticket names no address")
+        problem: Exception = Unavailable("there is no address to dial")
         for address in addresses:
             try:
                 return await self._dial(address, peer, Mode.PAIRING)
@@ -290,7 +292,7 @@ class Links:
             await self._live(link, session)
             return
 
-    async def _dial(self, address: str, peer: Key, wish: Mode) -> tuple[Link, Session]:
+    async def _dial(self, address: str, peer: Key | None, wish: Mode) -> tuple[Link, Session]:
         try:
             with anyio.fail_after(self._timings.handshake_s):
                 link = await self._catalog.find(address).dial(address)

@@ -22,11 +22,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from orvalho.contexts.identity import Key, Signer, key_text
 from orvalho.errors import Unavailable
+from orvalho.peers import codes, mailbox, outbox, pairing, tally
 from orvalho.peers import envelope as envelopes
-from orvalho.peers import mailbox, outbox, pairing, tally
-from orvalho.peers.admission import Admission, OnPaired
+from orvalho.peers.admission import Admission
 from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
 from orvalho.peers.channel import Channel
+from orvalho.peers.code_pairing import DEFAULT_PORT, OnPaired, Shown
+from orvalho.peers.codes import Code
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
 from orvalho.peers.envelope import INLINE_BYTES, EnvelopeId
@@ -59,7 +61,10 @@ from orvalho.transports.link import Listener
 _log = logging.getLogger(__name__)
 
 # For `open_store`.
-MIGRATIONS: Final = (tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS)
+MIGRATIONS: Final = (
+    *(tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS),
+    codes.MIGRATIONS,
+)
 
 _WATCHED_EVENTS: Final = 256
 
@@ -108,6 +113,8 @@ class NodeConfig:
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
     sweep_s: float = 2.0
+    # UDP: where those who type a code ask for who shows it; 0 hears nobody.
+    pairing_port: int = DEFAULT_PORT
     clock: Callable[[], float] = time.time
 
 
@@ -133,6 +140,7 @@ class Node:
             check=config.check_certificate,
             on_paired=config.on_paired,
             counters=self._counters,
+            port=config.pairing_port,
         )
         self._links = Links(
             signer=config.signer,
@@ -386,6 +394,22 @@ class Node:
         """
         return await self._admission.redeem(self._links, ticket)
 
+    def show_code(self, *, lifetime_s: float, is_guest: bool) -> AbstractAsyncContextManager[Shown]:
+        """A short code that one node may type, good for the length of the block at most, and
+        what becomes of it."""
+        return self._admission.show(lifetime_s=lifetime_s, is_guest=is_guest)
+
+    async def join(self, code: Code, at: Sequence[str] = ()) -> Paired:
+        """Pair with the node that shows a code, at one of these addresses or on the local
+        network; the caller puts it into the trust book, then calls `refresh`.
+
+        Raises:
+            Unavailable: nobody shows it, or it cannot be reached.
+            Untrusted: the code is wrong, or good no more.
+            OrvalhoError: what its side raised, with `peer` set.
+        """
+        return await self._admission.join(self._links, code, at)
+
     # ---- inside -----------------------------------------------------------------------------
 
     async def load(self) -> None:
@@ -411,6 +435,7 @@ class Node:
         self._tasks.start_soon(self._receiver.commit)
         self._tasks.start_soon(self._sender.settle)
         self._tasks.start_soon(self._sweep)
+        self._tasks.start_soon(self._admission.codes.answer)
         await self._links.run()
 
     async def _sweep(self) -> None:

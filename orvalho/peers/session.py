@@ -125,6 +125,13 @@ class Session:
         assert self._peer is not None
         return self._peer
 
+    @property
+    def binding(self) -> bytes:
+        """The hash of the finished handshake (Noise, section 11.2): 32 bytes that no other
+        session has, the same on both sides."""
+        assert not self.is_shaking
+        return self._noise.hash
+
     def start(self) -> bytes | None:
         """The dialer's first message; None for the listener, who waits."""
         return self._noise.write_message(lambda _: b"") if self._is_dialer else None
@@ -294,12 +301,14 @@ def dial_session(
     noise_static: bytes,
     ephemeral: bytes,
     max_message_bytes: int,
-    expected: Key,
+    expected: Key | None,
     wish: Mode = Mode.FULL,
 ) -> Session:
-    """The dialer's side, who accepts nobody but `expected`. `noise_static` and `ephemeral` are
+    """The dialer's side, who accepts nobody but `expected`; to pair by a code, which proves later
+    who is there, it may be None. `noise_static` and `ephemeral` are
     private X25519 keys of 32 bytes, the latter fresh randomness; `max_message_bytes` is what
     the link carries."""
+    assert expected is not None or wish is Mode.PAIRING
     return Session(
         signer=signer,
         noise_static=noise_static,

@@ -229,7 +229,7 @@ async def test_a_certificate_of_another_is_refused_on_both_sides(tmp_path: Path)
 async def test_what_the_inviters_side_raises_reaches_the_joiner(tmp_path: Path) -> None:
     inviter, joiner = await meet(tmp_path)
 
-    async def taken(_: object) -> None:
+    async def taken(_: object) -> bool:
         raise Conflict("a peer of that name exists already", hint="rename it")
 
     async with (

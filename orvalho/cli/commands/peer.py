@@ -9,6 +9,7 @@ import click
 
 from orvalho.cli.arguments import Duration, read_text
 from orvalho.cli.output import age, duration
+from orvalho.cli.pairing import show_added
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
@@ -78,22 +79,13 @@ def invite(session: Session, guest: bool, expires_s: int) -> None:
 @click.option("--guest", is_flag=True, help="The other device is another person's.")
 @click.option("--name", metavar="LABEL", help="Call it so here, not what it calls itself.")
 @click.pass_obj
-def add(session: Session, ticket: str, guest: bool, name: str | None) -> None:
+def add(session: Session, ticket: str, guest: bool, name: str | None) -> int:
     """Pair with the device that made TICKET. With - it is read from standard input, out of sight
     of other users of this machine."""
     text = read_text("-") if ticket == "-" else ticket
+    request = PeerAdd(ticket=text.strip(), guest=guest, name=name)
     with session.connect() as client:
-        reply = client.ask(PeerAdd(ticket=text.strip(), guest=guest, name=name), PeerAdded)
-    if session.screen.as_json:
-        session.screen.document(plain(reply))
-        return
-    peer = reply.peer
-    verb = "paired with" if reply.changed else "already paired with"
-    contexts = f" ({', '.join(peer.contexts)})" if peer.contexts else ""
-    session.screen.line(f"{verb} {peer.name}{contexts}")
-    session.screen.line(f"  key    {peer.key}")
-    session.screen.line(f"  words  {peer.check_words}")
-    session.screen.notice("the other device shows the same words: orvalho peer ls")
+        return show_added(session, client.ask(request, PeerAdded))
 
 
 @command.command(
