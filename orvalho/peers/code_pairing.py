@@ -206,7 +206,7 @@ class CodePairing:
             send.close()
             receive.close()
             with anyio.move_on_after(_WITHDRAW_S, shield=True):
-                withdraw = partial(codes.withdraw, nameplate=code.nameplate)
+                withdraw = partial(codes.withdraw, nameplate=code.nameplate, now=self._clock())
                 await self._store.transact("pairing.withdraw-code", withdraw)
 
     async def answer(self) -> None:

@@ -1,4 +1,4 @@
-"""Pairing codes: `417-viking-orbit-lemon`. The text, and the rows of those given out. Sans-IO.
+"""Pairing codes: `417-violin-orbit-lemon`. The text, and the rows of those given out. Sans-IO.
 
 The number (the nameplate) finds the inviter and is no secret. The three words of 2048 are: 33 bits,
 of which a guesser may try three before the code is withdrawn.
@@ -27,7 +27,7 @@ _NAMEPLATES: Final = 900
 _WORDS: Final = 3
 # A code that is over is remembered this long, to tell a late joiner why.
 REMEMBERED_S: Final = 86400.0
-_FORM: Final = "a code is a number and three words: 417-viking-orbit-lemon"
+_FORM: Final = "a code is a number and three words: 417-violin-orbit-lemon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +205,9 @@ def judge(
     return Judgement(Standing.WRONG, left=MAX_WRONG_TRIES - tries - 1)
 
 
-def withdraw(connection: sqlite3.Connection, nameplate: int) -> bool:
+def withdraw(connection: sqlite3.Connection, nameplate: int, now: float) -> bool:
     """End a code that is open, and the ticket beside it; False when it is over already."""
+    expire(connection, now)
     row = connection.execute(
         "SELECT token_hash FROM pairing_code WHERE nameplate=? AND state=?",
         (nameplate, Standing.OPEN.value),

@@ -32,8 +32,8 @@ _LIFETIME_S: int = 600
     cls=Verb,
     examples=(
         "orvalho pair",
-        "orvalho pair 417-viking-orbit-lemon",
-        "orvalho pair 417-viking-orbit-lemon --at 192.168.1.20",
+        "orvalho pair 417-violin-orbit-lemon",
+        "orvalho pair 417-violin-orbit-lemon --at 192.168.1.20",
         "orvalho pair --guest --expires 2m",
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import AsyncIterator
 
@@ -164,7 +163,8 @@ async def _next(shown: Shown, left_s: float) -> Tried | Arrived | Ended:
     Unavailable: the time is over.
     """
     try:
-        with anyio.fail_after(max(0.0, left_s) if math.isfinite(left_s) else None):
+        # A little longer than the code is good: it has then expired, and was not withdrawn.
+        with anyio.fail_after(max(0.0, left_s) + 0.05):
             return await shown.events.receive()
     except TimeoutError as error:
         raise Unavailable(
