@@ -26,6 +26,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "pair-shown": (m.PairShown, "pair"),
     "pair-tried": (m.PairTried, "pair"),
     "pair-arrived": (m.PairArrived, "pair"),
+    "key": (m.KeyReply, "key show"),
+    "key-phrase": (m.KeyPhraseReply, "key phrase"),
     "pending": (m.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),
     "groups": (m.GroupListReply, "group ls, group show"),

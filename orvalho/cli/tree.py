@@ -18,7 +18,19 @@ from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
     *("init", "pair", "status", "doctor", "why", "resolve", "repl", "version"),
-    *("script", "peer", "node", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *(
+        "script",
+        "peer",
+        "node",
+        "key",
+        "ctx",
+        "group",
+        "policy",
+        "worker",
+        "config",
+        "audit",
+        "daemon",
+    ),
     *("completion", "complete"),
 )
 

@@ -103,6 +103,14 @@ class NodeReject(Message, frozen=True, kw_only=True, tag=_tag):
     name: str
 
 
+class KeyShow(Message, frozen=True, kw_only=True, tag=_tag):
+    """The keys of this node. -> KeyReply"""
+
+
+class KeyPhrase(Message, frozen=True, kw_only=True, tag=_tag):
+    """The secret of this node, as words. -> KeyPhraseReply"""
+
+
 class PeerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> PeerListReply"""
 
@@ -248,6 +256,8 @@ Request = (
     | NodePending
     | NodeApprove
     | NodeReject
+    | KeyShow
+    | KeyPhrase
     | PeerList
     | PeerRemove
     | GroupList
@@ -393,6 +403,22 @@ class PairArrived(Message, frozen=True, kw_only=True, tag=_tag):
     text: str
     peer: PeerState
     held: bool
+
+
+class KeyReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """Public keys, as `ed25519:...`. `rotated_at`: when the node key was last changed, if it was
+    and on this device."""
+
+    device_id: str
+    key: str
+    owner_key: str
+    created_at: float
+    rotations: int
+    rotated_at: float | None
+
+
+class KeyPhraseReply(Message, frozen=True, kw_only=True, tag=_tag):
+    phrase: str
 
 
 class HeldState(Message, frozen=True, kw_only=True):
@@ -626,6 +652,8 @@ Reply = (
     | PairTried
     | PairArrived
     | NodePendingReply
+    | KeyReply
+    | KeyPhraseReply
     | PeerListReply
     | GroupListReply
     | Resolved

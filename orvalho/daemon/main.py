@@ -37,13 +37,15 @@ def main(argv: Sequence[str]) -> int:
     init_parser = verbs.add_parser("init")
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
+    init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
     for sub in (run_parser, init_parser):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
     try:
         if arguments.verb == "init":
-            for line in initialise(home, arguments.name, arguments.listen, os.environ):
+            phrase = sys.stdin.read() if arguments.restore else None
+            for line in initialise(home, arguments.name, arguments.listen, os.environ, phrase):
                 sys.stdout.write(line + "\n")
             return 0
         return serve(home, foreground=getattr(arguments, "foreground", False))

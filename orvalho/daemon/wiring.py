@@ -32,6 +32,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.pair import PairOperations, admit
 from orvalho.daemon.operations.peer import PeerOperations
@@ -269,6 +270,7 @@ class _Wiring:
         context = ContextOperations(house, self._announce)
         peer = PeerOperations(house, self.scripts, self._caller)
         pair = PairOperations(house)
+        key = KeyOperations(house)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -288,6 +290,8 @@ class _Wiring:
             control.NodePending: pair.pending,
             control.NodeApprove: pair.approve,
             control.NodeReject: pair.reject,
+            control.KeyShow: key.show,
+            control.KeyPhrase: key.phrase,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
             control.Resolve: peer.resolve,

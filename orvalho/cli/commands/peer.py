@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
 from orvalho.cli.arguments import Duration, read_text
+from orvalho.cli.confirm import confirm
 from orvalho.cli.output import age, duration
 from orvalho.cli.pairing import show_added
 from orvalho.cli.replies import plain
@@ -23,7 +23,6 @@ from orvalho.control.messages import (
     PeerRemove,
     Ticket,
 )
-from orvalho.errors import InvalidInput
 
 
 @click.group(
@@ -137,13 +136,6 @@ def ls(session: Session) -> None:
 def rm(session: Session, name: str, yes: bool) -> None:
     """Forget a peer: its key is refused from now on."""
     if not yes:
-        _confirm(f"forget {name}, and refuse its key?")
+        confirm(f"forget {name}, and refuse its key?")
     with session.connect() as client:
         session.tell(client.ask(PeerRemove(name=name), Note))
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidInput("off a terminal this needs --yes.", hint="the same command with -y")
-    if not click.confirm(question, err=True):
-        raise click.Abort
