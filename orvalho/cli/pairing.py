@@ -7,6 +7,7 @@ from typing import Final
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.control.messages import PeerAdded, PeerState
+from orvalho.control.pairing_messages import PairedState
 
 HELD_STATUS: Final = 7
 
@@ -29,7 +30,7 @@ def show_added(session: Session, reply: PeerAdded) -> int:
     return HELD_STATUS if reply.held else 0
 
 
-def show_peer(session: Session, headline: str, peer: PeerState) -> None:
+def show_peer(session: Session, headline: str, peer: PeerState | PairedState) -> None:
     contexts = f" ({', '.join(peer.contexts)})" if peer.contexts else ""
     session.screen.line(f"{headline}{contexts}")
     session.screen.line(f"  key    {peer.key}")

@@ -11,6 +11,7 @@ import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
 from orvalho.control import messages as m
+from orvalho.control import pairing_messages as p
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
@@ -23,12 +24,12 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "files": (m.FilesReply, "ctx ls PATH"),
     "ticket": (m.Ticket, "peer invite"),
     "peer-added": (m.PeerAdded, "peer add, pair CODE"),
-    "pair-shown": (m.PairShown, "pair"),
-    "pair-tried": (m.PairTried, "pair"),
-    "pair-arrived": (m.PairArrived, "pair"),
-    "key": (m.KeyReply, "key show"),
-    "key-phrase": (m.KeyPhraseReply, "key phrase"),
-    "pending": (m.NodePendingReply, "node pending"),
+    "pair-shown": (p.PairShown, "pair"),
+    "pair-tried": (p.PairTried, "pair"),
+    "pair-arrived": (p.PairArrived, "pair"),
+    "key": (p.KeyReply, "key show"),
+    "key-phrase": (p.KeyPhraseReply, "key phrase"),
+    "pending": (p.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),
     "groups": (m.GroupListReply, "group ls, group show"),
     "resolved": (m.Resolved, "resolve"),

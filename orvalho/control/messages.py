@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import msgspec
 
+from orvalho.control import pairing_messages as pairing
+from orvalho.control import tagged
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Tagged by its own name in snake case, with dots: `ScriptSend` is `script.send`."""
-
-
-def _tag(name: str) -> str:
-    words = "".join("." + c.lower() if c.isupper() else c for c in name)
-    return words.lstrip(".")
+Message = tagged.Message
+_tag = tagged.tag
 
 
 def _null() -> msgspec.Raw:
@@ -67,48 +64,6 @@ class PeerAdd(Message, frozen=True, kw_only=True, tag=_tag):
     ticket: str
     guest: bool = False
     name: str | None = None
-
-
-class PairShow(Message, frozen=True, kw_only=True, tag=_tag):
-    """Show a short code, and a ticket beside it, until one of them is used, or the client hangs
-    up, which withdraws both. -> PairShown, PairTried, ..., PairArrived"""
-
-    guest: bool = False
-    expires_s: int = 600
-
-
-class PairJoin(Message, frozen=True, kw_only=True, tag=_tag):
-    """Pair with the device that shows a code. `at`: where it is (`192.168.1.20`, or a URL), instead
-    of asking the local network. -> PeerAdded"""
-
-    code: str
-    at: str | None = None
-    guest: bool = False
-    name: str | None = None
-
-
-class NodePending(Message, frozen=True, kw_only=True, tag=_tag):
-    """The nodes that wait for our approval, or were rejected. -> NodePendingReply"""
-
-
-class NodeApprove(Message, frozen=True, kw_only=True, tag=_tag):
-    """Make a node that waits a peer. -> Note"""
-
-    name: str
-
-
-class NodeReject(Message, frozen=True, kw_only=True, tag=_tag):
-    """Refuse a node that waits, now and when it comes again. -> Note"""
-
-    name: str
-
-
-class KeyShow(Message, frozen=True, kw_only=True, tag=_tag):
-    """The keys of this node. -> KeyReply"""
-
-
-class KeyPhrase(Message, frozen=True, kw_only=True, tag=_tag):
-    """The secret of this node, as words. -> KeyPhraseReply"""
 
 
 class PeerList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -251,13 +206,13 @@ Request = (
     | ContextFiles
     | PeerInvite
     | PeerAdd
-    | PairShow
-    | PairJoin
-    | NodePending
-    | NodeApprove
-    | NodeReject
-    | KeyShow
-    | KeyPhrase
+    | pairing.PairShow
+    | pairing.PairJoin
+    | pairing.NodePending
+    | pairing.NodeApprove
+    | pairing.NodeReject
+    | pairing.KeyShow
+    | pairing.KeyPhrase
     | PeerList
     | PeerRemove
     | GroupList
@@ -375,65 +330,6 @@ class PeerAdded(Message, frozen=True, kw_only=True, tag=_tag):
     peer: PeerState
     changed: bool
     held: bool = False
-
-
-class PairShown(Message, frozen=True, kw_only=True, tag=_tag):
-    """`ticket` is the text of the QR code."""
-
-    at: float
-    text: str
-    code: str
-    ticket: str
-    expires_at: float
-    guest: bool
-
-
-class PairTried(Message, frozen=True, kw_only=True, tag=_tag):
-    """Somebody came with a wrong code; `left` more and it is withdrawn."""
-
-    at: float
-    text: str
-    left: int
-
-
-class PairArrived(Message, frozen=True, kw_only=True, tag=_tag):
-    """`held`: it waits for `orvalho node approve`."""
-
-    at: float
-    text: str
-    peer: PeerState
-    held: bool
-
-
-class KeyReply(Message, frozen=True, kw_only=True, tag=_tag):
-    """Public keys, as `ed25519:...`. `rotated_at`: when the node key was last changed, if it was
-    and on this device."""
-
-    device_id: str
-    key: str
-    owner_key: str
-    created_at: float
-    rotations: int
-    rotated_at: float | None
-
-
-class KeyPhraseReply(Message, frozen=True, kw_only=True, tag=_tag):
-    phrase: str
-
-
-class HeldState(Message, frozen=True, kw_only=True):
-    """`state`: waits, rejected."""
-
-    name: str
-    key: str
-    relation: str
-    check_words: str
-    asked_at: float
-    state: str
-
-
-class NodePendingReply(Message, frozen=True, kw_only=True, tag=_tag):
-    nodes: tuple[HeldState, ...]
 
 
 class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
@@ -648,12 +544,12 @@ Reply = (
     | FilesReply
     | Ticket
     | PeerAdded
-    | PairShown
-    | PairTried
-    | PairArrived
-    | NodePendingReply
-    | KeyReply
-    | KeyPhraseReply
+    | pairing.PairShown
+    | pairing.PairTried
+    | pairing.PairArrived
+    | pairing.NodePendingReply
+    | pairing.KeyReply
+    | pairing.KeyPhraseReply
     | PeerListReply
     | GroupListReply
     | Resolved

@@ -20,6 +20,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify, check_certificate
 from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.control import messages as control
+from orvalho.control import pairing_messages as messages
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
 from orvalho.daemon import config as configuration
@@ -285,13 +286,13 @@ class _Wiring:
             control.ContextFiles: context.files,
             control.PeerInvite: peer.invite,
             control.PeerAdd: peer.add,
-            control.PairShow: pair.show,
-            control.PairJoin: pair.join,
-            control.NodePending: pair.pending,
-            control.NodeApprove: pair.approve,
-            control.NodeReject: pair.reject,
-            control.KeyShow: key.show,
-            control.KeyPhrase: key.phrase,
+            messages.PairShow: pair.show,
+            messages.PairJoin: pair.join,
+            messages.NodePending: pair.pending,
+            messages.NodeApprove: pair.approve,
+            messages.NodeReject: pair.reject,
+            messages.KeyShow: key.show,
+            messages.KeyPhrase: key.phrase,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
             control.Resolve: peer.resolve,

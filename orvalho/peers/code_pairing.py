@@ -100,7 +100,7 @@ class Shown:
 
 # ---- on the wire ------------------------------------------------------------------------------
 
-_OPENING: Final = b"orvalho code 1\n"
+_OPENING: Final = b"orvalho/code/1\n"
 
 
 class _Opening(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 # Administratively scoped (RFC 2365) and link-local, transient (RFC 4291, section 2.7).
 GROUP_IPV4: Final = "239.255.44.57"
 GROUP_IPV6: Final = "ff12::4457"
-_QUERY: Final = b"orvalho seek 1\n"
-_ANSWER: Final = b"orvalho here 1\n"
+_QUERY: Final = b"orvalho/seek/1\n"
+_ANSWER: Final = b"orvalho/here/1\n"
 _NONCE_BYTES: Final = 16
 _HASH_BYTES: Final = 16
 _QUERY_BYTES: Final = 1024

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "orvalho").rglob("*.py"))
-PURE = ("peers/noise.py", "peers/session.py", "peers/pairing.py", "peers/routing.py", "retry.py")
+PURE = (
+    *("peers/noise.py", "peers/session.py", "peers/pairing.py", "peers/routing.py", "retry.py"),
+    *("peers/pake.py", "peers/codes.py"),
+)
 
 
 def tree(module: Path) -> ast.Module:
@@ -113,7 +116,18 @@ def test_every_command_that_a_hint_names_exists() -> None:
         for found in re.finditer(r'"[^"\n]*?\borvalho ((?:[a-z]+ ?){1,2})', module.read_text())
     }
     named = {words for words in named if not words.startswith("complete")}  # hidden
-    nouns = ("peer", "ctx", "script", "group", "policy", "worker", "config", "daemon")
+    nouns = (
+        "peer",
+        "node",
+        "key",
+        "ctx",
+        "script",
+        "group",
+        "policy",
+        "worker",
+        "config",
+        "daemon",
+    )
     for words in named:
         command = " ".join(words.split()[:2] if words.split()[0] in nouns else words.split()[:1])
         assert f"orvalho {command}" in listed, f"a hint names `orvalho {words}`"

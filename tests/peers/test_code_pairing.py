@@ -315,7 +315,7 @@ async def test_who_guesses_on_both_sides_has_one_guess_each(tmp_path: Path) -> N
                 binding=session.binding,
                 entropy=os.urandom,
             )
-            element = msgspec.msgpack.decode(opening.removeprefix(b"orvalho code 1\n"))[1]
+            element = msgspec.msgpack.decode(opening.removeprefix(b"orvalho/code/1\n"))[1]
             keys = pake.finish(element)
             await say(link, session, msgspec.msgpack.encode([pake.message]))
             proof = msgspec.msgpack.decode(await hear(link, session))
@@ -340,7 +340,7 @@ async def test_a_joiner_proves_itself_to_three_who_answer_at_most(tmp_path: Path
     async def pretend(link: Link, session: Session) -> None:
         nonlocal proofs
         opening = await hear(link, session)
-        element = msgspec.msgpack.decode(opening.removeprefix(b"orvalho code 1\n"))[1]
+        element = msgspec.msgpack.decode(opening.removeprefix(b"orvalho/code/1\n"))[1]
         pake = Pake(
             Side.INVITER, b"?", joiner=session.peer, inviter=session.peer, binding=bytes(32),
             entropy=os.urandom,
@@ -423,7 +423,7 @@ async def test_hostile_exchanges_cost_an_inviter_nothing_but_time(tmp_path: Path
             opening = (body, body[:-1], b"\xc1", b"", msgspec.msgpack.encode(["x", 3]))[n % 5]
             link, session = await links.open_pairing(host.addresses, None)
             try:
-                await say(link, session, b"orvalho code 1\n" + opening)
+                await say(link, session, b"orvalho/code/1\n" + opening)
                 answer = msgspec.msgpack.decode(await hear(link, session))
                 # A refusal, or a point that was one by chance: left standing there.
                 assert len(answer) == 6

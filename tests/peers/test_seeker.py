@@ -47,7 +47,7 @@ def test_no_answer_is_longer_than_the_question() -> None:
 def test_any_bytes_are_read_or_refused(datagram: bytes) -> None:
     seeker.read_query(datagram)
     assert seeker.read_answer(datagram, NONCE) is None
-    seeker.read_answer(b"orvalho here 1\n" + NONCE + datagram, NONCE)
+    seeker.read_answer(b"orvalho/here/1\n" + NONCE + datagram, NONCE)
 
 
 async def test_two_who_answer_are_both_found_and_others_are_silent() -> None:

@@ -9,13 +9,13 @@ from orvalho.cli.output import moment
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import KeyPhrase, KeyPhraseReply, KeyReply, KeyShow
+from orvalho.control.pairing_messages import KeyPhrase, KeyPhraseReply, KeyReply, KeyShow
 
 
 @click.group(
     "key",
     cls=Noun,
-    examples=("orvalho key show", "orvalho key phrase", "orvalho key phrase -y > phrase.txt"),
+    examples=("orvalho key show", "orvalho key phrase", "orvalho key phrase -y"),
 )
 def command() -> None:
     """The keys of this node: show them, and write them down."""
@@ -51,7 +51,7 @@ def show(session: Session) -> None:
     cls=Verb,
     examples=(
         "orvalho key phrase",
-        "orvalho key phrase -y > phrase.txt",
+        "orvalho key phrase -y",
         "orvalho key phrase -y --json",
     ),
 )

@@ -8,13 +8,8 @@ from orvalho.cli.output import age
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import (
-    NodeApprove,
-    NodePending,
-    NodePendingReply,
-    NodeReject,
-    Note,
-)
+from orvalho.control.messages import Note
+from orvalho.control.pairing_messages import NodeApprove, NodePending, NodePendingReply, NodeReject
 
 
 @click.group(

@@ -12,15 +12,8 @@ from orvalho.cli.pairing import show_added, show_peer
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
-from orvalho.control.messages import (
-    PairArrived,
-    PairJoin,
-    PairShow,
-    PairShown,
-    PairTried,
-    PeerAdd,
-    PeerAdded,
-)
+from orvalho.control.messages import PeerAdd, PeerAdded
+from orvalho.control.pairing_messages import PairArrived, PairJoin, PairShow, PairShown, PairTried
 from orvalho.errors import InvalidInput
 
 _TICKET: str = "orvalho1:"

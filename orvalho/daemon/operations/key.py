@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from orvalho.contexts.device_id import device_id
 from orvalho.contexts.identity import key_text
 from orvalho.control import messages as control
+from orvalho.control import pairing_messages as messages
 from orvalho.daemon.house import House
 
 Replies = AsyncIterator[control.Reply]
@@ -18,9 +19,9 @@ class KeyOperations:
     def __init__(self, house: House) -> None:
         self._house = house
 
-    async def show(self, _request: control.KeyShow) -> Replies:
+    async def show(self, _request: messages.KeyShow) -> Replies:
         identity = self._house.identity
-        yield control.KeyReply(
+        yield messages.KeyReply(
             device_id=device_id(identity.node.key),
             key=key_text(identity.node.key),
             owner_key=key_text(identity.owner.key),
@@ -29,5 +30,5 @@ class KeyOperations:
             rotated_at=(identity.rotations[-1] or None) if identity.rotations else None,
         )
 
-    async def phrase(self, _request: control.KeyPhrase) -> Replies:
-        yield control.KeyPhraseReply(phrase=self._house.identity.phrase())
+    async def phrase(self, _request: messages.KeyPhrase) -> Replies:
+        yield messages.KeyPhraseReply(phrase=self._house.identity.phrase())

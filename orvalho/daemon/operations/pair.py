@@ -12,6 +12,7 @@ from orvalho.contexts.held import HeldNode, HeldNodes, Introducible
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.trust import Relation
 from orvalho.control import messages as control
+from orvalho.control import pairing_messages as messages
 from orvalho.daemon.addresses import dialable
 from orvalho.daemon.greeting import read_greeting
 from orvalho.daemon.house import House
@@ -32,7 +33,7 @@ class PairOperations:
         self._house = house
         self._held = HeldNodes(house.store)
 
-    async def show(self, request: control.PairShow) -> Replies:
+    async def show(self, request: messages.PairShow) -> Replies:
         """Raises:
         Unavailable: nobody came in time.
         Untrusted: three came with a wrong code.
@@ -40,7 +41,7 @@ class PairOperations:
         node = self._house.node
         async with node.show_code(lifetime_s=request.expires_s, is_guest=request.guest) as shown:
             expires_at = shown.ticket.expires_at
-            yield control.PairShown(
+            yield messages.PairShown(
                 at=time.time(),
                 text=f"code {shown.code}",
                 code=str(shown.code),
@@ -53,25 +54,28 @@ class PairOperations:
                 match event:
                     case Tried(left=left):
                         text = f"somebody tried a wrong code; {left} more and it is withdrawn"
-                        yield control.PairTried(at=time.time(), text=text, left=left)
+                        yield messages.PairTried(at=time.time(), text=text, left=left)
                     case Arrived(paired=paired):
                         yield await self._arrived(paired)
                         return
                     case Ended(error=error):
                         raise error
 
-    async def _arrived(self, paired: Paired) -> control.PairArrived:
+    async def _arrived(self, paired: Paired) -> messages.PairArrived:
         house = self._house
         peer = house.trust.by_key(paired.node_key)
-        if peer is not None:
-            state = await peer_state(house, peer, await words_for(house, peer))
-            text = f"paired with {peer.name}"
-        else:
-            state = await _held_state(house, paired)
-            text = f"{paired.name} waits for your approval"
-        return control.PairArrived(at=time.time(), text=text, peer=state, held=peer is None)
+        name = peer.name if peer else paired.name
+        state = messages.PairedState(
+            name=name,
+            key=key_text(paired.node_key),
+            relation=_relation(paired),
+            contexts=tuple(entry.name for entry in peer.contexts) if peer else (),
+            check_words=await words_between(house, paired.node_key),
+        )
+        text = f"paired with {name}" if peer else f"{name} waits for your approval"
+        return messages.PairArrived(at=time.time(), text=text, peer=state, held=peer is None)
 
-    async def join(self, request: control.PairJoin) -> Replies:
+    async def join(self, request: messages.PairJoin) -> Replies:
         code = parse_code(request.code)
         at = [dialable(request.at)] if request.at else []
         paired = await self._house.node.join(code, at)
@@ -84,9 +88,9 @@ class PairOperations:
             peer=await peer_state(self._house, peer, words), changed=is_new, held=paired.is_held
         )
 
-    async def pending(self, _request: control.NodePending) -> Replies:
+    async def pending(self, _request: messages.NodePending) -> Replies:
         states = [
-            control.HeldState(
+            messages.HeldState(
                 name=node.name,
                 key=key_text(Key(node.node_key)),
                 relation="guest" if node.is_guest else "own",
@@ -96,9 +100,9 @@ class PairOperations:
             )
             for node in await self._held.all()
         ]
-        yield control.NodePendingReply(nodes=tuple(states))
+        yield messages.NodePendingReply(nodes=tuple(states))
 
-    async def approve(self, request: control.NodeApprove) -> Replies:
+    async def approve(self, request: messages.NodeApprove) -> Replies:
         held = await self._held.named(request.name)
         paired = _paired(held)
         # First the book: a crash in between leaves a peer that waits, who may be approved again.
@@ -108,7 +112,7 @@ class PairOperations:
         await self._held.remove(held.node_key)
         yield control.Note(text=f"{peer.name} is a peer now")
 
-    async def reject(self, request: control.NodeReject) -> Replies:
+    async def reject(self, request: messages.NodeReject) -> Replies:
         held = await self._held.named(request.name)
         if not held.is_rejected:
             await self._held.put(msgspec.structs.replace(held, is_rejected=True))
@@ -197,20 +201,4 @@ def _paired(held: HeldNode) -> Paired:
         certificate=more.certificate,
         is_guest=held.is_guest,
         by_code=more.by_code,
-    )
-
-
-async def _held_state(house: House, paired: Paired) -> control.PeerState:
-    return control.PeerState(
-        name=paired.name,
-        key=key_text(paired.node_key),
-        relation=_relation(paired),
-        state="held",
-        path=", ".join(paired.addresses),
-        contexts=(),
-        check_words=await words_between(house, paired.node_key),
-        added_at=time.time(),
-        introduced=_introduced(paired),
-        last_seen_at=None,
-        queued=0,
     )
