@@ -28,6 +28,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "pair-tried": (p.PairTried, "pair"),
     "pair-arrived": (p.PairArrived, "pair"),
     "key": (p.KeyReply, "key show"),
+    "key-rotated": (p.KeyRotated, "key rotate"),
     "key-phrase": (p.KeyPhraseReply, "key phrase"),
     "pending": (p.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),

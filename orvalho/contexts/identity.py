@@ -145,6 +145,11 @@ class Identity:
         """The node key after so many changes."""
         return self._signer(_numbered(b"orvalho/1/node", rotation))
 
+    @property
+    def former_keys(self) -> tuple[Key, ...]:
+        """The node keys there were before this one."""
+        return tuple(self.node_of(rotation).key for rotation in range(len(self.rotations)))
+
     def phrase(self) -> str:
         """The seed as 24 words, and the number of rotations if there were any: all that it takes
         to have the same keys again."""

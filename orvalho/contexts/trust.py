@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -187,6 +187,28 @@ class TrustBook:
             NotFound: the key is a stranger's.
         """
         return await self._change(node_key, contexts=tuple(contexts))
+
+    async def succeed(
+        self, old: Key, new: Key, also: Callable[[sqlite3.Connection], None]
+    ) -> Peer | None:
+        """A peer has a new key, which the caller has checked: all else that is known of it stays.
+        `also` runs in the same transaction. None when nobody is known by the old key (any more).
+        """
+        peer = self._by_key.get(old)
+        if peer is None or new in self._by_key:
+            return None
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("update peer set node_key = ? where node_key = ?", (new, old))
+            also(connection)
+
+        await self._store.transact("peer.succeed", work)
+        current = self._by_key.get(old)
+        if current is None:
+            return None
+        self._forget(old)
+        self._remember(replace(current, node_key=new))
+        return self._by_key[new]
 
     def seen(self, node_key: Key, now: float) -> None:
         """The node answered just now. Written soon: a crash may lose it."""

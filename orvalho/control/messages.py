@@ -213,6 +213,7 @@ Request = (
     | pairing.NodeReject
     | pairing.KeyShow
     | pairing.KeyPhrase
+    | pairing.KeyRotate
     | PeerList
     | PeerRemove
     | GroupList
@@ -550,6 +551,7 @@ Reply = (
     | pairing.NodePendingReply
     | pairing.KeyReply
     | pairing.KeyPhraseReply
+    | pairing.KeyRotated
     | PeerListReply
     | GroupListReply
     | Resolved

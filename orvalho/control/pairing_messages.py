@@ -47,6 +47,13 @@ class KeyPhrase(Message, frozen=True, kw_only=True, tag=tag):
     """The secret of this node, as words. -> KeyPhraseReply"""
 
 
+class KeyRotate(Message, frozen=True, kw_only=True, tag=tag):
+    """Change the node key; the daemon begins anew. `force`: also when mail or runs are lost by it.
+    -> KeyRotated"""
+
+    force: bool = False
+
+
 class PairShown(Message, frozen=True, kw_only=True, tag=tag):
     """`ticket` is the text of the QR code."""
 
@@ -95,6 +102,15 @@ class KeyReply(Message, frozen=True, kw_only=True, tag=tag):
     created_at: float
     rotations: int
     rotated_at: float | None
+
+
+class KeyRotated(Message, frozen=True, kw_only=True, tag=tag):
+    """`peers`: each with the check words that it will show from now on."""
+
+    device_id: str
+    key: str
+    old_key: str
+    peers: tuple[PairedState, ...]
 
 
 class KeyPhraseReply(Message, frozen=True, kw_only=True, tag=tag):

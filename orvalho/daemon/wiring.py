@@ -17,7 +17,7 @@ from anyio import to_thread
 from orvalho.contexts import held, kv, trust
 from orvalho.contexts.context import Contexts, StorageLimits
 from orvalho.contexts.groups import Groups
-from orvalho.contexts.identity import Identity, Key, certify, check_certificate
+from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.control import messages as control
 from orvalho.control import pairing_messages as messages
@@ -39,6 +39,7 @@ from orvalho.daemon.operations.pair import PairOperations, admit
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
@@ -96,10 +97,17 @@ class Daemon:
     def __init__(self) -> None:
         self._stopped = anyio.Event()
         self.grace_s = 5.0
+        # Whether another one is to come in its place, in this process.
+        self.is_to_restart = False
 
     def stop(self, grace_s: float = 5.0) -> None:
         self.grace_s = grace_s
         self._stopped.set()
+
+    def restart(self) -> None:
+        """Stop, and begin anew: the keys have changed."""
+        self.is_to_restart = True
+        self.stop()
 
     async def until_stopped(self) -> None:
         await self._stopped.wait()
@@ -187,20 +195,23 @@ class _Wiring:
 
     def node_config(self) -> NodeConfig:
         config, identity = self._loaded.config, self._identity
+        certificate = certify(identity.owner, "node", config.name, identity.node.key, time.time())
         return NodeConfig(
             name=config.name,
             signer=identity.node,
             noise_static=identity.noise_static(),
             owner_key=identity.owner.key,
-            certificate=certify(
-                identity.owner, "node", config.name, identity.node.key, time.time()
-            ),
+            certificate=certificate,
+            formerly=frozenset(identity.former_keys),
+            succession=write_succession(identity, certificate, time.time()),
+            heir=heir_by(self._book),
+            on_succeeded=self._on_succeeded,
             listen=config.listen,
             advertise=addresses.advertised,
             store=self._store,
             blobs=self._home.state / "blobs",
             book=Book(self._book),
-            check_certificate=_node_certificate,
+            check_certificate=node_certificate,
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
@@ -271,7 +282,7 @@ class _Wiring:
         context = ContextOperations(house, self._announce)
         peer = PeerOperations(house, self.scripts, self._caller)
         pair = PairOperations(house)
-        key = KeyOperations(house)
+        key = KeyOperations(house, self._daemon.restart)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -293,6 +304,7 @@ class _Wiring:
             messages.NodeReject: pair.reject,
             messages.KeyShow: key.show,
             messages.KeyPhrase: key.phrase,
+            messages.KeyRotate: key.rotate,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
             control.Resolve: peer.resolve,
@@ -341,6 +353,9 @@ class _Wiring:
 
     async def _on_paired(self, paired: Paired) -> bool:
         return await admit(self._built, paired)
+
+    async def _on_succeeded(self, old: Key, new: Key) -> None:
+        await succeed(self._built, old, new)
 
     def _on_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
         """On the store's thread, in the transaction that gives the envelope up."""
@@ -425,8 +440,3 @@ class _Wiring:
         """Let what runs come to its end, for a while."""
         with anyio.move_on_after(grace_s):
             await self.scripts.until_idle()
-
-
-def _node_certificate(blob: bytes, owner: Key) -> tuple[str, Key]:
-    certificate = check_certificate(blob, owner, "node")
-    return certificate.name, Key(certificate.key)

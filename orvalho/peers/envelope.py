@@ -151,9 +151,11 @@ def sender_of(sealed: bytes) -> Key:
     return Key(sealed[_SIGNATURE_BYTES : _SIGNATURE_BYTES + 32])
 
 
-def open_sealed(sealed: bytes, me: Key, now: float) -> Envelope:
-    """The envelope, checked in this order: its size, its signature over the bytes that arrived,
-    its recipient, its age, its body.
+def open_sealed(
+    sealed: bytes, me: Key, now: float, formerly: frozenset[Key] = frozenset()
+) -> Envelope:
+    """The envelope, which may be for one of our former keys, checked in this order: its size, its
+    signature over the bytes that arrived, its recipient, its age, its body.
 
     Raises:
         LimitExceeded: body-bytes.
@@ -168,7 +170,7 @@ def open_sealed(sealed: bytes, me: Key, now: float) -> Envelope:
     # Before decoding: bytes from a stranger must not reach the decoder.
     verify(Key(sender), _PURPOSE, sealed[_SIGNATURE_BYTES:end], signature)
     header = _read_header(sealed[_PREFIX.size : end])
-    if header.recipient != me:
+    if header.recipient != me and header.recipient not in formerly:
         raise Untrusted("the envelope is for another node")
     _check_age(header, now)
     body = sealed[end:]

@@ -20,6 +20,7 @@ from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
 from orvalho.peers.routing import Path, rank
 from orvalho.peers.session import Mode, Session, dial_session, listen_session
+from orvalho.peers.succession import Heir
 from orvalho.retry import Backoff
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Link, Listener
@@ -29,6 +30,10 @@ _log = logging.getLogger(__name__)
 # More than this to one peer are leftovers of its restarts: the oldest goes.
 _CHANNELS_PER_PEER: Final = 4
 _KEY_BYTES: Final = 32
+
+
+# A peer's old key, and its new one: both have been proven.
+OnSucceeded = Callable[[Key, Key], Awaitable[None]]
 
 
 class PeerBook(Protocol):
@@ -84,7 +89,13 @@ class Links:
         on_up: Callable[[Channel], None],
         on_down: Callable[[Channel], None],
         on_frame: OnFrame,
+        succession: bytes = b"",
+        heir: Heir | None = None,
+        on_succeeded: OnSucceeded | None = None,
     ) -> None:
+        self._succession = succession
+        self._heir = heir
+        self._on_succeeded = on_succeeded
         self._signer = signer
         self._noise_static = noise_static
         self._catalog = catalog
@@ -191,6 +202,8 @@ class Links:
             ephemeral=os.urandom(_KEY_BYTES),
             max_message_bytes=link.max_frame_bytes,
             allow=self._allow,
+            succession=self._succession,
+            heir=self._heir,
         )
         try:
             await self._shake_hands(link, session)
@@ -200,6 +213,8 @@ class Links:
             await self._on_pairing(link, session)
             return
         link.admit()
+        if session.forerunner is not None:
+            await self._succeed(session.forerunner, session.peer)
         await self._live(link, session)
 
     def _allow(self, key: Key) -> Mode | None:
@@ -251,6 +266,12 @@ class Links:
             with anyio.CancelScope(shield=True):
                 await link.aclose()
 
+    async def _succeed(self, old: Key, new: Key) -> None:
+        """A peer has proven that it has a new key."""
+        if self._on_succeeded is not None:
+            await self._on_succeeded(old, new)
+        self.refresh()
+
     def _drop(self, peer: Key) -> None:
         for channel in self._channels.get(peer, ()):
             channel.close()
@@ -289,6 +310,12 @@ class Links:
                 self._problems[peer] = f"{address}: {error.message}"
                 continue
             self._problems.pop(peer, None)
+            if session.forerunner is not None:
+                # The book's next refresh ends this task, and begins one for the new key.
+                with anyio.CancelScope(shield=True):
+                    await link.aclose()
+                    await self._succeed(session.forerunner, session.peer)
+                return
             await self._live(link, session)
             return
 
@@ -305,6 +332,8 @@ class Links:
             max_message_bytes=link.max_frame_bytes,
             expected=peer,
             wish=wish,
+            succession=self._succession if wish is Mode.FULL else b"",
+            heir=self._heir,
         )
         try:
             await self._shake_hands(link, session)

@@ -46,12 +46,13 @@ from orvalho.peers.frames import (
     Reply,
     Tell,
 )
-from orvalho.peers.links import Links, PeerBook, Timings
+from orvalho.peers.links import Links, OnSucceeded, PeerBook, Timings
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
 from orvalho.peers.sending import OnUndelivered, Outcome, Sender
 from orvalho.peers.staging import Staging
+from orvalho.peers.succession import Heir
 from orvalho.peers.tally import Box, Quota
 from orvalho.peers.transfers import Transfers
 from orvalho.store import Store
@@ -115,6 +116,12 @@ class NodeConfig:
     sweep_s: float = 2.0
     # UDP: where those who type a code ask for who shows it; 0 hears nobody.
     pairing_port: int = DEFAULT_PORT
+    # Our earlier keys, for which mail may still come, and what we say of them (`succession`);
+    # how we check what others say of theirs, and learn it.
+    formerly: frozenset[Key] = frozenset()
+    succession: bytes = b""
+    heir: Heir | None = None
+    on_succeeded: OnSucceeded | None = None
     clock: Callable[[], float] = time.time
 
 
@@ -130,18 +137,10 @@ class Node:
         self._blobs = Blobs(config.blobs)
         self._counters: Counter[str] = Counter()
         self._greeting = b""
+        self._heirs: dict[Key, Key] = {}
         self._staging = Staging()
         self._watchers: list[MemoryObjectSendStream[PeerEvent]] = []
-        self._admission = Admission(
-            store=config.store,
-            me=self.key,
-            clock=config.clock,
-            introduce=self._introduction,
-            check=config.check_certificate,
-            on_paired=config.on_paired,
-            counters=self._counters,
-            port=config.pairing_port,
-        )
+        self._admission = self._make_admission(config)
         self._links = Links(
             signer=config.signer,
             noise_static=config.noise_static,
@@ -154,6 +153,9 @@ class Node:
             on_up=self._up,
             on_down=self._down,
             on_frame=self._take,
+            succession=config.succession,
+            heir=config.heir,
+            on_succeeded=config.on_succeeded,
         )
         self._sender = Sender(
             store=config.store,
@@ -174,6 +176,7 @@ class Node:
         self._receiver = Receiver(
             store=config.store,
             me=self.key,
+            formerly=config.formerly,
             clock=config.clock,
             quota=config.quota,
             transfers=self._transfers,
@@ -182,6 +185,18 @@ class Node:
             on_new=self._desk.accept,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+
+    def _make_admission(self, config: NodeConfig) -> Admission:
+        return Admission(
+            store=config.store,
+            me=self.key,
+            clock=config.clock,
+            introduce=self._introduction,
+            check=config.check_certificate,
+            on_paired=config.on_paired,
+            counters=self._counters,
+            port=config.pairing_port,
+        )
 
     # ---- what we do when others speak -------------------------------------------------------
 
@@ -226,6 +241,7 @@ class Node:
             Conflict: an envelope of this `id` waits already.
         """
         now = self._config.clock()
+        to = self._heirs.get(to, to)
         id_ = id or envelopes.new_id(now, os.urandom(10))
         is_apart = len(body) > INLINE_BYTES
         sealed = envelopes.seal(
@@ -257,7 +273,7 @@ class Node:
     def flush(self, to: Key, *ids: EnvelopeId) -> None:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
-        self._sender.release(to, self._staging.take(ids))
+        self._sender.release(self._heirs.get(to, to), self._staging.take(ids))
 
     async def post(
         self,
@@ -359,6 +375,17 @@ class Node:
         """The peer has left the book: drop it, and what waits for it."""
         self._links.refresh()
         await self._sender.drop_peer(peer)
+
+    def move(self, old: Key, new: Key) -> None:
+        """A peer has a new key, and `outbox.move` is committed: what is staged for the old one
+        goes to the new one from now on."""
+        self._heirs[old] = new
+        self._sender.leave(old)
+        self._links.refresh()
+
+    async def give_up(self, peer: Key, reason: str) -> None:
+        """Give up what waits for a peer; `on_undelivered` is told of each."""
+        await self._sender.give_up_peer(peer, reason)
 
     def set_greeting(self, greeting: bytes) -> None:
         """What peers are told of those above us, when they link and whenever it changes."""

@@ -59,9 +59,11 @@ class Receiver:
         counters: Counter[str],
         knows_kind: Callable[[str], bool],
         on_new: Callable[[Envelope], None],
+        formerly: frozenset[Key] = frozenset(),
     ) -> None:
         self._store = store
         self._me = me
+        self._formerly = formerly
         self._clock = clock
         self._quota = quota
         self._transfers = transfers
@@ -81,7 +83,7 @@ class Receiver:
         try:
             if sender_of(mail.sealed) != channel.peer:
                 raise Untrusted("the envelope is not from the node that sent it")
-            envelope = open_sealed(mail.sealed, self._me, self._clock())
+            envelope = open_sealed(mail.sealed, self._me, self._clock(), self._formerly)
         except (Untrusted, LimitExceeded) as error:
             self._counters[f"envelopes.refused: {error.message}"] += 1
             return

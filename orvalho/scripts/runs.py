@@ -122,6 +122,15 @@ _BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
 }
 
 
+def stage_moved(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """A peer has a new key: it answers with that what was sent to the old one. What has ended
+    keeps the key that signed its receipt."""
+    connection.execute(
+        "update runs set peer_key = ? where peer_key = ? and state <> 'ended'",
+        (new, old),
+    )
+
+
 def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: float) -> None:
     """Remember that this run id has come, until its signature no longer holds.
 
@@ -216,6 +225,11 @@ class Runs:
     def at_hand(self, run: str) -> Run | None:
         """A run that was `opened` and not `closed`."""
         return self._open.get(run)
+
+    def moved(self, old: str, new: str) -> None:
+        """A peer has a new key, and `stage_moved` is committed."""
+        for run in [each for each in self._open.values() if each.peer_key == old]:
+            self._open[run.id] = msgspec.structs.replace(run, peer_key=new)
 
     def closed(self, run: str) -> None:
         self._open.pop(run, None)

@@ -145,6 +145,18 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             rotated_at=1.7e9,
         ),
     ),
+    p.KeyRotate: (
+        p.KeyRotated(
+            device_id="MFZWI3D",
+            key=KEY,
+            old_key=KEY,
+            peers=(
+                p.PairedState(
+                    name="phone2", key=KEY, relation="own", contexts=(), check_words="a-b-c-d"
+                ),
+            ),
+        ),
+    ),
     p.KeyPhrase: (p.KeyPhraseReply(phrase="zoo zoo"),),
     m.PeerList: (m.PeerListReply(peers=(PHONE,)),),
     m.PeerRemove: (m.Note(text="forgot phone2"),),

@@ -19,6 +19,7 @@ JSON_COMMANDS = {
     "peer-added": ("peer", "add", "orvalho1:abc"),
     "pending": ("node", "pending"),
     "key": ("key", "show"),
+    "key-rotated": ("key", "rotate", "-y"),
     "key-phrase": ("key", "phrase", "-y"),
     "peers": ("peer", "ls"),
     "groups": ("group", "show", "@family"),
