@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "orvalho").rglob("*.py"))
 PURE = (
     *("peers/noise.py", "peers/session.py", "peers/pairing.py", "peers/routing.py", "retry.py"),
-    *("peers/pake.py", "peers/codes.py"),
+    *("peers/pake.py", "peers/codes.py", "peers/succession.py"),
 )
 
 

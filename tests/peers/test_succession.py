@@ -184,5 +184,11 @@ async def test_nodes_stay_linked_when_one_has_a_new_key(tmp_path: Path, is_diale
             await until(lambda: here.is_online(peer.key) and there.is_online(new.key))
             assert followed == [(old.key, new.key)]
             assert not there.is_online(old.key)
-            # The old key is a stranger's from now on.
-            assert old.key not in peer.book.peers()
+        # The old key is a stranger's from now on, also with the old word beside it.
+        thief = Person("thief", tmp_path)
+        thief.signer = old
+        thief.knows(peer, *there.addresses)
+        async with thief.awake() as stolen:
+            await until(lambda: stolen.problem(peer.key) is not None)
+            assert "does not know this one" in str(stolen.problem(peer.key))
+            assert not there.is_online(old.key)
