@@ -215,6 +215,8 @@ class Links:
         link.admit()
         if session.forerunner is not None:
             await self._succeed(session.forerunner, session.peer)
+            if session.peer not in self._book.peers():  # which could not be written
+                return
         await self._live(link, session)
 
     def _allow(self, key: Key) -> Mode | None:
@@ -268,8 +270,11 @@ class Links:
 
     async def _succeed(self, old: Key, new: Key) -> None:
         """A peer has proven that it has a new key."""
-        if self._on_succeeded is not None:
-            await self._on_succeeded(old, new)
+        try:
+            if self._on_succeeded is not None:
+                await self._on_succeeded(old, new)
+        except Exception:  # noqa: BLE001 -- the top of a handler: it is tried again with the next link
+            _log.exception("succession.failed", extra={"peer": self._book.name(old)})
         self.refresh()
 
     def _drop(self, peer: Key) -> None:

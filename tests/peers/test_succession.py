@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orvalho.contexts.identity import Key, Signer, certify
-from orvalho.errors import Untrusted
+from orvalho.errors import Unavailable, Untrusted
 from orvalho.peers import session as sessions
 from orvalho.peers import succession
 from orvalho.peers.session import Mode, Refusal, Session
@@ -192,3 +192,29 @@ async def test_nodes_stay_linked_when_one_has_a_new_key(tmp_path: Path, is_diale
             await until(lambda: stolen.problem(peer.key) is not None)
             assert "does not know this one" in str(stolen.problem(peer.key))
             assert not there.is_online(old.key)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_dialer", [True, False], ids=["it dials", "it is dialed"])
+async def test_a_book_that_cannot_be_written_costs_the_link_only(
+    tmp_path: Path, is_dialer: bool
+) -> None:
+    changed, peer = Person("changed", tmp_path), Person("peer", tmp_path)
+    old, new = changed.signer, Signer(os.urandom(32))
+    tries: list[Key] = []
+
+    async def follow(before: Key, after: Key) -> None:
+        tries.append(after)
+        if len(tries) < 3:
+            raise Unavailable("the disk is full")
+        peer.book.known[after] = peer.book.known.pop(before)
+
+    options: dict[str, Any] = {"heir": lambda *_: old.key, "on_succeeded": follow}
+    async with peer.awake("ws://127.0.0.1:0", **options) as there:
+        changed.signer = new
+        changed.knows(peer, *(there.addresses if is_dialer else ()))
+        async with changed.awake("ws://127.0.0.1:0", succession=b"said") as here:
+            peer.book.known[old.key] = () if is_dialer else here.addresses
+            there.refresh()
+            await until(lambda: here.is_online(peer.key) and there.is_online(new.key))
+            assert tries == [new.key] * 3
