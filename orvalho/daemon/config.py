@@ -72,7 +72,8 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Pairing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`port`: UDP, where devices on this network ask who shows a code; 0 answers nobody.
+    """`port`: UDP, where devices on this network ask who shows a code; 0 answers nobody. It counts
+    from the next start.
     `approve`: a device that comes with a code or a ticket waits until its owner here approves."""
 
     port: int = 4457

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import click
@@ -84,7 +85,9 @@ def _show(session: Session, guest: bool, expires_s: int, qr: bool) -> int:
         for reply in client.stream(PairShow(guest=guest, expires_s=expires_s)):
             match reply:
                 case PairShown():
-                    _show_code(session, reply, is_drawn=qr or session.screen.is_terminal)
+                    _show_code(
+                        session, reply, is_drawn=qr or session.screen.is_terminal, must_draw=qr
+                    )
                 case PairTried():
                     _say(session, "pair.tried", "warn", reply)
                 case PairArrived():
@@ -92,18 +95,27 @@ def _show(session: Session, guest: bool, expires_s: int, qr: bool) -> int:
     return 0
 
 
-def _show_code(session: Session, shown: PairShown, *, is_drawn: bool) -> None:
+def _show_code(session: Session, shown: PairShown, *, is_drawn: bool, must_draw: bool) -> None:
     screen = session.screen
     if screen.as_json:
         _say(session, "pair.shown", "info", shown)
         return
     if is_drawn:
-        from orvalho.cli.qr import qr_text  # noqa: PLC0415 - 30 ms that only a drawing needs
-
-        screen.verbatim(qr_text(shown.ticket))
+        _draw(session, shown.ticket, must=must_draw)
     screen.line_now(shown.code)
     left = duration(shown.expires_at - time.time())
     screen.notice(f"on the other device: orvalho pair {shown.code}   (good for {left}, once)")
+
+
+def _draw(session: Session, ticket: str, *, must: bool) -> None:
+    from orvalho.cli.qr import qr_text  # noqa: PLC0415 - 30 ms that only a drawing needs
+
+    picture = qr_text(ticket)
+    width = picture.index("\n")
+    if must or width <= shutil.get_terminal_size().columns:
+        session.screen.verbatim(picture)
+    else:
+        session.screen.notice(f"a QR code would need a terminal {width} columns wide")
 
 
 def _show_arrival(session: Session, arrived: PairArrived) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import Final
 
 import anyio
 import msgspec
@@ -24,6 +25,8 @@ from orvalho.peers.codes import parse_code
 from orvalho.peers.pairing import Paired, Ticket, format_ticket
 
 Replies = AsyncIterator[control.Reply]
+
+_IN_A_PICTURE: Final = 6
 
 
 class PairOperations:
@@ -177,8 +180,11 @@ async def _next(shown: Shown, left_s: float) -> Tried | Arrived | Ended:
 
 
 def _short(ticket: Ticket) -> Ticket:
-    """Without the contexts, which the other side is told anyway: a QR code has little room."""
-    introduction = msgspec.structs.replace(ticket.introduction, greeting=b"")
+    """Without the contexts, which the other side is told anyway, and with the most promising
+    addresses only: a QR code has little room."""
+    introduction = msgspec.structs.replace(
+        ticket.introduction, greeting=b"", addresses=ticket.introduction.addresses[:_IN_A_PICTURE]
+    )
     return msgspec.structs.replace(ticket, introduction=introduction)
 
 
