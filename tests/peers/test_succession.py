@@ -145,6 +145,15 @@ def test_without_the_word_a_new_key_is_another_node() -> None:
         assert near.refusal is Refusal.WRONG_PEER
 
 
+def test_the_longest_word_fits_into_a_handshake() -> None:
+    word = certify(OWNER, "node", "n" * 63, NEW.key, NOW)
+    changes = [(THIEF, NOW), (OLDER, NOW), (PEER, NOW), (OLD, NOW)]
+    said = succession.write(word, changes, NEW.key, NOW)
+    near, far = dial(OLD.key, heir=heir), listen(NEW, PEER.key, succession=said)
+    shake(near, far)
+    assert near.forerunner == OLD.key
+
+
 def test_more_than_fits_is_no_handshake() -> None:
     near = dial(OLD.key, heir=heir)
     with pytest.raises(Untrusted):
