@@ -102,12 +102,14 @@ class Daemon:
 
     def stop(self, grace_s: float = 5.0) -> None:
         self.grace_s = grace_s
+        self.is_to_restart = False
         self._stopped.set()
 
     def restart(self) -> None:
         """Stop, and begin anew: the keys have changed."""
-        self.is_to_restart = True
         self.stop()
+        # Afterwards: a signal to stop that comes now still ends the process.
+        self.is_to_restart = True
 
     async def until_stopped(self) -> None:
         await self._stopped.wait()

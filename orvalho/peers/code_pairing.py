@@ -318,14 +318,18 @@ class CodePairing:
         problem: OrvalhoError | None = None
         guesses = Counter[str]()
         for addresses in found:
-            try:
-                return await self._try(links, code, addresses, guesses)
-            except (Unavailable, Untrusted) as error:
-                # Who refuses the code says more than who is not there.
-                if problem is None or isinstance(error, Untrusted):
-                    problem = error
             if guesses.total() >= _MOST_GUESSES:
                 break
+            guesses_before = guesses.total()
+            for address in addresses:
+                try:
+                    return await self._try(links, code, address, guesses)
+                except (Unavailable, Untrusted) as error:
+                    # Who refuses the code says more than who is not there.
+                    if problem is None or isinstance(error, Untrusted):
+                        problem = error
+                if guesses.total() > guesses_before:  # this one has judged: it says so once
+                    break
         assert problem is not None
         raise problem
 
@@ -340,10 +344,8 @@ class CodePairing:
             )
         return found
 
-    async def _try(
-        self, links: Links, code: Code, addresses: Sequence[str], guesses: Counter[str]
-    ) -> Paired:
-        link, session = await links.open_pairing(addresses, None)
+    async def _try(self, links: Links, code: Code, address: str, guesses: Counter[str]) -> Paired:
+        link, session = await links.open_pairing([address], None)
         try:
             with anyio.fail_after(_EXCHANGE_S):
                 return await self._prove(link, session, code, guesses)

@@ -123,7 +123,7 @@ def show(
     """A new code. `token_hash` is of the ticket that is shown beside it: only one of the two can be
     used. `below(n)` gives a random number under n, fit for secrets.
 
-    The secret lies in the database while the code is good, and is erased with it: unlike a
+    The secret lies in the database while the code is good, and is deleted with it: unlike a
     ticket's token it is too short for a hash to hide.
 
     Raises:

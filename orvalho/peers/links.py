@@ -186,13 +186,15 @@ class Links:
             Unavailable: none of the addresses answers.
             Untrusted: another node answers there, or it is not inviting.
         """
-        problem: Exception = Unavailable("there is no address to dial")
+        problem: Unavailable | Untrusted | None = None
         for address in addresses:
             try:
                 return await self._dial(address, peer, Mode.PAIRING)
-            except Unavailable as error:
-                problem = error
-        raise problem
+            except (Unavailable, Untrusted) as error:
+                # Also another node: the address of a bridge, say, that every machine has.
+                if problem is None or isinstance(error, Untrusted):
+                    problem = error
+        raise problem or Unavailable("there is no address to dial")
 
     async def _welcome(self, link: Link) -> None:
         await self._is_running.wait()

@@ -90,6 +90,28 @@ async def test_a_code_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert [each.name for each in inviter.paired] == ["joiner"]
 
 
+async def test_other_nodes_at_some_of_the_addresses_do_no_harm(tmp_path: Path) -> None:
+    inviter, joiner = Person("inviter", tmp_path), Person("joiner", tmp_path)
+    neighbour = Person("neighbour", tmp_path)
+    async with (
+        inviter.awake(LISTEN, pairing_port=0) as host,
+        joiner.awake(LISTEN, pairing_port=0) as guest,
+        neighbour.awake(LISTEN, pairing_port=0) as other,
+        host.show_code(**SHOW) as shown,
+        other.show_code(**SHOW) as another,
+    ):
+        if another.code.nameplate == shown.code.nameplate:
+            return  # one in 900
+        # An address that every machine has leads to the joiner itself, or to its neighbour.
+        at = (*guest.addresses, *other.addresses, "ws://127.0.0.1:1", *host.addresses)
+        assert (await guest.join(shown.code, at)).node_key == inviter.key
+        assert other.statistics().get("codes.wrong") is None
+        # A wrong code is tried once at an inviter, however many addresses it has.
+        with pytest.raises(Untrusted, match="the code is wrong"):
+            await guest.join(off_by_one(another.code), other.addresses * 3)
+        assert other.statistics()["codes.wrong"] == 1
+
+
 async def test_a_node_that_shows_no_code_lets_no_stranger_in(tmp_path: Path) -> None:
     inviter, joiner = Person("inviter", tmp_path), Person("joiner", tmp_path)
     port = free_port()

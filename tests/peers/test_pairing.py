@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlite_utils import Database
 
 from orvalho.contexts.identity import Key, certify
@@ -151,6 +152,19 @@ async def test_a_redeemed_ticket_makes_both_know_each_other(tmp_path: Path) -> N
         # The answer may have been lost: the same node may ask once more.
         assert (await guest.redeem(parse_ticket(text))).node_key == inviter.key
         assert host.statistics()["pairing.good"] == 2
+
+
+@pytest.mark.anyio
+async def test_an_address_that_leads_elsewhere_does_no_harm(tmp_path: Path) -> None:
+    inviter, joiner = await meet(tmp_path)
+    async with (
+        inviter.awake("ws://127.0.0.1:0") as host,
+        joiner.awake("ws://127.0.0.1:0") as guest,
+    ):
+        ticket = await host.invite(lifetime_s=60, is_guest=False)
+        addresses = (*guest.addresses, *host.addresses)
+        elsewhere = replace(ticket, introduction=replace(ticket.introduction, addresses=addresses))
+        assert (await guest.redeem(elsewhere)).node_key == inviter.key
 
 
 @pytest.mark.anyio

@@ -214,3 +214,17 @@ def test_a_port_that_is_none_is_named_with_its_place(tmp_path: Path, value: str)
     assert printed.status == 2
     assert "pairing.port" in printed.err
     assert "conf.d/p.toml:2" in printed.err
+
+
+def test_a_crash_while_a_code_is_judged_leaves_both_or_none(tmp_path: Path) -> None:
+    with devices(tmp_path, "laptop", "phone2") as (laptop, phone):
+        for phase, status in (("after", 6), ("before", 0)):
+            laptop.stop()
+            laptop.start(phase, "pairing.judge", "1")
+            with showing(laptop) as shown:
+                assert phone.types("pair", shown.first).status == 4
+                wait_until(lambda: laptop.has_died, "the laptop dies")
+            laptop.start()
+            # Not judged yet: the code is as good as it was. Judged: it is used up.
+            assert phone.types("pair", shown.first).status == status
+            assert ("phone2" in laptop.does("peer", "ls")) is ("laptop" in phone.does("peer", "ls"))
