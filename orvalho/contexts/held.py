@@ -109,7 +109,9 @@ class HeldNodes:
 
 def _putting(node: HeldNode) -> Callable[[sqlite3.Connection], None]:
     def put(connection: sqlite3.Connection) -> None:
-        (count,) = connection.execute("SELECT count(*) FROM held_node").fetchone()
+        (count,) = connection.execute(
+            "SELECT count(*) FROM held_node WHERE node_key<>?", (node.node_key,)
+        ).fetchone()
         if count >= _MOST:
             raise Conflict("too many nodes wait for approval there", hint="orvalho node pending")
         connection.execute(

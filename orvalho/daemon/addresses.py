@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -29,11 +30,13 @@ def advertised(listening: Sequence[str]) -> Sequence[str]:
 
 
 def dialable(text: str) -> str:
-    """The URL that a person means by `192.168.1.20`, `laptop.local:4460` or a whole URL.
+    """The URL that a person means by `192.168.1.20`, `fd00::20`, `laptop.local:4460` or a URL.
 
     Raises:
         InvalidInput: it is no address.
     """
+    with suppress(ValueError):  # anything but an IPv6 address
+        text = f"[{IPv6Address(text)}]"
     url = text if "://" in text else f"ws://{text}"
     try:
         parts = urlsplit(url)
