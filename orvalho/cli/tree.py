@@ -18,19 +18,8 @@ from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
     *("init", "pair", "status", "doctor", "why", "resolve", "repl", "version"),
-    *(
-        "script",
-        "peer",
-        "node",
-        "key",
-        "ctx",
-        "group",
-        "policy",
-        "worker",
-        "config",
-        "audit",
-        "daemon",
-    ),
+    *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *("node", "key"),
     *("completion", "complete"),
 )
 

@@ -379,6 +379,7 @@ class Node:
     def move(self, old: Key, new: Key) -> None:
         """A peer has a new key, and `outbox.move` is committed: what is staged for the old one
         goes to the new one from now on."""
+        self._heirs = {k: new if heir == old else heir for k, heir in self._heirs.items()}
         self._heirs[old] = new
         self._sender.leave(old)
         self._links.refresh()
