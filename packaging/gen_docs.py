@@ -23,9 +23,10 @@ Made from `orvalho --help` by `packaging/gen_docs.py`.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule, 4 not found or not reachable,
 5 a limit was hit, 6 a key or signature did not hold, 7 the run is queued and `--wait` was not
-given, 130 Ctrl-C. Data goes to standard output, progress and errors to standard error. `--json`
-prints one object with a `format_version` (a minor version only adds fields), or one object a line
-for streams (`type`, `time`, `level`, `message`); the schemas are in `orvalho/cli/schemas/`.
+given, or a device waits for approval, 130 Ctrl-C. Data goes to standard output, progress and errors
+to standard error. `--json` prints one object with a `format_version` (a minor version only adds
+fields), or one object a line for streams (`type`, `time`, `level`, `message`); the schemas are in
+`orvalho/cli/schemas/`.
 """
 
 

@@ -12,18 +12,27 @@ import msgspec
 from orvalho.cli.output import FORMAT_VERSION
 from orvalho.control import mesh
 from orvalho.control import messages as m
+from orvalho.control import pairing_messages as p
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
     "note": (
         m.Note,
-        "ctx new, peer rm/set/rename/revoke, script cancel, config set, daemon stop",
+        "ctx new, peer rm/set/rename/revoke, node approve/reject, script cancel, config set, "
+        "daemon stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
     "ticket": (m.Ticket, "peer invite"),
-    "peer-added": (m.PeerAdded, "peer add"),
+    "peer-added": (m.PeerAdded, "peer add, pair CODE"),
+    "pair-shown": (p.PairShown, "pair"),
+    "pair-tried": (p.PairTried, "pair"),
+    "pair-arrived": (p.PairArrived, "pair"),
+    "key": (p.KeyReply, "key show"),
+    "key-rotated": (p.KeyRotated, "key rotate"),
+    "key-phrase": (p.KeyPhraseReply, "key phrase"),
+    "pending": (p.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),
     "nodes": (mesh.NodesReply, "nodes"),
     "groups": (m.GroupListReply, "group ls, group show"),
@@ -66,7 +75,13 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
     ),
 }
 # Replies that are printed as lines of a stream: the type, and the field that is the message.
-_STREAMS: Final = {"run-output": "run.output", "audit-entry": "audit.entry"}
+_STREAMS: Final = {
+    "run-output": "run.output",
+    "audit-entry": "audit.entry",
+    "pair-shown": "pair.shown",
+    "pair-tried": "pair.tried",
+    "pair-arrived": "pair.arrived",
+}
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 
 

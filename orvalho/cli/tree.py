@@ -17,8 +17,9 @@ from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
-    *("init", "status", "doctor", "nodes", "why", "resolve", "repl", "version"),
+    *("init", "pair", "status", "doctor", "nodes", "why", "resolve", "repl", "version"),
     *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *("node", "key"),
     *("completion", "complete"),
 )
 

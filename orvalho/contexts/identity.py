@@ -1,7 +1,8 @@
 """Ed25519 keys of owner, node and contexts: derive, sign, verify, certify.
 
 One seed of 32 bytes is the whole secret of a node; every key is derived from it with
-HKDF-SHA256 (RFC 5869) under a tag of its own. Signatures are Ed25519 (RFC 8032) over
+HKDF-SHA256 (RFC 5869) under a tag of its own. The node key can be changed: the seed and how often
+that was done (the rotation) give the present one. Signatures are Ed25519 (RFC 8032) over
 `purpose + NUL + message`, so that none can be passed off as one made for something else.
 """
 
@@ -13,6 +14,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import re
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +25,8 @@ from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
 from orvalho.contexts.names import check_label
-from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
+from orvalho.contexts.words import phrase_of, seed_of
+from orvalho.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Untrusted
 
 Key = NewType("Key", bytes)
 CertificateKind = Literal["node", "context"]
@@ -33,6 +36,8 @@ _KEY_BYTES: Final = 32
 _SIGNATURE_BYTES: Final = 64
 _SEED_BYTES: Final = 32
 _SEED_FILE: Final = "seed"
+_ROTATION_FILE: Final = "rotation"
+_MOST_ROTATIONS: Final = 10_000
 _CERTIFICATE: Final = b"orvalho/certificate/1"
 _CERTIFICATE_LIMIT_BYTES: Final = 1024
 
@@ -71,31 +76,42 @@ class Signer:
 
 
 class Identity:
-    """The keys of this node, all derived from the seed in `<directory>/seed`."""
+    """The keys of this node, all derived from the seed in `<directory>/seed`. `rotations` holds
+    the moment of each change of the node key, in Unix seconds."""
 
-    def __init__(self, seed: bytes) -> None:
+    def __init__(self, seed: bytes, rotations: tuple[float, ...] = ()) -> None:
         self._seed = seed
+        self.rotations = rotations
         self.owner = self._signer(b"orvalho/1/owner")
-        self.node = self._signer(b"orvalho/1/node")
+        self.node = self.node_of(len(rotations))
 
     @classmethod
-    def create(cls, directory: Path) -> Identity:
-        """A new seed, written durably with mode 0600 in `directory` (made with 0700).
+    def create(
+        cls, directory: Path, seed: bytes | None = None, rotations: tuple[float, ...] = ()
+    ) -> Identity:
+        """A new seed, or one that is restored, written durably with mode 0600 in `directory`
+        (made with 0700).
 
         Raises:
             Conflict: there is one already; it is left as it is.
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        seed = os.urandom(_SEED_BYTES)
+        seed = seed or os.urandom(_SEED_BYTES)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # Two that create at once must not end with one believing in the other's lost seed.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # The seed last: with it there is an identity.
+            if not (directory / _SEED_FILE).exists():
+                # What a restore that broke off has left is not ours.
+                (directory / _ROTATION_FILE).unlink(missing_ok=True)
+                if rotations:
+                    _write_rotations(directory, rotations)
             _write_seed(directory / _SEED_FILE, seed)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        return cls(seed)
+        return cls(seed, rotations)
 
     @classmethod
     def load(cls, directory: Path) -> Identity:
@@ -105,7 +121,40 @@ class Identity:
             NotFound: there is none.
             Untrusted: others can read or could have written the file, or it is damaged.
         """
-        return cls(_read_seed(directory / _SEED_FILE))
+        return cls(_read_seed(directory / _SEED_FILE), _read_rotations(directory))
+
+    @staticmethod
+    def created_at(directory: Path) -> float:
+        """When the seed was made, or restored, in Unix seconds."""
+        return (directory / _SEED_FILE).stat().st_mtime
+
+    def rotated(self, directory: Path, now: float) -> Identity:
+        """The identity with the next node key, durable when this returns. A crash leaves the old
+        one or the new one in force.
+
+        Raises:
+            LimitExceeded: rotations: it was done too often.
+        """
+        if len(self.rotations) >= _MOST_ROTATIONS:
+            raise LimitExceeded(f"rotations: a node key is changed {_MOST_ROTATIONS} times at most")
+        rotations = (*self.rotations, now)
+        _write_rotations(directory, rotations)
+        return Identity(self._seed, rotations)
+
+    def node_of(self, rotation: int) -> Signer:
+        """The node key after so many changes."""
+        return self._signer(_numbered(b"orvalho/1/node", rotation))
+
+    @property
+    def former_keys(self) -> tuple[Key, ...]:
+        """The node keys there were before this one."""
+        return tuple(self.node_of(rotation).key for rotation in range(len(self.rotations)))
+
+    def phrase(self) -> str:
+        """The seed as 24 words, and the number of rotations if there were any: all that it takes
+        to have the same keys again."""
+        words = phrase_of(self._seed)
+        return f"{words} {len(self.rotations)}" if self.rotations else words
 
     def context(self, name: str) -> Signer:
         """The key of the context `name`: always the same for the same seed and name."""
@@ -113,10 +162,24 @@ class Identity:
 
     def noise_static(self) -> bytes:
         """32 bytes: the private X25519 key (RFC 7748) of this node's Noise handshakes."""
-        return hkdf_sha256(self._seed, info=b"orvalho/1/noise-static")
+        info = _numbered(b"orvalho/1/noise-static", len(self.rotations))
+        return hkdf_sha256(self._seed, info=info)
 
     def _signer(self, info: bytes) -> Signer:
         return Signer(hkdf_sha256(self._seed, info=info))
+
+
+def read_phrase(text: str) -> tuple[bytes, int]:
+    """The seed and the number of rotations that `Identity.phrase` wrote.
+
+    Raises:
+        InvalidInput: a word is none, there are not 24, or the checksum does not hold.
+    """
+    words, number = re.fullmatch(r"(.*?)\s*(\d{0,5})\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]  # it matches any text
+    rotation = int(number or 0)
+    if rotation > _MOST_ROTATIONS:
+        raise InvalidInput(f"the number behind the words is at most {_MOST_ROTATIONS}")
+    return seed_of(words), rotation
 
 
 def key_text(key: Key) -> str:
@@ -220,8 +283,37 @@ def _verify_key(key: Key) -> VerifyKey:
     return VerifyKey(key)
 
 
+def _numbered(info: bytes, rotation: int) -> bytes:
+    return info + b"/%d" % rotation if rotation else info
+
+
 def _safe_key_text(key: Key) -> str:
     return key_text(key) if len(key) == _KEY_BYTES else f"a key of {len(key)} bytes"
+
+
+def _write_rotations(directory: Path, rotations: tuple[float, ...]) -> None:
+    draft = directory / f"{_ROTATION_FILE}.draft"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(rotations))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(directory / _ROTATION_FILE)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_rotations(directory: Path) -> tuple[float, ...]:
+    path = directory / _ROTATION_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[float, ...])
+    except FileNotFoundError:
+        return ()
+    except (OSError, msgspec.DecodeError) as error:
+        raise Untrusted(f"the list of rotations is damaged: {error}", where=str(path)) from error
 
 
 def _write_seed(path: Path, seed: bytes) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from mnemonic import Mnemonic
 from nacl import pwhash
 from sqlite_utils.migrations import Migrations
 
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address, check_label, near_miss
+from orvalho.contexts.words import WORD_BITS, words
 from orvalho.errors import Conflict, InvalidInput, NotFound
 from orvalho.store import Store
 
@@ -33,7 +33,6 @@ _COLUMNS: Final = (
     " is_introducer"
 )
 _WORDS: Final = 4
-_WORD_BITS: Final = 11
 _WORDS_SALT: Final = b"orvalho/words/1\0"
 
 
@@ -224,6 +223,28 @@ class TrustBook:
             )
         return await self.add(replace(peer, is_introducer=is_introducer))
 
+    async def succeed(
+        self, old: Key, new: Key, also: Callable[[sqlite3.Connection], None]
+    ) -> Peer | None:
+        """A peer has a new key, which the caller has checked: all else that is known of it stays.
+        `also` runs in the same transaction. None when nobody is known by the old key (any more).
+        """
+        peer = self._by_key.get(old)
+        if peer is None or new in self._by_key:
+            return None
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("update peer set node_key = ? where node_key = ?", (new, old))
+            also(connection)
+
+        await self._store.transact("peer.succeed", work)
+        current = self._by_key.get(old)
+        if current is None:
+            return None
+        self._forget(old)
+        self._remember(replace(current, node_key=new))
+        return self._by_key[new]
+
     def seen(self, node_key: Key, now: float) -> None:
         """The node answered just now. Written soon: a crash may lose it."""
         peer = self._by_key.get(node_key)
@@ -299,11 +320,11 @@ def check_words(key_a: Key, key_b: Key) -> tuple[str, str, str, str]:
         opslimit=pwhash.argon2id.OPSLIMIT_INTERACTIVE,
         memlimit=pwhash.argon2id.MEMLIMIT_INTERACTIVE,
     )
-    number = int.from_bytes(digest) >> (8 * len(digest) - _WORDS * _WORD_BITS)
-    words = Mnemonic("english").wordlist
-    mask = len(words) - 1
+    number = int.from_bytes(digest) >> (8 * len(digest) - _WORDS * WORD_BITS)
+    listed = words()
+    mask = len(listed) - 1
     first, second, third, fourth = (
-        words[number >> shift & mask] for shift in range((_WORDS - 1) * _WORD_BITS, -1, -_WORD_BITS)
+        listed[number >> shift & mask] for shift in range((_WORDS - 1) * WORD_BITS, -1, -WORD_BITS)
     )
     return first, second, third, fourth
 

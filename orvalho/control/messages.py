@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from orvalho.control import mesh
+from orvalho.control import pairing_messages as pairing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -204,6 +205,14 @@ Request = (
     | ContextFiles
     | PeerInvite
     | PeerAdd
+    | pairing.PairShow
+    | pairing.PairJoin
+    | pairing.NodePending
+    | pairing.NodeApprove
+    | pairing.NodeReject
+    | pairing.KeyShow
+    | pairing.KeyPhrase
+    | pairing.KeyRotate
     | PeerList
     | PeerRemove
     | mesh.PeerSet
@@ -320,8 +329,11 @@ class Ticket(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class PeerAdded(Message, frozen=True, kw_only=True, tag=_tag):
+    """`held`: its owner has yet to approve of us."""
+
     peer: PeerState
     changed: bool
+    held: bool = False
 
 
 class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
@@ -536,6 +548,13 @@ Reply = (
     | FilesReply
     | Ticket
     | PeerAdded
+    | pairing.PairShown
+    | pairing.PairTried
+    | pairing.PairArrived
+    | pairing.NodePendingReply
+    | pairing.KeyReply
+    | pairing.KeyPhraseReply
+    | pairing.KeyRotated
     | PeerListReply
     | mesh.NodesReply
     | GroupListReply

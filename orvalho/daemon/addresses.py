@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 import ifaddr
 
+from orvalho.daemon.config import DEFAULT_PORT
+from orvalho.errors import InvalidInput
 from orvalho.peers.multicast import Interface
 
 
@@ -59,6 +62,27 @@ def usable(listen: Sequence[str]) -> Sequence[str]:
         kept = [url for url in listen if urlsplit(url).hostname != "::"]
         return kept or listen
     return listen
+
+
+def dialable(text: str) -> str:
+    """The URL that a person means by `192.168.1.20`, `fd00::20`, `laptop.local:4460` or a URL.
+
+    Raises:
+        InvalidInput: it is no address.
+    """
+    with suppress(ValueError):  # anything but an IPv6 address
+        text = f"[{IPv6Address(text)}]"
+    url = text if "://" in text else f"ws://{text}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise InvalidInput(f"{text!a} is no address", hint="--at 192.168.1.20")
+    if "://" in text or port is not None:
+        return url
+    return f"{url}:{DEFAULT_PORT}"
 
 
 def _hosts(*, want_ipv6: bool) -> list[str]:

@@ -88,6 +88,15 @@ class Mesh(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bootstrap: tuple[str, ...] = ()
 
 
+class Pairing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`port`: UDP, where devices on this network ask who shows a code; 0 answers nobody. It counts
+    from the next start.
+    `approve`: a device that comes with a code or a ticket waits until its owner here approves."""
+
+    port: int = 4457
+    approve: bool = False
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -102,6 +111,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     node: Node = Node()
     mesh: Mesh = Mesh()
+    pairing: Pairing = Pairing()
 
 
 _DURATIONS: Final = (
@@ -288,6 +298,9 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    if not 0 <= config.pairing.port <= 65535:
+        where = _where("pairing.port", origins)
+        raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
     if config.mesh.beacon_port > 65535:
         raise InvalidInput(
             "mesh.beacon_port is at most 65535", where=_where("mesh.beacon_port", origins)

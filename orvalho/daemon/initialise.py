@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 import tomlkit
 
 from orvalho.contexts.device_id import device_id
-from orvalho.contexts.identity import Identity
+from orvalho.contexts.identity import Identity, read_phrase
 from orvalho.contexts.names import check_label
 from orvalho.daemon.addresses import has_ipv6
 from orvalho.daemon.config import DEFAULT_PORT
 from orvalho.daemon.home import Home
-from orvalho.errors import InvalidInput
+from orvalho.errors import Conflict, InvalidInput
 from orvalho.policies.shipped import write_context, write_defaults
 
 # Below the range from which systems take the ports of outgoing connections.
@@ -32,16 +32,31 @@ _CONFIG: Final = """\
 
 
 def initialise(
-    home: Home, name: str | None, listen: str | None, environ: Mapping[str, str]
+    home: Home,
+    name: str | None,
+    listen: str | None,
+    environ: Mapping[str, str],
+    phrase: str | None = None,
 ) -> Iterator[str]:
     """Make the keys, the configuration, the policy and a first context named after the user.
-    Yields the lines for the owner. A home that exists is left as it is.
+    Yields the lines for the owner. A home that exists is left as it is. With a recovery phrase the
+    keys are those that it stands for.
 
     Raises:
-        InvalidInput: the name is not a label, or the address not a URL.
+        InvalidInput: the name is not a label, the address not a URL, or the phrase none.
+        Conflict: the home exists, and has other keys than the phrase's.
     """
+    seed, rotation = read_phrase(phrase) if phrase is not None else (None, 0)
+    # When they happened is forgotten; that they did is what counts.
+    rotations = (0.0,) * rotation
     if home.is_initialised:
         identity = Identity.load(home.keys)
+        if seed is not None and Identity(seed, rotations).node.key != identity.node.key:
+            raise Conflict(
+                "this home has keys of its own already: restore into another one",
+                where=str(home.keys),
+                hint="orvalho init --restore --home DIR",
+            )
         yield f"already initialised: device id {device_id(identity.node.key)}"
         yield f"  config  {home.config}"
         return
@@ -64,8 +79,9 @@ def initialise(
     write_defaults(home.config)
     make_context_files(home, user)
     # The seed last: with it the home counts as initialised, so a crash before it is repeated.
-    identity = Identity.create(home.keys)
-    yield f"initialised {label}: device id {device_id(identity.node.key)}"
+    identity = Identity.create(home.keys, seed, rotations)
+    done = "restored" if seed else "initialised"
+    yield f"{done} {label}: device id {device_id(identity.node.key)}"
     yield f"  config  {home.config}"
     yield f"  keys    {home.keys}"
     yield f"  context {home.contexts / user}"

@@ -37,13 +37,15 @@ def main(argv: Sequence[str]) -> int:
     init_parser = verbs.add_parser("init")
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
+    init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
     for sub in (run_parser, init_parser):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
     try:
         if arguments.verb == "init":
-            for line in initialise(home, arguments.name, arguments.listen, os.environ):
+            phrase = sys.stdin.read() if arguments.restore else None
+            for line in initialise(home, arguments.name, arguments.listen, os.environ, phrase):
                 sys.stdout.write(line + "\n")
             return 0
         return serve(home, foreground=getattr(arguments, "foreground", False))
@@ -67,13 +69,15 @@ def serve(home: Home, *, foreground: bool, on_commit: CommitHook | None = None) 
     loaded = configuration.load(home.config, os.environ, {})
     log.set_up(loaded.config.log.level, None if foreground else home.log)
     with _lock(home):
-        anyio.run(_serve, home, loaded, on_commit, backend_options={"use_uvloop": True})
+        while anyio.run(_serve, home, loaded, on_commit, backend_options={"use_uvloop": True}):
+            loaded = configuration.load(home.config, os.environ, {})
     return 0
 
 
 async def _serve(
     home: Home, loaded: configuration.LoadedConfig, on_commit: CommitHook | None
-) -> None:
+) -> bool:
+    """Whether it is to begin anew."""
     # Here, since `init` needs none of it: every room is imported by it.
     from orvalho.daemon.wiring import open_daemon  # noqa: PLC0415
 
@@ -85,6 +89,7 @@ async def _serve(
                     await daemon.until_stopped()
                     tasks.cancel_scope.cancel()
         _log.info("daemon.stopped")
+        return daemon.is_to_restart
     except* OrvalhoError as group:
         for error in _leaves(group):
             _log.error("daemon.failed", extra={"code": error.code, "why": str(error)})

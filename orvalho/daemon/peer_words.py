@@ -15,7 +15,12 @@ from orvalho.daemon.house import House
 
 async def words_for(house: House, peer: Peer) -> str:
     """The four words both sides show, joined by dashes. The first time takes 0.1 s and 64 MB."""
-    return await to_thread.run_sync(_words, house.identity.node.key, peer.node_key)
+    return await words_between(house, peer.node_key)
+
+
+async def words_between(house: House, node_key: Key) -> str:
+    """The same, for a node that is no peer yet."""
+    return await to_thread.run_sync(_words, house.identity.node.key, node_key)
 
 
 @lru_cache(256)

@@ -14,14 +14,15 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
-from orvalho.contexts import kv, refused, trust
+from orvalho.contexts import held, kv, refused, trust
 from orvalho.contexts.context import Contexts, StorageLimits
 from orvalho.contexts.groups import Groups
-from orvalho.contexts.identity import Identity, Key, certify, check_certificate
+from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
 from orvalho.control import mesh
 from orvalho.control import messages as control
+from orvalho.control import pairing_messages as messages
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
 from orvalho.daemon import config as configuration
@@ -37,12 +38,15 @@ from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
-from orvalho.daemon.operations.peer import PeerOperations, remember
+from orvalho.daemon.operations.pair import PairOperations, admit
+from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
@@ -68,6 +72,7 @@ MIGRATIONS = (
     trust.MIGRATIONS,
     refused.MIGRATIONS,
     records.MIGRATIONS,
+    held.MIGRATIONS,
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
@@ -110,10 +115,19 @@ class Daemon:
     def __init__(self) -> None:
         self._stopped = anyio.Event()
         self.grace_s = 5.0
+        # Whether another one is to come in its place, in this process.
+        self.is_to_restart = False
 
     def stop(self, grace_s: float = 5.0) -> None:
         self.grace_s = grace_s
+        self.is_to_restart = False
         self._stopped.set()
+
+    def restart(self) -> None:
+        """Stop, and begin anew: the keys have changed."""
+        self.stop()
+        # Afterwards: a signal to stop that comes now still ends the process.
+        self.is_to_restart = True
 
     async def until_stopped(self) -> None:
         await self._stopped.wait()
@@ -211,23 +225,27 @@ class _Wiring:
 
     def node_config(self) -> NodeConfig:
         config, identity = self._loaded.config, self._identity
+        certificate = certify(identity.owner, "node", config.name, identity.node.key, time.time())
         return NodeConfig(
             name=config.name,
             signer=identity.node,
             noise_static=identity.noise_static(),
             owner_key=identity.owner.key,
-            certificate=certify(
-                identity.owner, "node", config.name, identity.node.key, time.time()
-            ),
+            certificate=certificate,
+            formerly=frozenset(identity.former_keys),
+            succession=write_succession(identity, certificate, time.time()),
+            heir=heir_by(self._book),
+            on_succeeded=self._on_succeeded,
             listen=addresses.usable(config.listen),
             advertise=addresses.advertised,
             store=self._store,
             blobs=self._home.state / "blobs",
             book=Book(self._book, self._hints),
-            check_certificate=_node_certificate,
+            check_certificate=node_certificate,
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            pairing_port=config.pairing.port,
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
@@ -290,7 +308,7 @@ class _Wiring:
                 node=node,
                 contexts=contexts,
                 config=lambda: self._built.settings.config if self._house else self._loaded.config,
-                check=_node_certificate,
+                check=node_certificate,
                 part=self._part,
             )
         )
@@ -327,6 +345,8 @@ class _Wiring:
         node = NodeOperations(house)
         context = ContextOperations(house, self._announce)
         peer = PeerOperations(house, self._parting)
+        pair = PairOperations(house)
+        key = KeyOperations(house, self._daemon.restart)
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
@@ -341,6 +361,14 @@ class _Wiring:
             control.ContextFiles: context.files,
             control.PeerInvite: peer.invite,
             control.PeerAdd: peer.add,
+            messages.PairShow: pair.show,
+            messages.PairJoin: pair.join,
+            messages.NodePending: pair.pending,
+            messages.NodeApprove: pair.approve,
+            messages.NodeReject: pair.reject,
+            messages.KeyShow: key.show,
+            messages.KeyPhrase: key.phrase,
+            messages.KeyRotate: key.rotate,
             control.PeerList: peer.list,
             control.PeerRemove: peer.remove,
             mesh.PeerSet: peer.set,
@@ -391,11 +419,11 @@ class _Wiring:
         await house.trust.update_addresses(peer, hello.addresses)
         await house.trust.update_contexts(peer, contexts)
 
-    async def _on_paired(self, paired: Paired) -> None:
-        relation: trust.Relation = "guest" if paired.is_guest else "own"
-        await remember(
-            self._built, paired, relation, name=None, introduced="ticket, given out here"
-        )
+    async def _on_paired(self, paired: Paired) -> bool:
+        return await admit(self._built, paired)
+
+    async def _on_succeeded(self, old: Key, new: Key) -> None:
+        await succeed(self._built, old, new)
 
     def _on_undelivered(self, connection: sqlite3.Connection, mail: Undelivered) -> None:
         """On the store's thread, in the transaction that gives the envelope up."""
@@ -483,8 +511,3 @@ class _Wiring:
         """Let what runs come to its end, for a while."""
         with anyio.move_on_after(grace_s):
             await self.scripts.until_idle()
-
-
-def _node_certificate(blob: bytes, owner: Key) -> tuple[str, Key]:
-    certificate = check_certificate(blob, owner, "node")
-    return certificate.name, Key(certificate.key)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -13,8 +16,9 @@ import anyio
 
 from orvalho.contexts.identity import Key
 from orvalho.errors import OrvalhoError, Unavailable, Untrusted
-from orvalho.peers import frames, pairing
-from orvalho.peers.frames import Pair
+from orvalho.peers import codes, pairing
+from orvalho.peers.code_pairing import Arrived, CodePairing, OnPaired, Shown, is_opening
+from orvalho.peers.codes import Code
 from orvalho.peers.links import Links
 from orvalho.peers.pairing import (
     CheckCertificate,
@@ -24,6 +28,7 @@ from orvalho.peers.pairing import (
     Ticket,
     check_introduction,
 )
+from orvalho.peers.parley import hear, say
 from orvalho.peers.session import Mode, Session
 from orvalho.store import Store
 from orvalho.transports.link import Link
@@ -32,9 +37,6 @@ _log = logging.getLogger(__name__)
 
 _EXCHANGE_S: Final = 20.0
 _LINGER_S: Final = 2.0
-
-# Puts the far side into the trust book; what it raises is told to the joiner.
-OnPaired = Callable[[Paired], Awaitable[None]]
 
 
 class Admission:
@@ -50,6 +52,7 @@ class Admission:
         check: CheckCertificate,
         on_paired: OnPaired,
         counters: Counter[str],
+        port: int,
     ) -> None:
         self._store = store
         self._me = me
@@ -59,14 +62,26 @@ class Admission:
         self._on_paired = on_paired
         self._counters = counters
         self._open_until = 0.0
+        self.codes: Final = CodePairing(
+            store=store,
+            me=me,
+            clock=clock,
+            introduce=introduce,
+            check=check,
+            on_paired=on_paired,
+            counters=counters,
+            port=port,
+        )
 
     async def load(self) -> None:
         """Learn which invitations an earlier run gave out."""
         self._open_until = await self._store.read(pairing.remembered_until)
+        await self.codes.load()
 
     def strangers(self, key: Key) -> Mode | None:
         """How far a key may go that is not in the book."""
-        return Mode.PAIRING if self._clock() < self._open_until else None
+        is_expected = self._clock() < self._open_until or self.codes.is_expecting()
+        return Mode.PAIRING if is_expected else None
 
     async def invite(self, *, lifetime_s: float, is_guest: bool) -> Ticket:
         token, now = os.urandom(pairing.TOKEN_BYTES), self._clock()
@@ -83,6 +98,17 @@ class Admission:
             expires_at=expires_at,
             is_guest=is_guest,
         )
+
+    @asynccontextmanager
+    async def show(self, *, lifetime_s: float, is_guest: bool) -> AsyncIterator[Shown]:
+        """A short code, and a ticket beside it: see `CodePairing.show`."""
+        ticket = await self.invite(lifetime_s=lifetime_s, is_guest=is_guest)
+        async with self.codes.show(ticket) as shown:
+            yield shown
+
+    async def join(self, links: Links, code: Code, at: Sequence[str]) -> Paired:
+        """Type a code: see `CodePairing.join`."""
+        return await self.codes.join(links, code, at)
 
     async def withdraw(self, ticket: Ticket) -> bool:
         withdraw = partial(pairing.withdraw, token=ticket.token)
@@ -104,17 +130,18 @@ class Admission:
         link, session = await links.open_pairing(theirs.addresses, inviter)
         try:
             with anyio.fail_after(_EXCHANGE_S):
-                await _say(link, session, pairing.request(ticket, self._introduce()))
-                answer = await _hear(link, session)
+                await say(link, session, pairing.request(ticket, self._introduce()))
+                answer = await hear(link, session)
         except TimeoutError as error:
             raise Unavailable(f"{theirs.name} did not answer", where=link.description) from error
         finally:
             with anyio.CancelScope(shield=True):
                 await link.aclose()
-        introduction = pairing.read_answer(answer, theirs.name)
+        introduction, is_held = pairing.read_answer(answer, theirs.name)
         if introduction.owner_key != theirs.owner_key:
             raise Untrusted("the node belongs to another owner than its ticket says")
-        return check_introduction(introduction, inviter, self._check, is_guest=ticket.is_guest)
+        paired = check_introduction(introduction, inviter, self._check, is_guest=ticket.is_guest)
+        return replace(paired, is_held=is_held)
 
     async def welcome(self, link: Link, session: Session) -> None:
         """A stranger has come to redeem a ticket; the link is the listener's to close."""
@@ -125,47 +152,45 @@ class Admission:
             self._counters["pairing.broken-off"] += 1
 
     async def _serve(self, link: Link, session: Session) -> None:
-        message = await _hear(link, session)
+        message = await hear(link, session)
+        if is_opening(message):
+            await self.codes.serve(link, session, message)
+            return
         try:
-            await self._admit(message, session.peer)
+            is_admitted = await self._admit(message, session.peer)
         except OrvalhoError as error:
             answer = pairing.refuse(error)
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("pairing.failed")
             answer = pairing.refuse(Unavailable("it broke there; their log says why"))
         else:
-            answer = pairing.accept(self._introduce())
-        await _say(link, session, answer)
+            answer = pairing.accept(self._introduce(), is_held=not is_admitted)
+        await say(link, session, answer)
         # The joiner closes, so that the answer is not lost in our closing.
         with anyio.move_on_after(_LINGER_S):
             await link.receive()
 
-    async def _admit(self, message: bytes, joiner: Key) -> None:
+    async def _admit(self, message: bytes, joiner: Key) -> bool:
         token, introduction = pairing.read_request(message)
         # First its certificate: a joiner that shows a wrong one has not used the ticket up.
         check_introduction(introduction, joiner, self._check, is_guest=True)
-        redeem = partial(pairing.redeem, token=token, by=joiner, now=self._clock())
-        redemption, is_guest = await self._store.transact("pairing.redeem", redeem)
+        redeem = partial(_redeem, token=token, by=joiner, now=self._clock())
+        redemption, is_guest, nameplate = await self._store.transact("pairing.redeem", redeem)
         self._counters[f"pairing.{redemption.value}"] += 1
         if redemption is not Redemption.GOOD:
             raise pairing.refusal(redemption)
         paired = check_introduction(introduction, joiner, self._check, is_guest=is_guest)
-        await self._on_paired(paired)
+        is_admitted = await self._on_paired(paired)
+        if nameplate is not None:
+            self.codes.tell(nameplate, Arrived(paired))
+        return is_admitted
 
 
-async def _say(link: Link, session: Session, body: bytes) -> None:
-    for message in session.seal([frames.encode(Pair(body=body))]):
-        await link.send(message)
-
-
-async def _hear(link: Link, session: Session) -> bytes:
-    """Raises:
-    Untrusted: the far side says something else than a Pair.
-    """
-    contents: list[bytes] = []
-    while not contents:
-        contents = session.open(await link.receive())
-    frame = frames.decode(contents[0])
-    if not isinstance(frame, Pair):
-        raise Untrusted("a node that pairs says something else")
-    return frame.body
+def _redeem(
+    connection: sqlite3.Connection, *, token: bytes, by: Key, now: float
+) -> tuple[Redemption, bool, int | None]:
+    """The last part is the nameplate of the code that stood beside the ticket."""
+    redemption, is_guest = pairing.redeem(connection, token=token, by=by, now=now)
+    is_good = redemption is Redemption.GOOD
+    nameplate = codes.ticket_used(connection, pairing.token_hash(token)) if is_good else None
+    return redemption, is_guest, nameplate

@@ -152,10 +152,18 @@ def sender_of(sealed: bytes) -> Key:
     return Key(sealed[_SIGNATURE_BYTES : _SIGNATURE_BYTES + 32])
 
 
-def open_sealed(sealed: bytes, me: Key, now: float, proven: Key | None = None) -> Envelope:
-    """The envelope, checked in this order: its size, its signature over the bytes that arrived,
-    its recipient, its age, its body. `proven` is whom a session has shown to be at the other end:
-    what comes from there needs no second proof to be that node's.
+def open_sealed(
+    sealed: bytes,
+    me: Key,
+    now: float,
+    *,
+    formerly: frozenset[Key] = frozenset(),
+    proven: Key | None = None,
+) -> Envelope:
+    """The envelope, which may be for one of our former keys, checked in this order: its size, its
+    signature over the bytes that arrived, its recipient, its age, its body. `proven` is whom a
+    session has shown to be at the other end: what comes from there needs no second proof to be
+    that node's.
 
     Raises:
         LimitExceeded: body-bytes.
@@ -171,7 +179,7 @@ def open_sealed(sealed: bytes, me: Key, now: float, proven: Key | None = None) -
     if sender != proven:
         verify(Key(sender), _PURPOSE, sealed[_SIGNATURE_BYTES:end], signature)
     header = _read_header(sealed[_PREFIX.size : end])
-    if header.recipient != me:
+    if header.recipient != me and header.recipient not in formerly:
         raise Untrusted("the envelope is for another node")
     _check_age(header, now)
     body = sealed[end:]

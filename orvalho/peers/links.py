@@ -20,6 +20,7 @@ from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
 from orvalho.peers.routing import Path, rank
 from orvalho.peers.session import Mode, Session, dial_session, listen_session
+from orvalho.peers.succession import Heir
 from orvalho.retry import Backoff
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Link, Listener
@@ -29,6 +30,10 @@ _log = logging.getLogger(__name__)
 # More than this to one peer are leftovers of its restarts: the oldest goes.
 _CHANNELS_PER_PEER: Final = 4
 _KEY_BYTES: Final = 32
+
+
+# A peer's old key, and its new one: both have been proven.
+OnSucceeded = Callable[[Key, Key], Awaitable[None]]
 
 
 class PeerBook(Protocol):
@@ -84,7 +89,13 @@ class Links:
         on_up: Callable[[Channel], None],
         on_down: Callable[[Channel], None],
         on_frame: OnFrame,
+        succession: bytes = b"",
+        heir: Heir | None = None,
+        on_succeeded: OnSucceeded | None = None,
     ) -> None:
+        self._succession = succession
+        self._heir = heir
+        self._on_succeeded = on_succeeded
         self._signer = signer
         self._noise_static = noise_static
         self._catalog = catalog
@@ -165,21 +176,25 @@ class Links:
             if peer in self._keepers:
                 self._keepers[peer].nudge.set()
 
-    async def open_pairing(self, addresses: Sequence[str], peer: Key) -> tuple[Link, Session]:
+    async def open_pairing(
+        self, addresses: Sequence[str], peer: Key | None
+    ) -> tuple[Link, Session]:
         """A session in pairing mode with a node that is not in the book; the caller closes the
-        link.
+        link. With `peer` None it is whoever answers, who must be proven otherwise.
 
         Raises:
             Unavailable: none of the addresses answers.
             Untrusted: another node answers there, or it is not inviting.
         """
-        problem: Exception = Unavailable("the ticket names no address")
+        problem: Unavailable | Untrusted | None = None
         for address in addresses:
             try:
                 return await self._dial(address, peer, Mode.PAIRING)
-            except Unavailable as error:
-                problem = error
-        raise problem
+            except (Unavailable, Untrusted) as error:
+                # Also another node: the address of a bridge, say, that every machine has.
+                if problem is None or isinstance(error, Untrusted):
+                    problem = error
+        raise problem or Unavailable("there is no address to dial")
 
     async def _welcome(self, link: Link) -> None:
         await self._is_running.wait()
@@ -189,6 +204,8 @@ class Links:
             ephemeral=os.urandom(_KEY_BYTES),
             max_message_bytes=link.max_frame_bytes,
             allow=self._allow,
+            succession=self._succession,
+            heir=self._heir,
         )
         try:
             await self._shake_hands(link, session)
@@ -198,6 +215,10 @@ class Links:
             await self._on_pairing(link, session)
             return
         link.admit()
+        if session.forerunner is not None:
+            await self._succeed(session.forerunner, session.peer)
+            if session.peer not in self._book.peers():  # which could not be written
+                return
         await self._live(link, session)
 
     def _allow(self, key: Key) -> Mode | None:
@@ -249,6 +270,15 @@ class Links:
             with anyio.CancelScope(shield=True):
                 await link.aclose()
 
+    async def _succeed(self, old: Key, new: Key) -> None:
+        """A peer has proven that it has a new key."""
+        try:
+            if self._on_succeeded is not None:
+                await self._on_succeeded(old, new)
+        except Exception:  # noqa: BLE001 -- the top of a handler: it is tried again with the next link
+            _log.exception("succession.failed", extra={"peer": self._book.name(old)})
+        self.refresh()
+
     def _drop(self, peer: Key) -> None:
         for channel in self._channels.get(peer, ()):
             channel.close()
@@ -287,10 +317,16 @@ class Links:
                 self._problems[peer] = f"{address}: {error.message}"
                 continue
             self._problems.pop(peer, None)
+            if session.forerunner is not None:
+                # The book's next refresh ends this task, and begins one for the new key.
+                with anyio.CancelScope(shield=True):
+                    await link.aclose()
+                    await self._succeed(session.forerunner, session.peer)
+                return
             await self._live(link, session)
             return
 
-    async def _dial(self, address: str, peer: Key, wish: Mode) -> tuple[Link, Session]:
+    async def _dial(self, address: str, peer: Key | None, wish: Mode) -> tuple[Link, Session]:
         try:
             with anyio.fail_after(self._timings.handshake_s):
                 link = await self._catalog.find(address).dial(address)
@@ -303,6 +339,8 @@ class Links:
             max_message_bytes=link.max_frame_bytes,
             expected=peer,
             wish=wish,
+            succession=self._succession if wish is Mode.FULL else b"",
+            heir=self._heir,
         )
         try:
             await self._shake_hands(link, session)

@@ -22,11 +22,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from orvalho.contexts.identity import Key, Signer, key_text
 from orvalho.errors import Unavailable
+from orvalho.peers import codes, mailbox, outbox, pairing, tally
 from orvalho.peers import envelope as envelopes
-from orvalho.peers import mailbox, outbox, pairing, tally
-from orvalho.peers.admission import Admission, OnPaired
+from orvalho.peers.admission import Admission
 from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
 from orvalho.peers.channel import Channel
+from orvalho.peers.code_pairing import DEFAULT_PORT, OnPaired, Shown
+from orvalho.peers.codes import Code
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
 from orvalho.peers.envelope import INLINE_BYTES, EnvelopeId
@@ -44,12 +46,13 @@ from orvalho.peers.frames import (
     Reply,
     Tell,
 )
-from orvalho.peers.links import Links, PeerBook, Timings
+from orvalho.peers.links import Links, OnSucceeded, PeerBook, Timings
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
 from orvalho.peers.sending import OnUndelivered, Outcome, Sender
 from orvalho.peers.staging import Staging
+from orvalho.peers.succession import Heir
 from orvalho.peers.tally import Box, Quota
 from orvalho.peers.transfers import Transfers
 from orvalho.store import Store
@@ -59,7 +62,10 @@ from orvalho.transports.link import Listener
 _log = logging.getLogger(__name__)
 
 # For `open_store`.
-MIGRATIONS: Final = (tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS)
+MIGRATIONS: Final = (
+    *(tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS),
+    codes.MIGRATIONS,
+)
 
 _WATCHED_EVENTS: Final = 256
 
@@ -108,6 +114,14 @@ class NodeConfig:
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
     sweep_s: float = 2.0
+    # UDP: where those who type a code ask for who shows it; 0 hears nobody.
+    pairing_port: int = DEFAULT_PORT
+    # Our earlier keys, for which mail may still come, and what we say of them (`succession`);
+    # how we check what others say of theirs, and learn it.
+    formerly: frozenset[Key] = frozenset()
+    succession: bytes = b""
+    heir: Heir | None = None
+    on_succeeded: OnSucceeded | None = None
     clock: Callable[[], float] = time.time
 
 
@@ -124,17 +138,10 @@ class Node:
         self._blobs = Blobs(config.blobs)
         self._counters: Counter[str] = Counter()
         self._greeting = b""
+        self._heirs: dict[Key, Key] = {}
         self._staging = Staging()
         self._watchers: list[MemoryObjectSendStream[PeerEvent]] = []
-        self._admission = Admission(
-            store=config.store,
-            me=self.key,
-            clock=config.clock,
-            introduce=self._introduction,
-            check=config.check_certificate,
-            on_paired=config.on_paired,
-            counters=self._counters,
-        )
+        self._admission = self._make_admission(config)
         self._links = Links(
             signer=config.signer,
             noise_static=config.noise_static,
@@ -147,6 +154,9 @@ class Node:
             on_up=self._up,
             on_down=self._down,
             on_frame=self._take,
+            succession=config.succession,
+            heir=config.heir,
+            on_succeeded=config.on_succeeded,
         )
         self._sender = Sender(
             store=config.store,
@@ -172,6 +182,7 @@ class Node:
         self._receiver = Receiver(
             store=config.store,
             me=self.key,
+            formerly=config.formerly,
             clock=config.clock,
             quota=config.quota,
             transfers=self._transfers,
@@ -181,6 +192,18 @@ class Node:
             begin=self._desk.begin,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+
+    def _make_admission(self, config: NodeConfig) -> Admission:
+        return Admission(
+            store=config.store,
+            me=self.key,
+            clock=config.clock,
+            introduce=self._introduction,
+            check=config.check_certificate,
+            on_paired=config.on_paired,
+            counters=self._counters,
+            port=config.pairing_port,
+        )
 
     # ---- what we do when others speak -------------------------------------------------------
 
@@ -225,6 +248,7 @@ class Node:
             Conflict: an envelope of this `id` waits already.
         """
         now = self._config.clock()
+        to = self._heirs.get(to, to)
         id_ = id or envelopes.new_id(now, os.urandom(10))
         is_apart = len(body) > INLINE_BYTES
         sealed = envelopes.seal(
@@ -256,7 +280,7 @@ class Node:
     def flush(self, to: Key, *ids: EnvelopeId) -> None:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
-        self._sender.release(to, self._staging.take(ids))
+        self._sender.release(self._heirs.get(to, to), self._staging.take(ids))
 
     async def post(
         self,
@@ -372,6 +396,18 @@ class Node:
         self._links.refresh()
         await self._sender.drop_peer(peer)
 
+    def move(self, old: Key, new: Key) -> None:
+        """A peer has a new key, and `outbox.move` is committed: what is staged for the old one
+        goes to the new one from now on."""
+        self._heirs = {k: new if heir == old else heir for k, heir in self._heirs.items()}
+        self._heirs[old] = new
+        self._sender.leave(old)
+        self._links.refresh()
+
+    async def give_up(self, peer: Key, reason: str) -> None:
+        """Give up what waits for a peer; `on_undelivered` is told of each."""
+        await self._sender.give_up_peer(peer, reason)
+
     def set_greeting(self, greeting: bytes) -> None:
         """What peers are told of those above us, when they link and whenever it changes."""
         self._greeting = greeting
@@ -406,6 +442,22 @@ class Node:
         """
         return await self._admission.redeem(self._links, ticket)
 
+    def show_code(self, *, lifetime_s: float, is_guest: bool) -> AbstractAsyncContextManager[Shown]:
+        """A short code that one node may type, good for the length of the block at most, and
+        what becomes of it."""
+        return self._admission.show(lifetime_s=lifetime_s, is_guest=is_guest)
+
+    async def join(self, code: Code, at: Sequence[str] = ()) -> Paired:
+        """Pair with the node that shows a code, at one of these addresses or on the local
+        network; the caller puts it into the trust book, then calls `refresh`.
+
+        Raises:
+            Unavailable: nobody shows it, or it cannot be reached.
+            Untrusted: the code is wrong, or good no more.
+            OrvalhoError: what its side raised, with `peer` set.
+        """
+        return await self._admission.join(self._links, code, at)
+
     # ---- inside -----------------------------------------------------------------------------
 
     async def load(self) -> None:
@@ -431,6 +483,7 @@ class Node:
         self._tasks.start_soon(self._receiver.commit)
         self._tasks.start_soon(self._sender.settle)
         self._tasks.start_soon(self._sweep)
+        self._tasks.start_soon(self._admission.codes.answer)
         await self._links.run()
 
     async def _sweep(self) -> None:

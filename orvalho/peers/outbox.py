@@ -160,6 +160,12 @@ def drop_peer(connection: sqlite3.Connection, peer: Key) -> list[Removed]:
     )
 
 
+def move(connection: sqlite3.Connection, old: Key, new: Key) -> None:
+    """A peer has a new key: what waits for the old one waits for that."""
+    connection.execute("UPDATE outbox SET peer=? WHERE peer=?", (new, old))
+    tally.move(connection, Box.OUTBOX, old, new)
+
+
 def holds(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:
     found = connection.execute("SELECT 1 FROM outbox WHERE id=?", (id_,)).fetchone()
     return found is not None

@@ -72,6 +72,10 @@ class Paired:
     greeting: bytes
     certificate: bytes
     is_guest: bool
+    # Its owner has yet to approve of us.
+    is_held: bool = False
+    # By a short code, not by a ticket.
+    by_code: bool = False
 
 
 class Redemption(Enum):
@@ -156,16 +160,21 @@ def invite(
     connection.execute("DELETE FROM invitation WHERE expires_at<?", (now - _REMEMBERED_S,))
     connection.execute(
         "INSERT INTO invitation (token_hash, is_guest, expires_at) VALUES (?, ?, ?)",
-        (_hash(token), is_guest, expires_at),
+        (token_hash(token), is_guest, expires_at),
     )
 
 
 def withdraw(connection: sqlite3.Connection, token: bytes) -> bool:
     """Forget a token that has not been used; False when there is none."""
     cursor = connection.execute(
-        "DELETE FROM invitation WHERE token_hash=? AND used_by IS NULL", (_hash(token),)
+        "DELETE FROM invitation WHERE token_hash=? AND used_by IS NULL", (token_hash(token),)
     )
     return cursor.rowcount > 0
+
+
+def forget_token(connection: sqlite3.Connection, hashed: bytes) -> None:
+    """End an invitation by its token's hash, unless it has been used."""
+    connection.execute("DELETE FROM invitation WHERE token_hash=? AND used_by IS NULL", (hashed,))
 
 
 def remembered_until(connection: sqlite3.Connection) -> float:
@@ -185,7 +194,7 @@ def redeem(
     """
     row = connection.execute(
         "SELECT is_guest, expires_at, wrong_tries, used_by FROM invitation WHERE token_hash=?",
-        (_hash(token),),
+        (token_hash(token),),
     ).fetchone()
     if row is None:
         connection.execute("UPDATE invitation SET wrong_tries = wrong_tries + 1")
@@ -197,7 +206,9 @@ def redeem(
         return Redemption.EXPIRED, True
     if used_by is None and wrong_tries >= MAX_WRONG_TRIES:
         return Redemption.LOCKED, True
-    connection.execute("UPDATE invitation SET used_by=? WHERE token_hash=?", (by, _hash(token)))
+    connection.execute(
+        "UPDATE invitation SET used_by=? WHERE token_hash=?", (by, token_hash(token))
+    )
     return Redemption.GOOD, bool(is_guest)
 
 
@@ -215,12 +226,13 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Either an introduction, or why not."""
+    """Either an introduction, or why not. `is_held`: the inviter's owner has yet to approve."""
 
     introduction: Introduction | None = None
     code: str = ""
     message: str = ""
     hint: str | None = None
+    is_held: bool = False
 
 
 def request(ticket: Ticket, mine: Introduction) -> bytes:
@@ -241,9 +253,9 @@ def read_request(message: bytes) -> tuple[bytes, Introduction]:
     return asked.token, asked.introduction
 
 
-def accept(mine: Introduction) -> bytes:
+def accept(mine: Introduction, *, is_held: bool = False) -> bytes:
     """The inviter's answer to a good token."""
-    return msgspec.msgpack.encode(_Answer(introduction=mine))
+    return msgspec.msgpack.encode(_Answer(introduction=mine, is_held=is_held))
 
 
 def refuse(error: OrvalhoError) -> bytes:
@@ -251,8 +263,8 @@ def refuse(error: OrvalhoError) -> bytes:
     return msgspec.msgpack.encode(_Answer(code=error.code, message=error.message, hint=error.hint))
 
 
-def read_answer(message: bytes, peer: str) -> Introduction:
-    """The joiner's reading of it.
+def read_answer(message: bytes, peer: str) -> tuple[Introduction, bool]:
+    """The joiner's reading of it; the second part says whether it is held for approval.
 
     Raises:
         OrvalhoError: what the inviter refused with, with `peer` set.
@@ -261,10 +273,10 @@ def read_answer(message: bytes, peer: str) -> Introduction:
     try:
         answer = msgspec.msgpack.decode(message, type=_Answer)
     except UNREADABLE as error:
-        raise Untrusted("the answer to the ticket is malformed") from error
+        raise Untrusted("the answer to a request to pair is malformed") from error
     if answer.introduction is None:
         raise from_code(answer.code, answer.message, hint=answer.hint, peer=peer)
-    return answer.introduction
+    return answer.introduction, answer.is_held
 
 
 def check_introduction(
@@ -290,5 +302,6 @@ def check_introduction(
     )
 
 
-def _hash(token: bytes) -> bytes:
+def token_hash(token: bytes) -> bytes:
+    """What of a token is kept."""
     return hashlib.sha256(token).digest()

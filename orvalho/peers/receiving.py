@@ -92,9 +92,11 @@ class Receiver:
         knows_kind: Callable[[str], bool],
         on_new: Callable[[Envelope], None],
         begin: Callable[[Envelope], bool],
+        formerly: frozenset[Key] = frozenset(),
     ) -> None:
         self._store = store
         self._me = me
+        self._formerly = formerly
         self._clock = clock
         self._quota = quota
         self._transfers = transfers
@@ -118,7 +120,13 @@ class Receiver:
         try:
             if sender_of(mail.sealed) != channel.peer:
                 raise Untrusted("the envelope is not from the node that sent it")
-            envelope = open_sealed(mail.sealed, self._me, self._clock(), channel.peer)
+            envelope = open_sealed(
+                mail.sealed,
+                self._me,
+                self._clock(),
+                formerly=self._formerly,
+                proven=channel.peer,
+            )
         except (Untrusted, LimitExceeded) as error:
             self._counters[f"envelopes.refused: {error.message}"] += 1
             return

@@ -190,6 +190,25 @@ class Sender:
         for each in removed:
             self._settle(each.id, Outcome.WITHDRAWN)
 
+    async def give_up_peer(self, peer: Key, reason: str) -> None:
+        """Give up all that waits for a peer, who stays one."""
+
+        def remove(connection: sqlite3.Connection) -> list[Removed]:
+            removed = outbox.drop_peer(connection, peer)
+            for each in removed:
+                self._give_up(connection, each, Outcome.REJECTED, reason)
+            return removed
+
+        removed = await self._store.transact("outbox.give-up", remove)
+        await self._discard(removed)
+        for each in removed:
+            self._lane(peer).landed(each.id)
+            self._settle(each.id, Outcome.REJECTED)
+
+    def leave(self, peer: Key) -> None:
+        """This key is a peer's no longer; what waited for it has moved."""
+        self._lanes.pop(peer, None)
+
     def unsettled(self, peer: Key) -> int:
         """How many of a peer's envelopes have arrived but still lie in the outbox."""
         return sum(each == peer for each in self._acknowledged.values())

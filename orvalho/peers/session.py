@@ -2,7 +2,8 @@
 
 The handshake is Noise XX with the prologue `orvalho/1`. The payloads of its second and third
 message prove the node keys: 32 bytes of Ed25519 key, one byte of wish, and a signature over the
-handshake's hash, so that it holds for these two sides, in these roles, this once. The listener
+handshake's hash, so that it holds for these two sides, in these roles, this once; behind it, and
+signed with it, what a node that has changed its key says of that (`succession`). The listener
 proves itself first: a stranger who dials learns who listens, but the dialer shows itself only
 to the node that it expects. The listener's verdict follows as the first sealed message.
 
@@ -27,6 +28,7 @@ from orvalho.peers.noise import (
     CipherState,
     HandshakeState,
 )
+from orvalho.peers.succession import Heir
 
 PROLOGUE: Final = b"orvalho/1"
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024 + 65536
@@ -35,8 +37,10 @@ _PIECE_BYTES: Final = MAX_MESSAGE_BYTES - TAG_BYTES
 _LENGTH: Final = struct.Struct(">I")
 _PROOF: Final = struct.Struct("32sB64s")
 _PURPOSES: Final = {True: b"orvalho/session/dialer/1", False: b"orvalho/session/listener/1"}
+# What a node says of its earlier keys, behind its proof.
+_MAX_SUCCESSION_BYTES: Final = 768
 # No handshake message is longer; a stranger's is not worth more work.
-_MAX_HANDSHAKE_BYTES: Final = 256
+_MAX_HANDSHAKE_BYTES: Final = 256 + _MAX_SUCCESSION_BYTES
 
 
 class Mode(Enum):
@@ -91,8 +95,15 @@ class Session:
         expected: Key | None,
         wish: Mode,
         allow: Allow | None,
+        succession: bytes = b"",
+        heir: Heir | None = None,
     ) -> None:
         self.mode = wish
+        # The key by which the far side is known, if the one it has proven is its successor.
+        self.forerunner: Key | None = None
+        self._succession = succession
+        self._heir = heir
+        self._heard = b""
         self.refusal: Refusal | None = None
         self._signer = signer
         self._expected = expected
@@ -124,6 +135,13 @@ class Session:
         """The node key that the far side has proven."""
         assert self._peer is not None
         return self._peer
+
+    @property
+    def binding(self) -> bytes:
+        """The hash of the finished handshake (Noise, section 11.2): 32 bytes that no other
+        session has, the same on both sides."""
+        assert not self.is_shaking
+        return self._noise.hash
 
     def start(self) -> bytes | None:
         """The dialer's first message; None for the listener, who waits."""
@@ -168,6 +186,8 @@ class Session:
     def _answer_as_dialer(self, payload: bytes, transcript: bytes) -> bytes:
         self._hear_proof(payload, transcript)
         if self._expected is not None and self.peer != self._expected:
+            self.forerunner = self._find_forerunner()
+        if self._expected not in (None, self.peer, self.forerunner):
             self.refusal = Refusal.WRONG_PEER
             raise Untrusted("another node than the expected one answers there")
         last = self._noise.write_message(self._prove)
@@ -180,6 +200,9 @@ class Session:
         self._sending, self._receiving = self._noise.split()
         assert self._allow is not None
         allowed = self._allow(self.peer)
+        if allowed is not Mode.FULL and wish is Mode.FULL:
+            self.forerunner = self._find_forerunner()
+            allowed = self._allow(self.forerunner) if self.forerunner else allowed
         if allowed is Mode.FULL or allowed is wish:
             self.mode = wish
             self._state = _State.OPEN
@@ -204,14 +227,17 @@ class Session:
 
     def _prove(self, transcript: bytes) -> bytes:
         wish = self.mode.value
-        signature = self._signer.sign(_PURPOSES[self._is_dialer], transcript + bytes([wish]))
-        return _PROOF.pack(self._signer.key, wish, signature)
+        said = transcript + bytes([wish]) + self._succession
+        signature = self._signer.sign(_PURPOSES[self._is_dialer], said)
+        return _PROOF.pack(self._signer.key, wish, signature) + self._succession
 
     def _hear_proof(self, payload: bytes, transcript: bytes) -> Mode:
-        if len(payload) != _PROOF.size:
+        if not _PROOF.size <= len(payload) <= _PROOF.size + _MAX_SUCCESSION_BYTES:
             raise Untrusted("a handshake message carries no proof")
-        key, wish, signature = _PROOF.unpack(payload)
-        verify(key, _PURPOSES[not self._is_dialer], transcript + bytes([wish]), signature)
+        key, wish, signature = _PROOF.unpack_from(payload)
+        self._heard = payload[_PROOF.size :]
+        said = transcript + bytes([wish]) + self._heard
+        verify(key, _PURPOSES[not self._is_dialer], said, signature)
         if wish not in _WISHES:
             raise Untrusted("a handshake message wishes for something unknown")
         if key == self._signer.key:
@@ -219,6 +245,9 @@ class Session:
             raise Untrusted("this node's own key came back")
         self._peer = Key(key)
         return _WISHES[wish]
+
+    def _find_forerunner(self) -> Key | None:
+        return self._heir(self.peer, self._heard) if self._heir and self._heard else None
 
     # ---- the open session -------------------------------------------------------------------
 
@@ -295,12 +324,16 @@ def dial_session(
     noise_static: bytes,
     ephemeral: bytes,
     max_message_bytes: int,
-    expected: Key,
+    expected: Key | None,
     wish: Mode = Mode.FULL,
+    succession: bytes = b"",
+    heir: Heir | None = None,
 ) -> Session:
-    """The dialer's side, who accepts nobody but `expected`. `noise_static` and `ephemeral` are
+    """The dialer's side, who accepts nobody but `expected`; to pair by a code, which proves later
+    who is there, it may be None. `noise_static` and `ephemeral` are
     private X25519 keys of 32 bytes, the latter fresh randomness; `max_message_bytes` is what
     the link carries."""
+    assert expected is not None or wish is Mode.PAIRING
     return Session(
         signer=signer,
         noise_static=noise_static,
@@ -309,6 +342,8 @@ def dial_session(
         expected=expected,
         wish=wish,
         allow=None,
+        succession=succession,
+        heir=heir,
     )
 
 
@@ -319,6 +354,8 @@ def listen_session(
     ephemeral: bytes,
     max_message_bytes: int,
     allow: Allow,
+    succession: bytes = b"",
+    heir: Heir | None = None,
 ) -> Session:
     """The listener's side. `allow(key)` says how far a proven key may go: FULL, PAIRING (only
     that), or None."""
@@ -330,4 +367,6 @@ def listen_session(
         expected=None,
         wish=Mode.FULL,
         allow=allow,
+        succession=succession,
+        heir=heir,
     )

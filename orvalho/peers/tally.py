@@ -80,6 +80,17 @@ def charge(
     )
 
 
+def move(connection: sqlite3.Connection, box: Box, old: Key, new: Key) -> None:
+    """What was counted for one peer counts for another."""
+    moved = held(connection, box, old)
+    connection.execute("DELETE FROM tally WHERE box=? AND peer=?", (box.value, old))
+    connection.execute(
+        "INSERT INTO tally VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE"
+        " SET count = count + ?3, bytes = bytes + ?4",
+        (box.value, new, moved.count, moved.bytes),
+    )
+
+
 def release(connection: sqlite3.Connection, box: Box, peer: Key, size_bytes: int) -> None:
     """One envelope less."""
     connection.execute(

@@ -126,6 +126,15 @@ _BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
 }
 
 
+def stage_moved(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """A peer has a new key: it answers with that what was sent to the old one. What has ended
+    keeps the key that signed its receipt."""
+    connection.execute(
+        "update runs set peer_key = ? where peer_key = ? and state <> 'ended'",
+        (new, old),
+    )
+
+
 def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: float) -> None:
     """Remember that this run id has come, until its signature no longer holds.
 
@@ -239,6 +248,11 @@ class Runs:
         """Begin to write large parameters, ahead of a run that is about to be written."""
         if len(params) > _LARGE_BYTES:
             self._store.transact_soon("run.params", partial(stage_params, run=run, params=params))
+
+    def moved(self, old: str, new: str) -> None:
+        """A peer has a new key, and `stage_moved` is committed."""
+        for run in [each for each in self._open.values() if each.peer_key == old]:
+            self._open[run.id] = msgspec.structs.replace(run, peer_key=new)
 
     def closed(self, run: str) -> None:
         self._open.pop(run, None)

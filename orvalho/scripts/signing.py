@@ -8,7 +8,7 @@ script and its parameters travel beside the envelope.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,12 +132,13 @@ def verify_script(
     now: float,
     is_known_node: Callable[[Key], bool],
     sender: Key | None = None,
+    formerly: Collection[Key] = (),
 ) -> VerifiedScript:
-    """Check an envelope that was sent to us, `node_key`. In this order: size and form, the
-    signature over the bytes that arrived, and only then what they say: who, whereto, when, and
-    the digests of script and parameters. `sender` is the node at the other end of the link, when
-    only its own contexts may ask. Not checked here: whether the run id was seen before (a
-    transaction's task, see `runs.stage_seen`), and whether our context exists.
+    """Check an envelope that was sent to us, `node_key`, or to a key we had, one of `formerly`. In
+    this order: size and form, the signature over the bytes that arrived, and only then what they
+    say: who, whereto, when, and the digests of script and parameters. `sender` is the node at the
+    other end of the link, when only its own contexts may ask. Not checked here: whether the run id
+    was seen before (a transaction's task, see `runs.stage_seen`), and whether our context exists.
 
     Raises:
         Untrusted: each reason has its own message.
@@ -157,7 +158,7 @@ def verify_script(
         raise Untrusted(f"the signed call is malformed: {error}") from error
     if len(needs) + len(wants) > MAX_CAPABILITIES:
         raise Untrusted(f"the signed call asks for more than {MAX_CAPABILITIES} things")
-    _check_target(call, node_key)
+    _check_target(call, (node_key, *formerly))
     _check_caller(call, signed_by, caller_node, is_known_node)
     if sender is not None and sender != caller_node:
         raise Untrusted(
@@ -183,8 +184,8 @@ def json_value(params: bytes) -> bytes:
         raise InvalidInput(f"params are not JSON: {error}", hint="--params '{\"a\": 1}'") from error
 
 
-def _check_target(call: Call, node_key: Key) -> None:
-    if call.target.node_key != key_text(node_key):
+def _check_target(call: Call, ours: Collection[Key]) -> None:
+    if call.target.node_key not in map(key_text, ours):
         raise Untrusted(f"the script was signed for another node, {call.target.node_key!a}")
 
 

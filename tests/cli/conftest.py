@@ -14,6 +14,7 @@ import pytest
 from orvalho.cli.main import run
 from orvalho.control import mesh
 from orvalho.control import messages as m
+from orvalho.control import pairing_messages as p
 from orvalho.control.client import socket_path
 from orvalho.control.server import open_server
 
@@ -102,6 +103,62 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     ),
     m.PeerInvite: (m.Ticket(ticket="orvalho1:abc", expires_at=4_000_000_000.0, guest=False),),
     m.PeerAdd: (m.PeerAdded(peer=PHONE, changed=True),),
+    p.PairShow: (
+        p.PairShown(
+            at=1.7e9,
+            text="code 417-violin-orbit-lemon",
+            code="417-violin-orbit-lemon",
+            ticket="orvalho1:abc",
+            expires_at=4_000_000_000.0,
+            guest=False,
+        ),
+        p.PairTried(at=1.7e9, text="somebody tried a wrong code", left=2),
+        p.PairArrived(
+            at=1.7e9,
+            text="paired with phone2",
+            peer=p.PairedState(
+                name="phone2", key=KEY, relation="own", contexts=("peer",), check_words="a-b-c-d"
+            ),
+            held=False,
+        ),
+    ),
+    p.NodePending: (
+        p.NodePendingReply(
+            nodes=(
+                p.HeldState(
+                    name="phone2",
+                    key=KEY,
+                    relation="own",
+                    check_words="a-b-c-d",
+                    asked_at=1.7e9,
+                    state="waits",
+                ),
+            )
+        ),
+    ),
+    p.KeyShow: (
+        p.KeyReply(
+            device_id="MFZWI3D",
+            key=KEY,
+            owner_key=KEY,
+            created_at=1.7e9,
+            rotations=1,
+            rotated_at=1.7e9,
+        ),
+    ),
+    p.KeyRotate: (
+        p.KeyRotated(
+            device_id="MFZWI3D",
+            key=KEY,
+            old_key=KEY,
+            peers=(
+                p.PairedState(
+                    name="phone2", key=KEY, relation="own", contexts=(), check_words="a-b-c-d"
+                ),
+            ),
+        ),
+    ),
+    p.KeyPhrase: (p.KeyPhraseReply(phrase="zoo zoo"),),
     m.PeerList: (m.PeerListReply(peers=(PHONE,)),),
     m.PeerRemove: (m.Note(text="forgot phone2"),),
     m.GroupList: (

@@ -17,6 +17,10 @@ JSON_COMMANDS = {
     "files": ("ctx", "ls", "/"),
     "ticket": ("peer", "invite"),
     "peer-added": ("peer", "add", "orvalho1:abc"),
+    "pending": ("node", "pending"),
+    "key": ("key", "show"),
+    "key-rotated": ("key", "rotate", "-y"),
+    "key-phrase": ("key", "phrase", "-y"),
     "peers": ("peer", "ls"),
     "nodes": ("nodes",),
     "groups": ("group", "show", "@family"),
@@ -107,6 +111,19 @@ def test_what_json_prints_is_as_its_schema_says(name, daemon, orvalho, capsys):
         assert misfit(json.loads(line), schema, schema) is None
 
 
+# A stream with lines of several kinds, each with a schema.
+PAIR_KINDS = ("pair-shown", "pair-tried", "pair-arrived")
+
+
+def test_each_line_of_pair_is_as_its_schema_says(daemon, orvalho, capsys):
+    assert orvalho("pair", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["type"] for line in lines] == [kind.replace("-", ".") for kind in PAIR_KINDS]
+    for line, kind in zip(lines, PAIR_KINDS, strict=True):
+        schema = json.loads((SCHEMAS / f"{kind}.json").read_text())
+        assert misfit(line, schema, schema) is None
+
+
 def test_errors_are_as_their_schema_says(orvalho, capsys):
     schema = json.loads((SCHEMAS / "error.json").read_text())
     assert orvalho("nothing", "--json") == 2
@@ -115,7 +132,7 @@ def test_errors_are_as_their_schema_says(orvalho, capsys):
 
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    assert set(names()) == {*JSON_COMMANDS, "error", "init"}
+    assert set(names()) == {*JSON_COMMANDS, *PAIR_KINDS, "error", "init"}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 
 

@@ -19,6 +19,7 @@ from orvalho.contexts.identity import (
     hkdf_sha256,
     key_text,
     parse_key,
+    read_phrase,
     verify,
     verify_raw,
 )
@@ -273,3 +274,56 @@ def test_a_well_signed_certificate_of_nonsense_is_refused(body):
 
     with pytest.raises(Untrusted):
         check_certificate(node.sign(b"orvalho/certificate/1", body) + body, node.key, "node")
+
+
+def test_the_phrase_of_a_node_gives_the_same_keys_again(tmp_path):
+    identity = Identity.create(tmp_path / "a")
+    seed, rotation = read_phrase(identity.phrase())
+    again = Identity.create(tmp_path / "b", seed, (0.0,) * rotation)
+
+    assert (again.owner.key, again.node.key) == (identity.owner.key, identity.node.key)
+    assert again.noise_static() == identity.noise_static()
+    assert again.context("peer").key == identity.context("peer").key
+    assert Identity.load(tmp_path / "b").node.key == identity.node.key
+
+
+def test_a_rotation_changes_the_node_key_and_nothing_else(tmp_path):
+    first = Identity.create(tmp_path / "a")
+    second = first.rotated(tmp_path / "a", 5.0)
+
+    assert second.node.key != first.node.key
+    assert second.noise_static() != first.noise_static()
+    assert second.owner.key == first.owner.key
+    assert second.context("peer").key == first.context("peer").key
+    assert second.node_of(0).key == first.node.key
+    assert Identity.load(tmp_path / "a").node.key == second.node.key
+    assert (tmp_path / "a/rotation").stat().st_mode & 0o777 == 0o600
+
+    seed, rotation = read_phrase(second.phrase())
+    assert rotation == 1
+    assert Identity(seed, (0.0,) * rotation).node.key == second.node.key
+
+
+def test_a_rotation_that_is_cut_short_leaves_the_old_key(tmp_path):
+    first = Identity.create(tmp_path)
+    # What a loss of power leaves at worst: the draft, half written.
+    (tmp_path / "rotation.draft").write_bytes(b"[17000")
+
+    assert Identity.load(tmp_path).node.key == first.node.key
+    assert (
+        first.rotated(tmp_path, 5.0).node.key == Identity.load(tmp_path).node.key != first.node.key
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b'["x"]'])
+def test_a_damaged_list_of_rotations_is_told(tmp_path, content):
+    Identity.create(tmp_path)
+    (tmp_path / "rotation").write_bytes(content)
+
+    with pytest.raises(Untrusted, match="rotations is damaged"):
+        Identity.load(tmp_path)
+
+
+def test_an_absurd_number_behind_the_phrase_is_told():
+    with pytest.raises(InvalidInput, match="at most 10000"):
+        read_phrase("zoo " * 23 + "vote 99999")

@@ -14,6 +14,7 @@ MODULES = sorted((ROOT / "orvalho").rglob("*.py"))
 PURE = (
     *("peers/noise.py", "peers/session.py", "peers/pairing.py", "peers/routing.py", "retry.py"),
     *("peers/records.py", "peers/gossip.py", "peers/sights.py", "peers/beacon.py"),
+    *("peers/pake.py", "peers/codes.py", "peers/succession.py"),
 )
 
 
@@ -116,7 +117,18 @@ def test_every_command_that_a_hint_names_exists() -> None:
         for found in re.finditer(r'"[^"\n]*?\borvalho ((?:[a-z]+ ?){1,2})', module.read_text())
     }
     named = {words for words in named if not words.startswith("complete")}  # hidden
-    nouns = ("peer", "ctx", "script", "group", "policy", "worker", "config", "daemon")
+    nouns = (
+        "peer",
+        "node",
+        "key",
+        "ctx",
+        "script",
+        "group",
+        "policy",
+        "worker",
+        "config",
+        "daemon",
+    )
     for words in named:
         command = " ".join(words.split()[:2] if words.split()[0] in nouns else words.split()[:1])
         assert f"orvalho {command}" in listed, f"a hint names `orvalho {words}`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,16 @@ class Boxes(RuleBasedStateMachine):
             ]
         assert set(outbox.apart(self.connection)) == {
             id_ for id_, each in self.out.items() if each.is_apart
+        }
+
+    @rule(old=peers, new=peers)
+    def move(self, old: Key, new: Key) -> None:
+        if old == new:
+            return
+        outbox.move(self.connection, old, new)
+        self.out = {
+            id_: replace(each, peer=new) if each.peer == old else each
+            for id_, each in self.out.items()
         }
 
     # ---- the mailbox

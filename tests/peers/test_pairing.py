@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlite_utils import Database
 
 from orvalho.contexts.identity import Key, certify
@@ -154,6 +155,19 @@ async def test_a_redeemed_ticket_makes_both_know_each_other(tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
+async def test_an_address_that_leads_elsewhere_does_no_harm(tmp_path: Path) -> None:
+    inviter, joiner = await meet(tmp_path)
+    async with (
+        inviter.awake("ws://127.0.0.1:0") as host,
+        joiner.awake("ws://127.0.0.1:0") as guest,
+    ):
+        ticket = await host.invite(lifetime_s=60, is_guest=False)
+        addresses = (*guest.addresses, *host.addresses)
+        elsewhere = replace(ticket, introduction=replace(ticket.introduction, addresses=addresses))
+        assert (await guest.redeem(elsewhere)).node_key == inviter.key
+
+
+@pytest.mark.anyio
 async def test_a_ticket_is_refused_with_the_reason(tmp_path: Path) -> None:
     inviter, joiner = await meet(tmp_path)
     thief = Person("thief", tmp_path)
@@ -229,7 +243,7 @@ async def test_a_certificate_of_another_is_refused_on_both_sides(tmp_path: Path)
 async def test_what_the_inviters_side_raises_reaches_the_joiner(tmp_path: Path) -> None:
     inviter, joiner = await meet(tmp_path)
 
-    async def taken(_: object) -> None:
+    async def taken(_: object) -> bool:
         raise Conflict("a peer of that name exists already", hint="rename it")
 
     async with (

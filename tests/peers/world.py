@@ -117,11 +117,12 @@ class Person:
     async def _greeted(self, key: Key, hello: Hello) -> None:
         self.greetings.append((key, hello))
 
-    async def _paired(self, paired: Paired) -> None:
+    async def _paired(self, paired: Paired) -> bool:
         self.paired.append(paired)
         self.book.known[paired.node_key] = paired.addresses
         self.book.names[paired.node_key] = paired.name
         self.node.refresh()
+        return True
 
 
 async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:

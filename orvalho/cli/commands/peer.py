@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
 from orvalho.cli.arguments import Duration, read_text
+from orvalho.cli.confirm import confirm
 from orvalho.cli.output import age, duration
+from orvalho.cli.pairing import show_added
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
@@ -23,7 +24,6 @@ from orvalho.control.messages import (
     PeerRemove,
     Ticket,
 )
-from orvalho.errors import InvalidInput
 
 
 @click.group(
@@ -79,22 +79,13 @@ def invite(session: Session, guest: bool, expires_s: int) -> None:
 @click.option("--guest", is_flag=True, help="The other device is another person's.")
 @click.option("--name", metavar="LABEL", help="Call it so here, not what it calls itself.")
 @click.pass_obj
-def add(session: Session, ticket: str, guest: bool, name: str | None) -> None:
+def add(session: Session, ticket: str, guest: bool, name: str | None) -> int:
     """Pair with the device that made TICKET. With - it is read from standard input, out of sight
     of other users of this machine."""
     text = read_text("-") if ticket == "-" else ticket
+    request = PeerAdd(ticket=text.strip(), guest=guest, name=name)
     with session.connect() as client:
-        reply = client.ask(PeerAdd(ticket=text.strip(), guest=guest, name=name), PeerAdded)
-    if session.screen.as_json:
-        session.screen.document(plain(reply))
-        return
-    peer = reply.peer
-    verb = "paired with" if reply.changed else "already paired with"
-    contexts = f" ({', '.join(peer.contexts)})" if peer.contexts else ""
-    session.screen.line(f"{verb} {peer.name}{contexts}")
-    session.screen.line(f"  key    {peer.key}")
-    session.screen.line(f"  words  {peer.check_words}")
-    session.screen.notice("the other device shows the same words: orvalho peer ls")
+        return show_added(session, client.ask(request, PeerAdded))
 
 
 @command.command(
@@ -146,7 +137,7 @@ def ls(session: Session) -> None:
 def rm(session: Session, name: str, yes: bool) -> None:
     """Forget a peer: its key is refused from now on."""
     if not yes:
-        _confirm(f"forget {name}, and refuse its key?")
+        confirm(f"forget {name}, and refuse its key?")
     with session.connect() as client:
         session.tell(client.ask(PeerRemove(name=name), Note))
 
@@ -207,13 +198,6 @@ def rename(session: Session, name: str, new_name: str) -> None:
 def revoke(session: Session, name: str, yes: bool) -> None:
     """A device is lost: refuse its key here, and on every device that has this one as its own."""
     if not yes:
-        _confirm(f"revoke {name}, and refuse its key on all your devices?")
+        confirm(f"revoke {name}, and refuse its key on all your devices?")
     with session.connect() as client:
         session.tell(client.ask(PeerRevoke(name=name), Note))
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidInput("off a terminal this needs --yes.", hint="the same command with -y")
-    if not click.confirm(question, err=True):
-        raise click.Abort

@@ -202,6 +202,7 @@ class ScriptHandler:
             now=begun.created_at if begun else time.time(),
             is_known_node=is_known,
             sender=sender,
+            formerly=house.identity.former_keys,
         )
         run = script.call.run
         is_ours = sender != me and house.runs.at_hand(run) is not None

@@ -41,7 +41,9 @@ class PeerOperations:
             self._house, paired, relation, name=request.name, introduced="ticket, redeemed here"
         )
         words = await words_for(self._house, peer)
-        yield control.PeerAdded(peer=await peer_state(self._house, peer, words), changed=is_new)
+        yield control.PeerAdded(
+            peer=await peer_state(self._house, peer, words), changed=is_new, held=paired.is_held
+        )
 
     async def list(self, _request: control.PeerList) -> Replies:
         states = [

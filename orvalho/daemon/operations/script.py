@@ -416,8 +416,7 @@ class ScriptOperations:
         ]
         bodies = await house.runs.bodies(run.id)
         if not decisions and bodies.receipt is not None:
-            me = house.identity.node.key
-            ran_at = me if run.direction == "received" else parse_key(run.peer_key)
+            ran_at = self._ran_at(run, bodies.receipt)
             decisions = _decisions_of(bodies.receipt, ran_at)
         _, signed_by = open_sealed(bodies.envelope, SCRIPT_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
         yield control.WhyReply(
@@ -429,6 +428,14 @@ class ScriptOperations:
             decisions=tuple(decisions),
             error=failed(run.error) if run.error else None,
         )
+
+    def _ran_at(self, run: Run, receipt: bytes) -> Key:
+        """The key that has to have signed a receipt; for our own, the one we had then."""
+        if run.direction != "received":
+            return parse_key(run.peer_key)
+        identity = self._house.identity
+        _, signed_by = open_sealed(receipt, RECEIPT_TYPE, max_bytes=RECEIPT_BYTES)
+        return signed_by if signed_by in identity.former_keys else identity.node.key
 
     def _road(self, run: Run) -> str:
         house = self._house

@@ -1,0 +1,64 @@
+"""A node key that changes: what we tell of ours, and how we follow a peer's."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+
+from orvalho.contexts.identity import Identity, Key, check_certificate, key_text
+from orvalho.contexts.trust import TrustBook
+from orvalho.daemon.house import House
+from orvalho.peers import outbox, succession
+from orvalho.peers.succession import Heir
+from orvalho.scripts import runs
+
+_log = logging.getLogger(__name__)
+
+
+def node_certificate(blob: bytes, owner: Key) -> tuple[str, Key]:
+    """The node's name and key that an owner vouches for.
+
+    Raises:
+        Untrusted: the certificate does not hold.
+    """
+    certificate = check_certificate(blob, owner, "node")
+    return certificate.name, Key(certificate.key)
+
+
+def write_succession(identity: Identity, certificate: bytes, now: float) -> bytes:
+    """What we say of our earlier keys; `certificate` is our owner's for the present one."""
+    changes = [(identity.node_of(n), at) for n, at in enumerate(identity.rotations)]
+    return succession.write(certificate, changes, identity.node.key, now)
+
+
+def heir_by(book: TrustBook) -> Heir:
+    """Checks what a node says of its earlier keys against the book."""
+
+    def owner_of(key: Key) -> Key | None:
+        peer = book.by_key(key)
+        return peer.owner_key if peer else None
+
+    def heir(new_key: Key, said: bytes) -> Key | None:
+        return succession.forerunner(
+            said, new_key, now=time.time(), owner_of=owner_of, check=node_certificate
+        )
+
+    return heir
+
+
+async def succeed(house: House, old: Key, new: Key) -> None:
+    """A peer has proven its new key: it is the same peer from now on, and what waits for it goes
+    there. The old key is a stranger's."""
+
+    def move(connection: sqlite3.Connection) -> None:
+        outbox.move(connection, old, new)
+        runs.stage_moved(connection, key_text(old), key_text(new))
+
+    peer = await house.trust.succeed(old, new, move)
+    if peer is None:
+        return
+    house.runs.moved(key_text(old), key_text(new))
+    house.node.move(old, new)
+    house.mesh.stir()
+    _log.warning("peer.rotated", extra={"peer": peer.name, "key": key_text(new)})
