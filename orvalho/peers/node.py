@@ -21,7 +21,6 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from orvalho.contexts.identity import Key, Signer, key_text
-from orvalho.errors import Unavailable
 from orvalho.peers import envelope as envelopes
 from orvalho.peers import mailbox, outbox, pairing, tally
 from orvalho.peers.admission import Admission, OnPaired
@@ -38,16 +37,18 @@ from orvalho.peers.frames import (
     Cancel,
     Fail,
     GetBlob,
+    Heard,
     Hello,
     Mail,
     Reject,
     Reply,
     Tell,
 )
-from orvalho.peers.links import Links, PeerBook, Timings
+from orvalho.peers.links import Links, PeerBook, Relays, Timings, no_relays
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
+from orvalho.peers.routing import Path
 from orvalho.peers.sending import OnUndelivered, Outcome, Sender
 from orvalho.peers.staging import Staging
 from orvalho.peers.tally import Box, Quota
@@ -105,6 +106,7 @@ class NodeConfig:
     catalog: Catalog = field(default_factory=Catalog)
     quota: Quota = field(default_factory=Quota)
     timings: Timings = field(default_factory=Timings)
+    relays: Relays = no_relays
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
     sweep_s: float = 2.0
@@ -146,6 +148,7 @@ class Node:
             on_up=self._up,
             on_down=self._down,
             on_frame=self._take,
+            relays=config.relays,
         )
         self._sender = Sender(
             store=config.store,
@@ -173,7 +176,14 @@ class Node:
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
         )
-        self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+        self._dispatch = Dispatch(
+            tasks=tasks,
+            counters=self._counters,
+            name_of=self._name_of,
+            best=self._links.best,
+            patience_s=config.timings.patience_s,
+        )
+        self._online: set[Key] = set()
 
     # ---- what we do when others speak -------------------------------------------------------
 
@@ -293,30 +303,24 @@ class Node:
     # ---- live talk --------------------------------------------------------------------------
 
     async def tell(self, to: Key, kind: str, body: bytes) -> bool:
-        """Say something to a peer that is linked: False when it is not. It may be lost."""
-        channel = self._links.best(to)
-        if channel is None:
-            return False
-        try:
-            await channel.room()
-        except Unavailable:
-            return False
-        channel.send(Tell(kind=kind, body=body))
-        return True
-
-    async def ask(self, to: Key, kind: str, body: bytes, timeout_s: float) -> bytes:
-        """Ask a peer that is linked.
+        """Say something to a peer that is linked: False when it is not. It is heard once and in
+        order; lost only when the last link is, and none follows within seconds.
 
         Raises:
-            Unavailable: it is not, does not answer in time, or the link is lost.
+            LimitExceeded: frame-bytes: over 16 MiB.
+        """
+        return await self._dispatch.tell(to, kind, body)
+
+    async def ask(self, to: Key, kind: str, body: bytes, timeout_s: float) -> bytes:
+        """Ask a peer that is linked. It is answered once, even if links are lost meanwhile.
+
+        Raises:
+            Unavailable: it is not linked, does not answer in time, or the last link is lost and
+                none follows within seconds.
             LimitExceeded: frame-bytes: a question or an answer over 16 MiB.
             OrvalhoError: what its answerer raised, with `peer` set.
         """
-        channel = self._links.best(to)
-        if channel is None:
-            name = self._name_of(to)
-            raise Unavailable(f"{name} is not reachable now", where=name, hint="orvalho peer ls")
-        return await self._dispatch.ask(channel, kind, body, timeout_s)
+        return await self._dispatch.ask(to, kind, body, timeout_s)
 
     # ---- who is there -----------------------------------------------------------------------
 
@@ -324,8 +328,12 @@ class Node:
         return self._links.best(peer) is not None
 
     def paths(self, peer: Key) -> list[str]:
-        """The open ways to a peer, best first: `direct 127.0.0.1:4455`."""
+        """The open ways to a peer, best first: `direct 127.0.0.1:4455`, `relay "server"`."""
         return [str(path) for path in self._links.paths(peer)]
+
+    def ways(self, peer: Key) -> list[Path]:
+        """The same, with what is known of each."""
+        return self._links.paths(peer)
 
     def rtt_s(self, peer: Key) -> float | None:
         """The round trip on the best way to a peer; None until it has been measured."""
@@ -350,6 +358,7 @@ class Node:
     async def forget(self, peer: Key) -> None:
         """The peer has left the book: drop it, and what waits for it."""
         self._links.refresh()
+        self._dispatch.forget(peer)
         await self._sender.drop_peer(peer)
 
     def set_greeting(self, greeting: bytes) -> None:
@@ -358,7 +367,7 @@ class Node:
         for peer in self._links.online():
             channel = self._links.best(peer)
             if channel is not None:
-                channel.send(self._hello())
+                channel.send(self._hello(peer))
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start: handshakes refused, frames and envelopes refused, each by
@@ -427,18 +436,21 @@ class Node:
             await anyio.sleep(self._config.sweep_s)
 
     def _up(self, channel: Channel) -> None:
-        is_first = len(self._links.paths(channel.peer)) == 1
+        peer = channel.peer
         self._dispatch.up(channel)
-        channel.send(self._hello())
-        self._sender.up(channel.peer)
-        if is_first:
+        channel.send(self._hello(peer))
+        self._sender.up(peer)
+        if peer not in self._online:
+            self._online.add(peer)
             self._tell_watchers(channel, is_online=True)
 
     def _down(self, channel: Channel) -> None:
+        peer = channel.peer
         self._dispatch.down(channel)
-        self._transfers.lost(channel.peer)
-        self._sender.down(channel.peer)
-        if not self._links.paths(channel.peer):
+        self._transfers.lost(channel)
+        self._sender.down(channel)
+        if self._links.best(peer) is None and peer in self._online:
+            self._online.discard(peer)
             self._tell_watchers(channel, is_online=False)
 
     def _tell_watchers(self, channel: Channel, *, is_online: bool) -> None:
@@ -458,7 +470,7 @@ class Node:
                 self._receiver.take(channel, frame)
             case Ack():
                 self._sender.acknowledged(channel.peer, frame.ids)
-            case Tell() | Ask() | Reply() | Fail() | Cancel():
+            case Tell() | Ask() | Reply() | Fail() | Cancel() | Heard():
                 self._dispatch.take(channel, frame)
             case GetBlob():
                 self._transfers.serve(channel, frame)
@@ -469,6 +481,8 @@ class Node:
                     self._sender.rejected, channel.peer, EnvelopeId(frame.id), frame.reason
                 )
             case Hello():
+                for stale in self._dispatch.greeted(channel, frame.boot):
+                    stale.close()
                 self._tasks.start_soon(self._greet, channel.peer, frame)
             case _:
                 self._counters["frames.unknown"] += 1
@@ -479,8 +493,13 @@ class Node:
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("greeting.failed", extra={"peer": self._name_of(peer)})
 
-    def _hello(self) -> Hello:
-        return Hello(name=self._config.name, addresses=self.addresses, greeting=self._greeting)
+    def _hello(self, peer: Key) -> Hello:
+        return Hello(
+            name=self._config.name,
+            addresses=self.addresses,
+            greeting=self._greeting,
+            boot=self._dispatch.boot(peer),
+        )
 
     def _introduction(self) -> Introduction:
         return Introduction(

@@ -23,7 +23,14 @@ from orvalho.transports.catalog import Catalog
 
 # A network in one process answers at once: nothing needs the patience of a real one.
 QUICK = Timings(
-    handshake_s=0.5, ping_s=0.05, dead_after_s=0.2, redial_first_s=0.01, redial_limit_s=0.1
+    handshake_s=0.5,
+    ping_s=0.05,
+    dead_after_s=0.2,
+    redial_first_s=0.01,
+    redial_limit_s=0.1,
+    patience_s=0.5,
+    stagger_s=0.1,
+    spare_after_s=0.02,
 )
 
 
