@@ -54,6 +54,7 @@ from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts import runs
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
+from orvalho.transports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +108,10 @@ async def open_daemon(
     loaded: LoadedConfig,
     environ: Mapping[str, str],
     on_commit: CommitHook | None = None,
+    catalog: Catalog | None = None,
 ) -> AsyncIterator[Daemon]:
-    """Everything, wired and running, for the length of the block.
+    """Everything, wired and running, for the length of the block. `catalog` are the transports,
+    if not just ours and the installed ones.
 
     Raises:
         OrvalhoError: a file, key, database or address does not allow a start.
@@ -131,6 +134,7 @@ async def open_daemon(
                 jobs=Jobs(workers),
                 daemon=daemon,
                 tasks=tasks,
+                catalog=catalog or Catalog(),
             )
             async with open_node(wiring.node_config()) as node:
                 house = wiring.build(node)
@@ -166,7 +170,9 @@ class _Wiring:
         jobs: Jobs,
         daemon: Daemon,
         tasks: anyio.abc.TaskGroup,
+        catalog: Catalog,
     ) -> None:
+        self._catalog = catalog
         self._home = home
         self._loaded = loaded
         self._environ = environ
@@ -200,6 +206,7 @@ class _Wiring:
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            catalog=self._catalog,
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),

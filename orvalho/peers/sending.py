@@ -157,6 +157,7 @@ class Sender:
         self._resend_limit_s = resend_limit_s
         self._lanes: dict[Key, _Lane] = {}
         self._acknowledged: dict[EnvelopeId, Key] = {}
+        self._has_acknowledged = asyncio.Event()
         self._outcomes: OrderedDict[EnvelopeId, Outcome] = OrderedDict()
         self._waiters: dict[EnvelopeId, asyncio.Future[Outcome]] = {}
 
@@ -234,6 +235,7 @@ class Sender:
             # A peer speaks only for what was sent to it.
             if lane.landed(id_):
                 self._acknowledged[id_] = peer
+                self._has_acknowledged.set()
                 self._settle(id_, Outcome.DELIVERED)
         lane.backoff.succeeded()
         lane.wake.set()
@@ -256,9 +258,12 @@ class Sender:
     async def settle(self) -> None:
         """Remove what has arrived from the outbox, every now and then; a task."""
         while True:
+            await self._has_acknowledged.wait()
             await anyio.sleep(_ACKNOWLEDGE_AFTER_S)
-            if self._acknowledged:
-                await self.flush_acknowledged()
+            self._has_acknowledged.clear()
+            await self.flush_acknowledged()
+            if self._acknowledged:  # the store refused, or more came meanwhile
+                self._has_acknowledged.set()
 
     async def flush_acknowledged(self) -> None:
         """Remove what has arrived from the outbox."""
