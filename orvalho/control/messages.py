@@ -169,6 +169,10 @@ class WorkerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> WorkerListReply"""
 
 
+class TransportList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> TransportListReply"""
+
+
 class ConfigShow(Message, frozen=True, kw_only=True, tag=_tag):
     """-> ConfigReply"""
 
@@ -224,6 +228,7 @@ Request = (
     | Why
     | PolicyCheck
     | WorkerList
+    | TransportList
     | ConfigShow
     | ConfigSet
     | Audit
@@ -487,6 +492,34 @@ class WorkerListReply(Message, frozen=True, kw_only=True, tag=_tag):
     workers: tuple[WorkerState, ...]
 
 
+class TransportState(Message, frozen=True, kw_only=True):
+    """`module` is where it comes from; `install` how to get what it needs, None when it is
+    here."""
+
+    scheme: str
+    module: str
+    install: str | None
+    listening: tuple[str, ...]
+    links: int
+
+
+class LinkState(Message, frozen=True, kw_only=True):
+    """An open link. `used` marks the one that new frames take; `rtt_ms` is None until it has been
+    measured."""
+
+    peer: str
+    path: str
+    transport: str
+    used: bool
+    rtt_ms: int | None
+    opened_at: float
+
+
+class TransportListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    transports: tuple[TransportState, ...]
+    links: tuple[LinkState, ...]
+
+
 class Setting(Message, frozen=True, kw_only=True):
     """`origin`: default, `config.toml:3`, `conf.d/10-q.toml:1`, `ORVALHO_LISTEN`, or a flag."""
 
@@ -549,6 +582,7 @@ Reply = (
     | WhyReply
     | PolicyChecked
     | WorkerListReply
+    | TransportListReply
     | ConfigReply
     | AuditEntry
     | DoctorReply

@@ -36,6 +36,7 @@ from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
@@ -275,11 +276,13 @@ class _Wiring:
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
+        transport = TransportOperations(house, self._catalog)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
             control.Doctor: node.doctor,
             control.WorkerList: node.workers,
+            control.TransportList: transport.list,
             control.Complete: node.complete,
             control.ContextNew: context.new,
             control.ContextList: context.list,

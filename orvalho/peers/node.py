@@ -335,6 +335,10 @@ class Node:
         """The same, with what is known of each."""
         return self._links.paths(peer)
 
+    def unix_time(self, at: float) -> float:
+        """A moment of the event loop's clock, such as a Path's, in Unix seconds."""
+        return self._config.clock() - (asyncio.get_running_loop().time() - at)
+
     def rtt_s(self, peer: Key) -> float | None:
         """The round trip on the best way to a peer; None until it has been measured."""
         paths = self._links.paths(peer)
