@@ -115,7 +115,7 @@ def _load(point: EntryPoint, address: str) -> Transport:
     except OrvalhoError:
         raise
     except Exception as error:
-        _log.exception("transport.failed", extra={"module": point.module})
+        _log.exception("transport.failed", extra={"transport": point.name, "of": point.module})
         raise Unavailable(
             f'the transport "{point.name}" of {point.module} cannot be loaded: {error}',
             where=address,

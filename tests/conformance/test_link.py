@@ -4,6 +4,7 @@ from orvalho.transports import http2, websocket
 from orvalho.transports.http2 import Http2Transport
 from orvalho.transports.link import Transport
 from orvalho.transports.memory import MemoryNetwork
+from orvalho.transports.quic import QuicTransport
 from orvalho.transports.websocket import WebSocketTransport
 from tests.conformance.link import LinkSuite, TcpLinkSuite
 
@@ -52,3 +53,11 @@ class TestHttp2OverTls(TcpLinkSuite):
 
     def make(self) -> Transport:
         return Http2Transport()
+
+
+class TestQuic(LinkSuite):
+    address = "quic://127.0.0.1:0"
+    nobody = f"quic://{'ab' * 32}@127.0.0.1:9"
+
+    def make(self) -> Transport:
+        return QuicTransport()

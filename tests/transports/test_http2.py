@@ -22,7 +22,7 @@ from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.certificates import self_signed
 from orvalho.transports.http2 import MAX_FRAME_BYTES, Http2Transport
 from orvalho.transports.link import Link
-from tests.conformance.test_link import TestHttp2
+from tests.conformance import test_link
 
 pytestmark = pytest.mark.anyio
 ADDRESS = "h2://127.0.0.1:0"
@@ -104,7 +104,7 @@ async def test_a_client_by_hand_is_understood() -> None:
 
 async def test_the_greeting_of_the_common_suite_opens_a_link() -> None:
     async with knocking() as (raw, _, links):
-        await raw.stream.send(TestHttp2.greeting)
+        await raw.stream.send(test_link.TestHttp2.greeting)
         with anyio.fail_after(10):
             while len(links) < 2:
                 await anyio.sleep(0.01)
@@ -164,7 +164,7 @@ async def test_ten_thousand_frames_of_nonsense_in_an_open_stream() -> None:
         while sent < 10_000:
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
                 with contextlib.suppress(anyio.BrokenResourceError):
-                    await stream.send(TestHttp2.greeting)
+                    await stream.send(test_link.TestHttp2.greeting)
                     for _ in range(20):
                         await stream.send(nonsense())
                 sent += 20
