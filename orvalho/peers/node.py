@@ -136,20 +136,7 @@ class Node:
             on_paired=config.on_paired,
             counters=self._counters,
         )
-        self._links = Links(
-            signer=config.signer,
-            noise_static=config.noise_static,
-            catalog=config.catalog,
-            book=config.book,
-            timings=config.timings,
-            counters=self._counters,
-            strangers=self._admission.strangers,
-            on_pairing=self._admission.welcome,
-            on_up=self._up,
-            on_down=self._down,
-            on_frame=self._take,
-            relays=config.relays,
-        )
+        self._links = self._make_links(config)
         self._sender = Sender(
             store=config.store,
             blobs=self._blobs,
@@ -184,6 +171,22 @@ class Node:
             patience_s=config.timings.patience_s,
         )
         self._online: set[Key] = set()
+
+    def _make_links(self, config: NodeConfig) -> Links:
+        return Links(
+            signer=config.signer,
+            noise_static=config.noise_static,
+            catalog=config.catalog,
+            book=config.book,
+            timings=config.timings,
+            counters=self._counters,
+            strangers=self._admission.strangers,
+            on_pairing=self._admission.welcome,
+            on_up=self._up,
+            on_down=self._down,
+            on_frame=self._take,
+            relays=config.relays,
+        )
 
     # ---- what we do when others speak -------------------------------------------------------
 
