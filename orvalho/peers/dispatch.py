@@ -197,7 +197,10 @@ class Dispatch:
         for call, asked in list(talk.asked.items()):
             if talk.has_lost(asked.channel):
                 self._counters["asks.moved"] += 1
-                self._put(talk, call, asked, channel)
+                try:
+                    self._put(talk, call, asked, channel)
+                except LimitExceeded as error:  # a larger number made it larger
+                    asked.answer.set_exception(error)
 
     def _put(self, talk: _Talk, call: int, asked: _Asked, channel: Channel) -> None:
         asked.channel = channel
@@ -258,7 +261,8 @@ class Dispatch:
     # ---- we speak ---------------------------------------------------------------------------
 
     async def tell(self, peer: Key, kind: str, body: bytes) -> bool:
-        """False when there is no link to say it on. Waits while the peer hears too slowly.
+        """False when there is no link to say it on, or the peer confirms nothing any more. Waits
+        while it hears too slowly.
 
         Raises:
             LimitExceeded: frame-bytes.
@@ -277,7 +281,10 @@ class Dispatch:
                 talk.untold.sent(tell, channel)
                 return True
             talk.room.clear()
-            await talk.room.wait()
+            with anyio.move_on_after(self._patience_s) as waited:
+                await talk.room.wait()
+            if waited.cancelled_caught:
+                return False
 
     async def ask(self, peer: Key, kind: str, body: bytes, timeout_s: float) -> bytes:
         """Raises:

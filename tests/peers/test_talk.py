@@ -16,6 +16,7 @@ import pytest
 from orvalho.contexts.identity import Key
 from orvalho.errors import Unavailable
 from orvalho.peers import frames
+from orvalho.peers.once import WINDOW_COUNT
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.memory import Faults, MemoryLink, MemoryNetwork
 from tests.peers.test_links import by_hand
@@ -39,6 +40,15 @@ async def two_ways(
             await until(lambda: {way.transport for way in dialer.ways(b.key)} == {"memory", "ws"})
             await until(lambda: len(listener.ways(a.key)) == 2)
             yield a, b, network
+
+
+def break_link_in_use(a: Person, b: Person, network: MemoryNetwork) -> None:
+    if a.node.ways(b.key)[0].transport == "memory":
+        network.cut_all()
+    else:
+        channel = a.node._links.best(b.key)
+        assert channel is not None
+        channel.close()
 
 
 class Counting:
@@ -66,8 +76,8 @@ async def test_asks_outlive_the_loss_of_a_link_and_are_answered_once(tmp_path: P
 
         async def cut() -> None:
             for n in range(10, 110, 10):
-                await until(lambda n=n: len(answers) >= n)
-                network.cut_all()
+                await until(lambda n=n: len(answers) >= n and a.node.is_online(b.key))
+                break_link_in_use(a, b, network)
 
         async with anyio.create_task_group() as tasks:
             for name in range(4):
@@ -118,8 +128,8 @@ async def test_tells_are_neither_lost_nor_doubled_when_a_link_is(tmp_path: Path)
         draw = random.Random(4)
         for line in lines:
             assert await b.node.tell(a.key, "line", line)
-            if draw.random() < 0.001:
-                network.cut_all()
+            if draw.random() < 0.001 and b.node.is_online(a.key):
+                break_link_in_use(b, a, network)
         await until(lambda: len(heard) >= len(lines), limit_s=30)
         assert heard == lines
 
@@ -232,6 +242,62 @@ async def test_a_repeated_ask_is_answered_from_memory_and_a_cancelled_one_never(
         assert counting.seen == {b"x": 2, b"z": 1}
         for each in (raw, other, third):
             await each.link.aclose()
+
+
+async def test_absurd_numbers_harm_nobody_but_who_sends_them(tmp_path: Path) -> None:
+    a, b, c = (Person(name, tmp_path) for name in "abc")
+    b.knows(a)
+    b.knows(c)
+    draw = random.Random(9)
+
+    def number() -> int:
+        return draw.choice((0, 1, 2, draw.randrange(100), 2**62, 2**63))
+
+    async with b.awake("ws://127.0.0.1:0") as node:
+        counting = Counting(b)
+        node.hear("word", lambda _, __: None)
+        raw = await by_hand(a, b, node.addresses[0])
+        for turn in range(20):
+            boot = bytes([turn % 3])
+            await raw.say(frames.Hello(name="a", addresses=(), greeting=b"", boot=boot))
+            for _ in range(100):
+                await raw.say(
+                    frames.Tell(kind="word", body=b"x" * 999, seq=number(), settled=number()),
+                    frames.Ask(call=number(), kind="count", body=b"evil", settled=number()),
+                    frames.Cancel(call=number()),
+                    frames.Heard(seq=number(), settled=number()),
+                    frames.Reply(call=number(), body=b""),
+                )
+        await raw.say(frames.Ping(sent_at=1.0))
+        await raw.hear(frames.Pong)
+        c.knows(b, *node.addresses)
+        async with c.awake() as friend:
+            await until(lambda: friend.is_online(b.key))
+            assert await friend.ask(b.key, "count", b"good", 10.0) == b"answer to good"
+        assert counting.seen[b"good"] == 1
+        await raw.link.aclose()
+
+
+async def test_a_peer_that_confirms_nothing_stops_nobody(tmp_path: Path) -> None:
+    a, b = Person("a", tmp_path), Person("b", tmp_path)
+    b.knows(a)
+    async with b.awake("ws://127.0.0.1:0", timings=replace(QUICK, dead_after_s=20.0)) as node:
+        raw = await by_hand(a, b, node.addresses[0])
+        await raw.say(frames.Hello(name="a", addresses=(), greeting=b"", boot=b"mute"))
+        told = 0
+
+        async def read() -> None:
+            while True:
+                await raw.link.receive()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            with anyio.fail_after(30):
+                while await node.tell(a.key, "word", b"x"):
+                    told += 1
+            tasks.cancel_scope.cancel()
+        assert told == WINDOW_COUNT
+        await raw.link.aclose()
 
 
 def replace_boot(hello: frames.Hello, boot: bytes) -> frames.Hello:
