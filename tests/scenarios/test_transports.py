@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,27 @@ def test_two_transports_give_a_link_and_a_spare(tmp_path: Path) -> None:
         assert sum(bool(link["used"]) for link in links()) == 1
         phone.kill()
         wait_until(lambda: not links(), "both links are known to be lost")
+    finally:
+        laptop.stop()
+        phone.stop()
+
+
+def test_a_far_side_that_freezes_is_noticed_and_found_again(tmp_path: Path) -> None:
+    laptop, phone = Device("laptop", tmp_path / "laptop"), Device("phone2", tmp_path / "phone2")
+    try:
+        for device in (laptop, phone):
+            device.init()
+            device.start()
+        ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
+        laptop.does("peer", "add", ticket)
+        wait_until(lambda: laptop.online("phone2"), "they are linked")
+        pid = json.loads(phone.does("status", "--json"))["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: not laptop.online("phone2"), "the silence is noticed")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: laptop.online("phone2"), "they are linked again")
     finally:
         laptop.stop()
         phone.stop()
