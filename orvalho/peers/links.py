@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from orvalho.contexts.identity import Key, Signer
-from orvalho.errors import Unavailable, Untrusted
+from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
 from orvalho.peers.dialing import Dialer, Keeper
 from orvalho.peers.routing import Path, choose, rank
@@ -194,14 +194,14 @@ class Links:
         link.
 
         Raises:
-            Unavailable: none of the addresses answers.
+            Unavailable, InvalidInput: none of the addresses answers.
             Untrusted: another node answers there, or it is not inviting.
         """
         problem: Exception = Unavailable("the ticket names no address")
         for address in addresses:
             try:
                 return await self._dial(address, peer, Mode.PAIRING)
-            except Unavailable as error:
+            except (Unavailable, InvalidInput) as error:  # a transport that we do not have
                 problem = error
         raise problem
 

@@ -331,7 +331,8 @@ class _Waiting:
     def __init__(self, on_link: OnLink) -> None:
         self.tasks: TaskGroup | None = None
         self._on_link = on_link
-        self._strangers: dict[Http2Link, None] = {}
+        # When each is given up that has not even asked to be heard.
+        self._strangers: dict[Http2Link, asyncio.TimerHandle] = {}
         self._all: set[Http2Link] = set()
 
     def enter(self, link: Http2Link) -> None:
@@ -339,12 +340,12 @@ class _Waiting:
             # The longest waiting goes: a flood of strangers then shuts nobody out who proves
             # within a few milliseconds who it is.
             next(iter(self._strangers)).abort()
-        self._strangers[link] = None
         loop = asyncio.get_running_loop()
-        loop.call_later(_OPEN_TIMEOUT_S, self._give_up, link)
+        self._strangers[link] = loop.call_later(_OPEN_TIMEOUT_S, self._give_up, link)
 
     def leave(self, link: Http2Link) -> None:
-        self._strangers.pop(link, None)
+        if (timer := self._strangers.pop(link, None)) is not None:
+            timer.cancel()
 
     def opened(self, link: Http2Link) -> None:
         assert self.tasks is not None, "nobody is heard before there is somebody to serve them"
@@ -356,7 +357,7 @@ class _Waiting:
             link.abort()
 
     def _give_up(self, link: Http2Link) -> None:
-        if link in self._strangers and link not in self._all:
+        if link not in self._all:
             link.abort()
 
     async def _serve(self, link: Http2Link) -> None:

@@ -172,3 +172,16 @@ async def test_nothing_is_dialed_that_cannot_be(tmp_path: Path) -> None:
         await until(lambda: "no transport serves" in (a.node.problem(b.key) or ""))
         with pytest.raises(Unavailable):
             await a.node.ask(b.key, "x", b"", 1.0)
+
+
+async def test_a_ticket_may_name_transports_that_only_one_side_has(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    a, b = Person("a", tmp_path), Person("b", tmp_path)
+    theirs = Catalog({"pigeon": Network("pigeon"), "memory": network})
+    async with (
+        b.awake("pigeon://b", "memory://b", catalog=theirs),
+        a.awake(catalog=Catalog({"memory": network})),
+    ):
+        ticket = await b.node.invite(lifetime_s=60.0, is_guest=False)
+        paired = await a.node.redeem(ticket)
+        assert paired.node_key == b.key
