@@ -57,10 +57,12 @@ _CLOSE_TIMEOUT_S: Final = 1.0
 _LENGTH: Final = struct.Struct(">I")
 # Four frames of the largest size may wait unread; then the far side's `send` waits.
 _WINDOW_BYTES: Final = 4 * (MAX_FRAME_BYTES + _LENGTH.size)
+# The largest DATA frame. The library copies what it has of one again with each read.
+_PIECE_BYTES: Final = 1 << 17
 _DEFAULT_WINDOW_BYTES: Final = 65_535
 _SETTINGS: Final[dict[SettingCodes | int, int]] = {
     SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
-    SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_BYTES,
+    SettingCodes.MAX_FRAME_SIZE: _PIECE_BYTES,
     SettingCodes.MAX_HEADER_LIST_SIZE: 4096,
     SettingCodes.MAX_CONCURRENT_STREAMS: 1,
 }
@@ -172,6 +174,9 @@ class Http2Link(asyncio.Protocol):
             return
         self._http.initiate_connection()
         self._http.update_settings(_SETTINGS)
+        # At once: the library would refuse a large frame that comes in the same read as the far
+        # side's consent to it.
+        self._http.max_inbound_frame_size = _PIECE_BYTES
         self._http.increment_flow_control_window(_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
         if self._host:
             self._stream = self._http.get_next_available_stream_id()

@@ -102,6 +102,18 @@ async def test_a_client_by_hand_is_understood() -> None:
         assert len(links) == 2
 
 
+async def test_a_large_frame_right_behind_the_consent_to_it_is_taken() -> None:
+    """Both in one read: the library itself would call the frame overlong."""
+    async with knocking() as (raw, _, __):
+        await raw.ask("POST", "/orvalho/1")
+        with anyio.fail_after(10):
+            while raw.http.max_outbound_frame_size < 100_000:
+                raw.http.receive_data(await raw.stream.receive())
+        raw.http.send_data(1, (60_000).to_bytes(4, "big") + bytes(60_000))
+        await raw.flush()
+        await raw.until(h2.events.DataReceived)
+
+
 async def test_the_greeting_of_the_common_suite_opens_a_link() -> None:
     async with knocking() as (raw, _, links):
         await raw.stream.send(test_link.TestHttp2.greeting)
