@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, gossip, hostile, idle, policy, scripts
+from bench import base, command, gossip, hostile, idle, links, policy, scripts
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "hostile": hostile.measure,
     "idle": idle.measure,
     "gossip": gossip.measure,
+    "links": links.measure,
 }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import uvloop
 from websockets.asyncio.client import connect
 
-_ECHO = """
+ECHO = """
 import asyncio, uvloop
 from websockets.asyncio.server import serve
 async def echo(ws):
@@ -68,7 +68,7 @@ def run(command: list[str], count: int = 20, **options: object) -> float:
 
 def websocket_echo(size: int, count: int) -> float:
     """The median round trip of `size` bytes to an echo server in another process."""
-    server = subprocess.Popen([sys.executable, "-c", _ECHO], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     port = int(server.stdout.readline())
 

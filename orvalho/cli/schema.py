@@ -46,6 +46,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "why": (m.WhyReply, "why"),
     "policy-checked": (m.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
+    "transports": (m.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
     "findings": (m.DoctorReply, "doctor"),

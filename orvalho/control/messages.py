@@ -165,6 +165,10 @@ class WorkerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> WorkerListReply"""
 
 
+class TransportList(Message, frozen=True, kw_only=True, tag=_tag):
+    """-> TransportListReply"""
+
+
 class ConfigShow(Message, frozen=True, kw_only=True, tag=_tag):
     """-> ConfigReply"""
 
@@ -232,6 +236,7 @@ Request = (
     | Why
     | PolicyCheck
     | WorkerList
+    | TransportList
     | ConfigShow
     | ConfigSet
     | Audit
@@ -498,6 +503,34 @@ class WorkerListReply(Message, frozen=True, kw_only=True, tag=_tag):
     workers: tuple[WorkerState, ...]
 
 
+class TransportState(Message, frozen=True, kw_only=True):
+    """`module` is where it comes from; `install` how to get what it needs, None when it is
+    here."""
+
+    scheme: str
+    module: str
+    install: str | None
+    listening: tuple[str, ...]
+    links: int
+
+
+class LinkState(Message, frozen=True, kw_only=True):
+    """An open link. `used` marks the one that new frames take; `rtt_ms` is None until it has been
+    measured."""
+
+    peer: str
+    path: str
+    transport: str
+    used: bool
+    rtt_ms: int | None
+    opened_at: float
+
+
+class TransportListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    transports: tuple[TransportState, ...]
+    links: tuple[LinkState, ...]
+
+
 class Setting(Message, frozen=True, kw_only=True):
     """`origin`: default, `config.toml:3`, `conf.d/10-q.toml:1`, `ORVALHO_LISTEN`, or a flag."""
 
@@ -568,6 +601,7 @@ Reply = (
     | WhyReply
     | PolicyChecked
     | WorkerListReply
+    | TransportListReply
     | ConfigReply
     | AuditEntry
     | DoctorReply

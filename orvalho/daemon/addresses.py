@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
@@ -21,13 +21,13 @@ def advertised(listening: Sequence[str]) -> Sequence[str]:
     found: list[str] = []
     for url in listening:
         parts = urlsplit(url)
-        if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104 -- recognised here, not bound
-            hosts: Iterable[str] = _hosts(want_ipv6=parts.hostname == "::")
-        else:
-            hosts = [parts.hostname or ""]
-        for host in hosts:
+        if parts.hostname not in ("0.0.0.0", "::"):  # noqa: S104 -- recognised here, not bound
+            found.append(url)
+            continue
+        whose, at, _ = parts.netloc.rpartition("@")
+        for host in _hosts(want_ipv6=parts.hostname == "::"):
             shown = f"[{host}]" if ":" in host else host
-            found.append(f"{parts.scheme}://{shown}:{parts.port}{parts.path}")
+            found.append(f"{parts.scheme}://{whose}{at}{shown}:{parts.port}{parts.path}")
     return list(dict.fromkeys(found))
 
 

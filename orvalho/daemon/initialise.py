@@ -117,7 +117,8 @@ def _with_port(address: str, *, usual: bool) -> str:
             f'"{address}" is not an address to listen on', hint="--listen ws://0.0.0.0:4455"
         )
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return f"{url.scheme}://{host}:{port or _free_port(url.hostname, usual=usual)}"
+    options = f"?{url.query}" if url.query else ""
+    return f"{url.scheme}://{host}:{port or _free_port(url.hostname, usual=usual)}{options}"
 
 
 def _free_port(host: str, *, usual: bool) -> int:

@@ -45,6 +45,7 @@ from orvalho.daemon.operations.pair import PairOperations, admit
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.parting import Parting
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
@@ -52,7 +53,8 @@ from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
 from orvalho.peers import records, tally
 from orvalho.peers.frames import Hello
-from orvalho.peers.node import Node, NodeConfig, open_node
+from orvalho.peers.node import Node, open_node
+from orvalho.peers.node_config import NodeConfig
 from orvalho.peers.pairing import Paired
 from orvalho.peers.sending import Undelivered
 from orvalho.policies import audit
@@ -65,6 +67,7 @@ from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts import runs
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
+from orvalho.transports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +142,10 @@ async def open_daemon(
     loaded: LoadedConfig,
     environ: Mapping[str, str],
     on_commit: CommitHook | None = None,
+    catalog: Catalog | None = None,
 ) -> AsyncIterator[Daemon]:
-    """Everything, wired and running, for the length of the block.
+    """Everything, wired and running, for the length of the block. `catalog` are the transports,
+    if not just ours and the installed ones.
 
     Raises:
         OrvalhoError: a file, key, database or address does not allow a start.
@@ -165,6 +170,7 @@ async def open_daemon(
                 jobs=Jobs(workers),
                 daemon=daemon,
                 tasks=tasks,
+                catalog=catalog or Catalog(),
             )
             async with open_node(wiring.node_config()) as node:
                 house = wiring.build(node)
@@ -206,7 +212,9 @@ class _Wiring:
         jobs: Jobs,
         daemon: Daemon,
         tasks: anyio.abc.TaskGroup,
+        catalog: Catalog,
     ) -> None:
+        self._catalog = catalog
         self._home = home
         self._loaded = loaded
         self._environ = environ
@@ -246,6 +254,7 @@ class _Wiring:
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
             pairing_port=config.pairing.port,
+            catalog=self._catalog,
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
@@ -350,11 +359,13 @@ class _Wiring:
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
+        transport = TransportOperations(house, self._catalog)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
             control.Doctor: node.doctor,
             control.WorkerList: node.workers,
+            control.TransportList: transport.list,
             control.Complete: node.complete,
             control.ContextNew: context.new,
             control.ContextList: context.list,

@@ -30,13 +30,18 @@ OnFrame = Callable[["Channel", AnyFrame], None]
 class Channel:
     """Frames to and from one peer. `run` does the work; the other calls only queue.
 
-    Times are those of the event loop's clock. `heard_at` is when anything last came in.
+    Times are those of the event loop's clock: `heard_at` is when anything last came in, `said_at`
+    when anything last went out. `transport` is the URL scheme of its link.
     """
 
-    def __init__(self, link: Link, session: Session, counters: Counter[str]) -> None:
+    def __init__(
+        self, link: Link, session: Session, counters: Counter[str], transport: str = ""
+    ) -> None:
         self.peer: Key = session.peer
-        self.opened_at = self.heard_at = self.pinged_at = _now()
+        self.transport = transport
+        self.opened_at = self.heard_at = self.said_at = self.pinged_at = _now()
         self.rtt_s: float | None = None
+        self.is_quiet = False
         self._link = link
         self._session = session
         self._counters = counters
@@ -48,7 +53,9 @@ class Channel:
 
     @property
     def path(self) -> Path:
-        return Path(self._link.description, self.rtt_s, self.opened_at)
+        return Path(
+            self._link.description, self.rtt_s, self.opened_at, self.transport, self.is_quiet
+        )
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +121,7 @@ class Channel:
             return
         except Untrusted:
             self._count_refusal()
+            self.close()  # at once: nothing can be sealed any more
 
     def _take(self, content: bytes, on_frame: OnFrame) -> None:
         frame = frames.decode(content)
@@ -142,8 +150,11 @@ class Channel:
                 if not self._queue or not self._wake.is_set():
                     self._wake.clear()
                     await self._wake.wait()
+                if not self.is_open:
+                    return
                 for message in self._session.seal(self._next_batch()):
                     await self._link.send(message)
+                self.said_at = _now()
         except Unavailable:
             self.close()
 

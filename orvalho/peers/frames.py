@@ -20,11 +20,13 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class Hello(Frame, frozen=True, tag=0):
     """The first frame each way, and again when it changes: `addresses` are where the node
-    listens, `greeting` what those above want each other to know."""
+    listens, `greeting` what those above want each other to know, `boot` names the process: what
+    one process was asked, another knows nothing of."""
 
     name: str
     addresses: tuple[str, ...]
     greeting: bytes
+    boot: bytes = b""
 
 
 class Mail(Frame, frozen=True, tag=1):
@@ -59,18 +61,23 @@ class Pong(Frame, frozen=True, tag=5):
 
 
 class Tell(Frame, frozen=True, tag=6):
-    """Live, without an answer."""
+    """Live, without an answer. `seq` numbers what one process tells another, from 1; those below
+    `settled` are heard or given up. 0: it is not numbered, and may be lost."""
 
     kind: str
     body: bytes
+    seq: int = 0
+    settled: int = 0
 
 
 class Ask(Frame, frozen=True, tag=7):
-    """Live; answered by a Reply or a Fail with the same `call`."""
+    """Live; answered by a Reply or a Fail with the same `call`. It may come again over another
+    link; nobody waits for the calls below `settled` any more."""
 
     call: int
     kind: str
     body: bytes
+    settled: int = 0
 
 
 class Reply(Frame, frozen=True, tag=8):
@@ -117,6 +124,13 @@ class Pair(Frame, frozen=True, tag=13):
     body: bytes
 
 
+class Heard(Frame, frozen=True, tag=20):
+    """Every Tell up to `seq` has been heard; no call below `settled` is waited for."""
+
+    seq: int
+    settled: int
+
+
 AnyFrame = (
     Hello
     | Mail
@@ -132,6 +146,7 @@ AnyFrame = (
     | GetBlob
     | BlobPart
     | Pair
+    | Heard
 )
 
 _encode = msgspec.msgpack.Encoder().encode

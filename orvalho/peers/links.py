@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -18,10 +18,10 @@ from anyio.abc import TaskGroup
 from orvalho.contexts.identity import Key, Signer
 from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
-from orvalho.peers.routing import Path, rank
+from orvalho.peers.dialing import Dialer, Keeper
+from orvalho.peers.routing import Path, choose, rank
 from orvalho.peers.session import Mode, Session, dial_session, listen_session
 from orvalho.peers.succession import Heir
-from orvalho.retry import Backoff
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Link, Listener
 
@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 # More than this to one peer are leftovers of its restarts: the oldest goes.
 _CHANNELS_PER_PEER: Final = 4
 _KEY_BYTES: Final = 32
+# A channel in use needs no pings, but for its round trip: every so many of their times.
+_MEASURE_PINGS: Final = 10
 
 
 # A peer's old key, and its new one: both have been proven.
@@ -47,24 +49,34 @@ class PeerBook(Protocol):
     def name(self, key: Key) -> str | None: ...
 
 
+# Further addresses of a peer, which others can reach it at: `relay://RELAY/PEER`.
+Relays = Callable[[Key], Sequence[str]]
+
+
+def no_relays(_: Key) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """When links are given up and tried again. A peer that hangs is noticed after
-    `dead_after_s` and at most half a `ping_s` more."""
+    `dead_after_s` and at most a quarter of `ping_s` more.
+
+    `patience_s` is how long live talk waits for another link once the last one is lost;
+    `stagger_s` how long one address is waited for before the next is dialed beside it;
+    `spare_after_s` when a better way is looked for first, and `relay_spare_s` how long a relay is
+    kept beside a direct way.
+    """
 
     handshake_s: float = 5.0
-    ping_s: float = 1.5
-    dead_after_s: float = 4.5
+    ping_s: float = 1.0
+    dead_after_s: float = 2.5
     redial_first_s: float = 0.25
     redial_limit_s: float = 60.0
-
-
-@dataclass(slots=True)
-class _Keeper:
-    """The task that dials one peer. `nudge` ends its wait."""
-
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    patience_s: float = 3.0
+    stagger_s: float = 0.3
+    spare_after_s: float = 2.0
+    relay_spare_s: float = 60.0
 
 
 class Links:
@@ -92,6 +104,7 @@ class Links:
         succession: bytes = b"",
         heir: Heir | None = None,
         on_succeeded: OnSucceeded | None = None,
+        relays: Relays = no_relays,
     ) -> None:
         self._succession = succession
         self._heir = heir
@@ -108,8 +121,17 @@ class Links:
         self._on_down = on_down
         self._on_frame = on_frame
         self._channels: dict[Key, list[Channel]] = {}
-        self._keepers: dict[Key, _Keeper] = {}
+        self._chosen: dict[Key, Channel] = {}
+        self._relays = relays
+        self._keepers: dict[Key, Keeper] = {}
         self._problems: dict[Key, str] = {}
+        self._dialer = Dialer(
+            pace=timings,
+            addresses=self._addresses,
+            paths=self.paths,
+            dial=self._dial_and_open,
+            problems=self._problems,
+        )
         self._tasks: TaskGroup | None = None
         self._is_running = asyncio.Event()
 
@@ -117,15 +139,15 @@ class Links:
 
     def best(self, peer: Key) -> Channel | None:
         """The channel to use for a peer now."""
-        channels = [channel for channel in self._channels.get(peer, ()) if channel.is_open]
-        if len(channels) > 1:
-            return channels[rank([channel.path for channel in channels])[0]]
-        return channels[0] if channels else None
+        chosen = self._chosen.get(peer)
+        return chosen if chosen is not None and chosen.is_open else self._choose(peer)
 
     def paths(self, peer: Key) -> list[Path]:
         """The open ways to a peer, best first."""
-        paths = [channel.path for channel in self._channels.get(peer, ())]
-        return [paths[place] for place in rank(paths)]
+        best = self.best(peer)
+        others = [each.path for each in self._open_channels(peer) if each is not best]
+        in_order = [others[place] for place in rank(others)]
+        return in_order if best is None else [best.path, *in_order]
 
     def online(self) -> list[Key]:
         return list(self._channels)
@@ -153,7 +175,9 @@ class Links:
         Raises:
             InvalidInput, Unavailable: as `Transport.listen`.
         """
-        return self._catalog.find(address).listen(address, self._welcome)
+        scheme = address.partition("://")[0]
+        welcome = partial(self.welcome, transport=scheme)
+        return self._catalog.find(address).listen(address, welcome)
 
     def refresh(self) -> None:
         """The book has changed: dial who is new, drop who is gone."""
@@ -161,8 +185,8 @@ class Links:
             return
         known = set(self._book.peers())
         for peer in known - self._keepers.keys():
-            self._keepers[peer] = _Keeper()
-            self._tasks.start_soon(self._keep, peer, self._keepers[peer])
+            self._keepers[peer] = Keeper()
+            self._tasks.start_soon(self._dialer.keep, peer, self._keepers[peer])
         for peer in self._keepers.keys() - known:
             self._keepers.pop(peer).scope.cancel()
             self._problems.pop(peer, None)
@@ -183,20 +207,23 @@ class Links:
         link. With `peer` None it is whoever answers, who must be proven otherwise.
 
         Raises:
-            Unavailable: none of the addresses answers.
+            Unavailable, InvalidInput: none of the addresses answers.
             Untrusted: another node answers there, or it is not inviting.
         """
-        problem: Unavailable | Untrusted | None = None
+        problem: Unavailable | Untrusted | InvalidInput | None = None
         for address in addresses:
             try:
                 return await self._dial(address, peer, Mode.PAIRING)
-            except (Unavailable, Untrusted) as error:
-                # Also another node: the address of a bridge, say, that every machine has.
+            except (Unavailable, Untrusted, InvalidInput) as error:
+                # Also another node (the address of a bridge, say, that every machine has), or a
+                # transport that we do not have.
                 if problem is None or isinstance(error, Untrusted):
                     problem = error
         raise problem or Unavailable("there is no address to dial")
 
-    async def _welcome(self, link: Link) -> None:
+    async def welcome(self, link: Link, transport: str) -> None:
+        """A link has come in, by a transport of this URL scheme: who is it? Returns when it is
+        over; the caller closes the link."""
         await self._is_running.wait()
         session = listen_session(
             signer=self._signer,
@@ -219,7 +246,7 @@ class Links:
             await self._succeed(session.forerunner, session.peer)
             if session.peer not in self._book.peers():  # which could not be written
                 return
-        await self._live(link, session)
+        await self._carry(self._open(link, session, transport), link)
 
     def _allow(self, key: Key) -> Mode | None:
         return Mode.FULL if key in self._book.peers() else self._strangers(key)
@@ -247,23 +274,34 @@ class Links:
             error.where = link.description
             raise
 
-    async def _live(self, link: Link, session: Session) -> None:
-        channel = Channel(link, session, self._counters)
+    def _open(self, link: Link, session: Session, transport: str) -> Channel:
+        channel = Channel(link, session, self._counters, transport)
         peer = channel.peer
         channels = self._channels.setdefault(peer, [])
         channels.append(channel)
         if len(channels) > _CHANNELS_PER_PEER:
             channels[0].close()
+        self._choose(peer)
         _log.info("link.up", extra={"peer": self._book.name(peer), "path": str(channel.path)})
         self._on_up(channel)
+        channel.ping()
+        self.nudge(peer)
+        return channel
+
+    async def _carry(self, channel: Channel, link: Link) -> None:
+        """Run an open channel until it is over."""
+        peer = channel.peer
         try:
-            await channel.run(self._on_frame)
+            if peer in self._book.peers():
+                await channel.run(self._on_frame)
         except Exception:  # noqa: BLE001 -- the top of a task: a bug costs this link, no more
             _log.exception("link.failed", extra={"peer": self._book.name(peer)})
         finally:
-            channels.remove(channel)
-            if not channels:
+            channel.close()
+            self._channels[peer].remove(channel)
+            if not self._channels[peer]:
                 del self._channels[peer]
+            self._choose(peer)
             self._on_down(channel)
             _log.info("link.down", extra={"peer": self._book.name(peer)})
             self.nudge(peer)
@@ -283,48 +321,37 @@ class Links:
         for channel in self._channels.get(peer, ()):
             channel.close()
 
-    async def _keep(self, peer: Key, keeper: _Keeper) -> None:
-        """Hold a channel to one peer: dial while there is none."""
-        timings = self._timings
-        backoff = Backoff(timings.redial_first_s, timings.redial_limit_s)
-        with keeper.scope:
-            while True:
-                keeper.nudge.clear()
-                if peer in self._channels:
-                    await keeper.nudge.wait()
-                    continue
-                started = _now()
-                await self._dial_any(peer)
-                # A link that is lost at once is no success.
-                if _now() - started > timings.dead_after_s:
-                    backoff.succeeded()
-                backoff.failed(_now(), random.random())  # noqa: S311 -- it spreads, no more
-                keeper.nudge.clear()
-                await anyio.sleep(timings.redial_first_s / 2)
-                with anyio.move_on_after(backoff.retry_at - _now()):
-                    await keeper.nudge.wait()
+    def _open_channels(self, peer: Key) -> list[Channel]:
+        return [channel for channel in self._channels.get(peer, ()) if channel.is_open]
 
-    async def _dial_any(self, peer: Key) -> None:
-        """Live on the first address that answers, until that link is lost."""
+    def _choose(self, peer: Key) -> Channel | None:
+        """Look again which channel is the best."""
+        channels = self._open_channels(peer)
+        before = self._chosen.pop(peer, None)
+        if not channels:
+            return None
+        place = 0
+        if len(channels) > 1:
+            current = channels.index(before) if before in channels else None
+            place = choose([channel.path for channel in channels], current)
+        self._chosen[peer] = channels[place]
+        return channels[place]
+
+    def _addresses(self, peer: Key) -> Sequence[str]:
         if peer not in self._book.peers():
-            return
-        for address in self._book.addresses(peer):
-            if peer in self._channels:
-                return
-            try:
-                link, session = await self._dial(address, peer, Mode.FULL)
-            except (Unavailable, Untrusted, InvalidInput) as error:
-                self._problems[peer] = f"{address}: {error.message}"
-                continue
-            self._problems.pop(peer, None)
-            if session.forerunner is not None:
-                # The book's next refresh ends this task, and begins one for the new key.
-                with anyio.CancelScope(shield=True):
-                    await link.aclose()
-                    await self._succeed(session.forerunner, session.peer)
-                return
-            await self._live(link, session)
-            return
+            return ()
+        return [*self._book.addresses(peer), *self._relays(peer)]
+
+    async def _dial_and_open(self, address: str, peer: Key) -> None:
+        link, session = await self._dial(address, peer, Mode.FULL)
+        if session.forerunner is not None:
+            # The book's next refresh ends this task, and begins one for the new key.
+            with anyio.CancelScope(shield=True):
+                await link.aclose()
+                await self._succeed(session.forerunner, session.peer)
+        elif self._tasks is not None:
+            channel = self._open(link, session, address.partition("://")[0])
+            self._tasks.start_soon(self._carry, channel, link)
 
     async def _dial(self, address: str, peer: Key | None, wish: Mode) -> tuple[Link, Session]:
         try:
@@ -351,9 +378,10 @@ class Links:
         return link, session
 
     async def _watch(self) -> None:
-        """Ping every channel, and end those that have gone silent."""
+        """Ping what we have been silent on, end what has gone silent, and look again which
+        channels are the best."""
         timings = self._timings
-        pause_s = timings.ping_s / 2
+        pause_s = timings.ping_s / 4
         while True:
             slept_at = _now()
             await anyio.sleep(pause_s)
@@ -361,12 +389,37 @@ class Links:
             # After a pause of our own (suspend, a stopped process) what came in meanwhile has
             # not been read yet: nobody else is to blame for the silence.
             overslept = now - slept_at > pause_s + timings.dead_after_s / 2
-            for channel in [channel for each in self._channels.values() for channel in each]:
-                if now - channel.heard_at > timings.dead_after_s and not overslept:
-                    self._counters["links.silent"] += 1
+            for peer, channels in list(self._channels.items()):
+                for channel in list(channels):
+                    silent_s = now - channel.heard_at
+                    channel.is_quiet = silent_s > (timings.ping_s + timings.dead_after_s) / 2
+                    if silent_s > timings.dead_after_s and not overslept:
+                        self._counters["links.silent"] += 1
+                        channel.close()
+                    elif self._is_ping_due(channel, now):
+                        channel.ping()
+                if len(channels) > 1:
+                    self._part_from_relays(channels, now)
+                    self._choose(peer)
+
+    def _is_ping_due(self, channel: Channel, now: float) -> bool:
+        """Each side must be heard every `ping_s`; an answer to a ping will do. One side pings a
+        little later than the other, so that one exchange serves both."""
+        ping_s = self._timings.ping_s
+        patience_s = ping_s if self._signer.key < channel.peer else 1.25 * ping_s
+        if now - channel.pinged_at < patience_s:
+            return False
+        is_unmeasured = channel.rtt_s is None or now - channel.pinged_at > _MEASURE_PINGS * ping_s
+        return is_unmeasured or now - channel.said_at >= patience_s
+
+    def _part_from_relays(self, channels: Sequence[Channel], now: float) -> None:
+        """A relay's work is somebody's else: it is spared once a direct way has proven good."""
+        proven_at = now - self._timings.relay_spare_s
+        paths = [(channel, channel.path) for channel in channels]
+        if any(path.kind == "direct" and path.opened_at < proven_at for _, path in paths):
+            for channel, path in paths:
+                if path.kind == "relay":
                     channel.close()
-                elif now - channel.pinged_at >= timings.ping_s:
-                    channel.ping()
 
 
 def _now() -> float:

@@ -6,13 +6,11 @@ import asyncio
 import logging
 import os
 import sqlite3
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as FilePath
 from typing import Final
 
 import anyio
@@ -20,14 +18,13 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from orvalho.contexts.identity import Key, Signer, key_text
-from orvalho.errors import Unavailable
+from orvalho.contexts.identity import Key, key_text
 from orvalho.peers import codes, mailbox, outbox, pairing, tally
 from orvalho.peers import envelope as envelopes
 from orvalho.peers.admission import Admission
 from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
 from orvalho.peers.channel import Channel
-from orvalho.peers.code_pairing import DEFAULT_PORT, OnPaired, Shown
+from orvalho.peers.code_pairing import Shown
 from orvalho.peers.codes import Code
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
@@ -40,23 +37,23 @@ from orvalho.peers.frames import (
     Cancel,
     Fail,
     GetBlob,
+    Heard,
     Hello,
     Mail,
     Reject,
     Reply,
     Tell,
 )
-from orvalho.peers.links import Links, OnSucceeded, PeerBook, Timings
+from orvalho.peers.links import Links
+from orvalho.peers.node_config import NodeConfig
 from orvalho.peers.outbox import Outgoing
-from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
+from orvalho.peers.pairing import Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
-from orvalho.peers.sending import OnUndelivered, Outcome, Sender
+from orvalho.peers.routing import Path
+from orvalho.peers.sending import Outcome, Sender
 from orvalho.peers.staging import Staging
-from orvalho.peers.succession import Heir
-from orvalho.peers.tally import Box, Quota
+from orvalho.peers.tally import Box
 from orvalho.peers.transfers import Transfers
-from orvalho.store import Store
-from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Listener
 
 _log = logging.getLogger(__name__)
@@ -80,51 +77,6 @@ class PeerEvent:
     at: float
 
 
-# Called when a peer says who it is: its key, and its Hello.
-OnGreeting = Callable[[Key, Hello], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeConfig:
-    """What a node is made of. `certificate` is the owner's word for `name` and the signer's
-    key; `blobs` a directory of the node's own; addresses are URLs of `catalog`.
-
-    `on_undelivered` runs inside the transaction that gives an envelope up, on the store's
-    thread; the others on the event loop.
-    """
-
-    name: str
-    signer: Signer
-    noise_static: bytes
-    owner_key: Key
-    certificate: bytes
-    listen: Sequence[str]
-    # Where others should dial, if not just where we listen (0.0.0.0 is no address to dial).
-    advertise: Callable[[Sequence[str]], Sequence[str]]
-    store: Store
-    blobs: FilePath
-    book: PeerBook
-    check_certificate: CheckCertificate
-    on_greeting: OnGreeting
-    on_paired: OnPaired
-    on_undelivered: OnUndelivered
-    catalog: Catalog = field(default_factory=Catalog)
-    quota: Quota = field(default_factory=Quota)
-    timings: Timings = field(default_factory=Timings)
-    resend_after_s: float = 5.0
-    resend_limit_s: float = 60.0
-    sweep_s: float = 2.0
-    # UDP: where those who type a code ask for who shows it; 0 hears nobody.
-    pairing_port: int = DEFAULT_PORT
-    # Our earlier keys, for which mail may still come, and what we say of them (`succession`);
-    # how we check what others say of theirs, and learn it.
-    formerly: frozenset[Key] = frozenset()
-    succession: bytes = b""
-    heir: Heir | None = None
-    on_succeeded: OnSucceeded | None = None
-    clock: Callable[[], float] = time.time
-
-
 class Node:
     """Made by `open_node`. Everything runs on one event loop, but for `stage`."""
 
@@ -142,22 +94,7 @@ class Node:
         self._staging = Staging()
         self._watchers: list[MemoryObjectSendStream[PeerEvent]] = []
         self._admission = self._make_admission(config)
-        self._links = Links(
-            signer=config.signer,
-            noise_static=config.noise_static,
-            catalog=config.catalog,
-            book=config.book,
-            timings=config.timings,
-            counters=self._counters,
-            strangers=self._admission.strangers,
-            on_pairing=self._admission.welcome,
-            on_up=self._up,
-            on_down=self._down,
-            on_frame=self._take,
-            succession=config.succession,
-            heir=config.heir,
-            on_succeeded=config.on_succeeded,
-        )
+        self._links = self._make_links(config)
         self._sender = Sender(
             store=config.store,
             blobs=self._blobs,
@@ -191,7 +128,33 @@ class Node:
             on_new=self._desk.accept,
             begin=self._desk.begin,
         )
-        self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+        self._dispatch = Dispatch(
+            tasks=tasks,
+            counters=self._counters,
+            name_of=self._name_of,
+            best=self._links.best,
+            patience_s=config.timings.patience_s,
+        )
+        self._online: set[Key] = set()
+
+    def _make_links(self, config: NodeConfig) -> Links:
+        return Links(
+            signer=config.signer,
+            noise_static=config.noise_static,
+            catalog=config.catalog,
+            book=config.book,
+            timings=config.timings,
+            counters=self._counters,
+            strangers=self._admission.strangers,
+            on_pairing=self._admission.welcome,
+            on_up=self._up,
+            on_down=self._down,
+            on_frame=self._take,
+            relays=config.relays,
+            succession=config.succession,
+            heir=config.heir,
+            on_succeeded=config.on_succeeded,
+        )
 
     def _make_admission(self, config: NodeConfig) -> Admission:
         return Admission(
@@ -324,30 +287,24 @@ class Node:
     # ---- live talk --------------------------------------------------------------------------
 
     async def tell(self, to: Key, kind: str, body: bytes) -> bool:
-        """Say something to a peer that is linked: False when it is not. It may be lost."""
-        channel = self._links.best(to)
-        if channel is None:
-            return False
-        try:
-            await channel.room()
-        except Unavailable:
-            return False
-        channel.send(Tell(kind=kind, body=body))
-        return True
-
-    async def ask(self, to: Key, kind: str, body: bytes, timeout_s: float) -> bytes:
-        """Ask a peer that is linked.
+        """Say something to a peer that is linked: False when it is not. It is heard once and in
+        order; lost only when the last link is, and none follows within seconds.
 
         Raises:
-            Unavailable: it is not, does not answer in time, or the link is lost.
+            LimitExceeded: frame-bytes: over 16 MiB.
+        """
+        return await self._dispatch.tell(to, kind, body)
+
+    async def ask(self, to: Key, kind: str, body: bytes, timeout_s: float) -> bytes:
+        """Ask a peer that is linked. It is answered once, even if links are lost meanwhile.
+
+        Raises:
+            Unavailable: it is not linked, does not answer in time, or the last link is lost and
+                none follows within seconds.
             LimitExceeded: frame-bytes: a question or an answer over 16 MiB.
             OrvalhoError: what its answerer raised, with `peer` set.
         """
-        channel = self._links.best(to)
-        if channel is None:
-            name = self._name_of(to)
-            raise Unavailable(f"{name} is not reachable now", where=name, hint="orvalho peer ls")
-        return await self._dispatch.ask(channel, kind, body, timeout_s)
+        return await self._dispatch.ask(to, kind, body, timeout_s)
 
     # ---- who is there -----------------------------------------------------------------------
 
@@ -355,8 +312,16 @@ class Node:
         return self._links.best(peer) is not None
 
     def paths(self, peer: Key) -> list[str]:
-        """The open ways to a peer, best first: `direct 127.0.0.1:4455`."""
+        """The open ways to a peer, best first: `direct 127.0.0.1:4455`, `relay "server"`."""
         return [str(path) for path in self._links.paths(peer)]
+
+    def ways(self, peer: Key) -> list[Path]:
+        """The same, with what is known of each."""
+        return self._links.paths(peer)
+
+    def unix_time(self, at: float) -> float:
+        """A moment of the event loop's clock, such as a Path's, in Unix seconds."""
+        return self._config.clock() - (asyncio.get_running_loop().time() - at)
 
     def rtt_s(self, peer: Key) -> float | None:
         """The round trip on the best way to a peer; None until it has been measured."""
@@ -394,6 +359,7 @@ class Node:
     async def forget(self, peer: Key) -> None:
         """The peer has left the book: drop it, and what waits for it."""
         self._links.refresh()
+        self._dispatch.forget(peer)
         await self._sender.drop_peer(peer)
 
     def move(self, old: Key, new: Key) -> None:
@@ -414,7 +380,7 @@ class Node:
         for peer in self._links.online():
             channel = self._links.best(peer)
             if channel is not None:
-                channel.send(self._hello())
+                channel.send(self._hello(peer))
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start: handshakes refused, frames and envelopes refused, each by
@@ -500,18 +466,21 @@ class Node:
             await anyio.sleep(self._config.sweep_s)
 
     def _up(self, channel: Channel) -> None:
-        is_first = len(self._links.paths(channel.peer)) == 1
+        peer = channel.peer
         self._dispatch.up(channel)
-        channel.send(self._hello())
-        self._sender.up(channel.peer)
-        if is_first:
+        channel.send(self._hello(peer))
+        self._sender.up(peer)
+        if peer not in self._online:
+            self._online.add(peer)
             self._tell_watchers(channel, is_online=True)
 
     def _down(self, channel: Channel) -> None:
+        peer = channel.peer
         self._dispatch.down(channel)
-        self._transfers.lost(channel.peer)
-        self._sender.down(channel.peer)
-        if not self._links.paths(channel.peer):
+        self._transfers.lost(channel)
+        self._sender.down(channel)
+        if self._links.best(peer) is None and peer in self._online:
+            self._online.discard(peer)
             self._tell_watchers(channel, is_online=False)
 
     def _tell_watchers(self, channel: Channel, *, is_online: bool) -> None:
@@ -531,7 +500,7 @@ class Node:
                 self._receiver.take(channel, frame)
             case Ack():
                 self._sender.acknowledged(channel.peer, frame.ids)
-            case Tell() | Ask() | Reply() | Fail() | Cancel():
+            case Tell() | Ask() | Reply() | Fail() | Cancel() | Heard():
                 self._dispatch.take(channel, frame)
             case GetBlob():
                 self._transfers.serve(channel, frame)
@@ -542,6 +511,8 @@ class Node:
                     self._sender.rejected, channel.peer, EnvelopeId(frame.id), frame.reason
                 )
             case Hello():
+                for stale in self._dispatch.greeted(channel, frame.boot):
+                    stale.close()
                 self._tasks.start_soon(self._greet, channel.peer, frame)
             case _:
                 self._counters["frames.unknown"] += 1
@@ -555,8 +526,13 @@ class Node:
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("greeting.failed", extra={"peer": self._name_of(peer)})
 
-    def _hello(self) -> Hello:
-        return Hello(name=self._config.name, addresses=self.addresses, greeting=self._greeting)
+    def _hello(self, peer: Key) -> Hello:
+        return Hello(
+            name=self._config.name,
+            addresses=self.addresses,
+            greeting=self._greeting,
+            boot=self._dispatch.boot(peer),
+        )
 
     def _introduction(self) -> Introduction:
         return Introduction(

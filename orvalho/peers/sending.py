@@ -71,16 +71,25 @@ class Undelivered:
 OnUndelivered = Callable[[sqlite3.Connection, Undelivered], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """An envelope that was sent, and not acknowledged yet."""
+
+    size_bytes: int
+    sent_at: float
+    channel: Channel
+
+
 @dataclass(slots=True)
 class _Lane:
     """The way of envelopes to one peer. `scanned` is how far into the outbox we have read; a
     lane that is not `scanning` has read all. `under_way` holds the size of each envelope that
-    was sent and when, oldest first."""
+    was sent, when, and on which channel, oldest first."""
 
     peer: Key
     backoff: Backoff
     ready: deque[Outgoing] = field(default_factory=deque)
-    under_way: OrderedDict[EnvelopeId, tuple[int, float]] = field(default_factory=OrderedDict)
+    under_way: OrderedDict[EnvelopeId, _UnderWay] = field(default_factory=OrderedDict)
     under_way_bytes: int = 0
     scanned: int = 0
     is_scanning: bool = True
@@ -91,21 +100,29 @@ class _Lane:
     def has_room(self) -> bool:
         return len(self.under_way) < _WINDOW_COUNT and self.under_way_bytes < _WINDOW_BYTES
 
-    def sent(self, outgoing: Outgoing, size_bytes: int, now: float) -> None:
+    def sent(self, outgoing: Outgoing, under_way: _UnderWay) -> None:
         self.landed(outgoing.id)
-        self.under_way[outgoing.id] = (size_bytes, now)
-        self.under_way_bytes += size_bytes
+        self.under_way[outgoing.id] = under_way
+        self.under_way_bytes += under_way.size_bytes
 
     def landed(self, id_: EnvelopeId) -> bool:
         """Whether it was under way, which it is no longer."""
-        size_bytes, _ = self.under_way.pop(id_, (-1, 0.0))
-        self.under_way_bytes -= max(size_bytes, 0)
-        return size_bytes >= 0
+        under_way = self.under_way.pop(id_, None)
+        self.under_way_bytes -= under_way.size_bytes if under_way else 0
+        return under_way is not None
 
     def rescan(self) -> None:
         self.scanned = 0
         self.is_scanning = True
         self.wake.set()
+
+    def lost(self, channel: Channel) -> None:
+        """What was under way on this channel is lost, as far as we know."""
+        gone = [id_ for id_, each in self.under_way.items() if each.channel is channel]
+        for id_ in gone:
+            self.landed(id_)
+        if gone:
+            self.rescan()
 
     def restart(self) -> None:
         """What was under way is lost, as far as we know."""
@@ -140,6 +157,7 @@ class Sender:
         self._resend_limit_s = resend_limit_s
         self._lanes: dict[Key, _Lane] = {}
         self._acknowledged: dict[EnvelopeId, Key] = {}
+        self._has_acknowledged = asyncio.Event()
         self._outcomes: OrderedDict[EnvelopeId, Outcome] = OrderedDict()
         self._waiters: dict[EnvelopeId, asyncio.Future[Outcome]] = {}
 
@@ -223,9 +241,11 @@ class Sender:
             lane.restart()
             self._tasks.start_soon(self._pump, lane)
 
-    def down(self, peer: Key) -> None:
+    def down(self, channel: Channel) -> None:
         """A channel has ended, and with it what it carried."""
-        self._lane(peer).restart()
+        lane = self._lane(channel.peer)
+        lane.lost(channel)
+        lane.wake.set()
 
     def acknowledged(self, peer: Key, ids: Sequence[bytes]) -> None:
         lane = self._lane(peer)
@@ -234,6 +254,7 @@ class Sender:
             # A peer speaks only for what was sent to it.
             if lane.landed(id_):
                 self._acknowledged[id_] = peer
+                self._has_acknowledged.set()
                 self._settle(id_, Outcome.DELIVERED)
         lane.backoff.succeeded()
         lane.wake.set()
@@ -256,9 +277,12 @@ class Sender:
     async def settle(self) -> None:
         """Remove what has arrived from the outbox, every now and then; a task."""
         while True:
+            await self._has_acknowledged.wait()
             await anyio.sleep(_ACKNOWLEDGE_AFTER_S)
-            if self._acknowledged:
-                await self.flush_acknowledged()
+            self._has_acknowledged.clear()
+            await self.flush_acknowledged()
+            if self._acknowledged:  # the store refused, or more came meanwhile
+                self._has_acknowledged.set()
 
     async def flush_acknowledged(self) -> None:
         """Remove what has arrived from the outbox."""
@@ -295,8 +319,8 @@ class Sender:
         for lane in self._lanes.values():
             if not lane.is_pumping or not lane.under_way or now < lane.backoff.retry_at:
                 continue
-            _, sent_at = next(iter(lane.under_way.values()))
-            if now - sent_at >= self._resend_after_s:
+            oldest = next(iter(lane.under_way.values()))
+            if now - oldest.sent_at >= self._resend_after_s:
                 self._counters["outbox.resent"] += 1
                 lane.backoff.failed(now)
                 lane.rescan()
@@ -324,7 +348,8 @@ class Sender:
         with suppress(Unavailable):
             await channel.room()
             channel.send(Mail(sealed=outgoing.sealed, body=body))
-            lane.sent(outgoing, len(outgoing.sealed) + len(body), _now())
+            size_bytes = len(outgoing.sealed) + len(body)
+            lane.sent(outgoing, _UnderWay(size_bytes, _now(), channel))
 
     async def _read_body(self, id_: EnvelopeId) -> bytes:
         try:
@@ -351,7 +376,7 @@ class Sender:
         if id_ in self._acknowledged:
             return False
         under_way = lane.under_way.get(id_)
-        return under_way is None or now - under_way[1] >= self._resend_after_s
+        return under_way is None or now - under_way.sent_at >= self._resend_after_s
 
     async def _discard(self, removed: Sequence[Removed]) -> None:
         """Delete the bodies that were kept apart."""

@@ -45,6 +45,8 @@ class Transfers:
         self._counters = counters
         self._taking: dict[EnvelopeId, Key] = {}
         self._parts: dict[_PartName, asyncio.Future[bytes | None]] = {}
+        # On which channel each of these was asked for.
+        self._asked_on: dict[_PartName, Channel] = {}
         self._serving: Counter[Key] = Counter()
 
     def take(
@@ -80,10 +82,10 @@ class Transfers:
         elif not waiter.done():
             waiter.set_result(part.content)
 
-    def lost(self, peer: Key) -> None:
-        """A channel to the peer has ended: what was asked for on it will not come."""
+    def lost(self, channel: Channel) -> None:
+        """A channel has ended: what was asked for on it will not come."""
         for name, waiter in self._parts.items():
-            if name[0] == peer and not waiter.done():
+            if self._asked_on[name] is channel and not waiter.done():
                 waiter.set_result(None)
 
     async def _take(
@@ -131,10 +133,13 @@ class Transfers:
         add: Callable[[int, bytes], bool],
     ) -> bool:
         """Ask for these parts, and write them as they come; True when that was the last."""
+        if not channel.is_open:
+            raise Unavailable("the link is lost")
         loop = asyncio.get_running_loop()
         waiters = {offset: loop.create_future() for offset in offsets}
         names: dict[int, _PartName] = {offset: (channel.peer, id_, offset) for offset in offsets}
         self._parts |= {names[offset]: waiter for offset, waiter in waiters.items()}
+        self._asked_on |= dict.fromkeys(names.values(), channel)
         is_whole = False
         try:
             for offset in offsets:
@@ -148,6 +153,7 @@ class Transfers:
         finally:
             for name in names.values():
                 self._parts.pop(name).cancel()
+                self._asked_on.pop(name)
         return is_whole
 
     async def _serve(self, channel: Channel, asked: GetBlob) -> None:

@@ -241,6 +241,36 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
         ),
     ),
     m.PolicyCheck: (m.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),),
+    m.TransportList: (
+        m.TransportListReply(
+            transports=(
+                m.TransportState(
+                    scheme="ws",
+                    module="orvalho.transports.websocket",
+                    install=None,
+                    listening=("ws://0.0.0.0:4455",),
+                    links=1,
+                ),
+                m.TransportState(
+                    scheme="quic",
+                    module="orvalho.transports.quic",
+                    install="pip install 'orvalho[quic]'",
+                    listening=(),
+                    links=0,
+                ),
+            ),
+            links=(
+                m.LinkState(
+                    peer="phone2",
+                    path="direct 127.0.0.1:4455",
+                    transport="ws",
+                    used=True,
+                    rtt_ms=1,
+                    opened_at=1_700_000_000.0,
+                ),
+            ),
+        ),
+    ),
     m.WorkerList: (
         m.WorkerListReply(
             workers=(

@@ -34,6 +34,7 @@ JSON_COMMANDS = {
     "why": ("why", "r_1"),
     "policy-checked": ("policy", "check"),
     "workers": ("worker", "ls"),
+    "transports": ("transports",),
     "settings": ("config", "show"),
     "audit-entry": ("audit",),
     "findings": ("doctor",),

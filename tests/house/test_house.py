@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "orvalho").rglob("*.py"))
 PURE = (
     *("peers/noise.py", "peers/session.py", "peers/pairing.py", "peers/routing.py", "retry.py"),
     *("peers/records.py", "peers/gossip.py", "peers/sights.py", "peers/beacon.py"),
-    *("peers/pake.py", "peers/codes.py", "peers/succession.py"),
+    *("peers/pake.py", "peers/codes.py", "peers/succession.py", "peers/once.py"),
 )
 
 

@@ -11,8 +11,8 @@ from orvalho.peers import frames
 
 
 def test_a_newer_nodes_frame_may_say_more_and_an_unknown_one_is_ignored() -> None:
-    longer = msgspec.msgpack.encode([7, 1, "kind", b"body", "something new"])
-    assert frames.decode(longer) == frames.Ask(call=1, kind="kind", body=b"body")
+    longer = msgspec.msgpack.encode([7, 1, "kind", b"body", 1, "something new"])
+    assert frames.decode(longer) == frames.Ask(call=1, kind="kind", body=b"body", settled=1)
     assert frames.decode(msgspec.msgpack.encode([200, "new"])) is None
 
 

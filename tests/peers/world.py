@@ -15,7 +15,8 @@ from orvalho.contexts.identity import Key, Signer, certify, check_certificate
 from orvalho.peers.envelope import Envelope
 from orvalho.peers.frames import Hello
 from orvalho.peers.links import Timings
-from orvalho.peers.node import MIGRATIONS, Node, NodeConfig, open_node
+from orvalho.peers.node import MIGRATIONS, Node, open_node
+from orvalho.peers.node_config import NodeConfig
 from orvalho.peers.pairing import Paired
 from orvalho.peers.sending import Undelivered
 from orvalho.store import Store, open_store
@@ -23,7 +24,14 @@ from orvalho.transports.catalog import Catalog
 
 # A network in one process answers at once: nothing needs the patience of a real one.
 QUICK = Timings(
-    handshake_s=0.5, ping_s=0.05, dead_after_s=0.2, redial_first_s=0.01, redial_limit_s=0.1
+    handshake_s=0.5,
+    ping_s=0.05,
+    dead_after_s=0.2,
+    redial_first_s=0.01,
+    redial_limit_s=0.1,
+    patience_s=0.5,
+    stagger_s=0.1,
+    spare_after_s=0.02,
 )
 
 
