@@ -22,11 +22,12 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from orvalho.contexts.identity import Key, Signer, key_text
 from orvalho.errors import Unavailable
+from orvalho.peers import deposits, depot, depots, mailbox, outbox, pairing, tally
 from orvalho.peers import envelope as envelopes
-from orvalho.peers import mailbox, outbox, pairing, tally
 from orvalho.peers.admission import Admission, OnPaired
 from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
 from orvalho.peers.channel import Channel
+from orvalho.peers.depots import Depots
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
 from orvalho.peers.envelope import INLINE_BYTES, EnvelopeId
@@ -44,6 +45,7 @@ from orvalho.peers.frames import (
     Reply,
     Tell,
 )
+from orvalho.peers.keeping import DepotTerms
 from orvalho.peers.links import Links, PeerBook, Timings
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
@@ -59,7 +61,14 @@ from orvalho.transports.link import Listener
 _log = logging.getLogger(__name__)
 
 # For `open_store`.
-MIGRATIONS: Final = (tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS)
+MIGRATIONS: Final = (
+    tally.MIGRATIONS,
+    outbox.MIGRATIONS,
+    mailbox.MIGRATIONS,
+    pairing.MIGRATIONS,
+    depot.MIGRATIONS,
+    deposits.MIGRATIONS,
+)
 
 _WATCHED_EVENTS: Final = 256
 
@@ -104,6 +113,7 @@ class NodeConfig:
     on_undelivered: OnUndelivered
     catalog: Catalog = field(default_factory=Catalog)
     quota: Quota = field(default_factory=Quota)
+    depot: DepotTerms = field(default_factory=DepotTerms)
     timings: Timings = field(default_factory=Timings)
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
@@ -174,6 +184,24 @@ class Node:
             on_new=self._desk.accept,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+        self.depots: Final = Depots(
+            store=config.store,
+            blobs=self._blobs,
+            tasks=tasks,
+            counters=self._counters,
+            signer=config.signer,
+            clock=config.clock,
+            terms=config.depot,
+            book=config.book,
+            links=self._links,
+            dispatch=self._dispatch,
+            ask=self.ask,
+            sender=self._sender,
+            receiver=self._receiver,
+            desk=self._desk,
+            stage=self._stage_letter,
+            flush=self.flush,
+        )
 
     # ---- what we do when others speak -------------------------------------------------------
 
@@ -250,6 +278,7 @@ class Node:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
         self._sender.release(to, self._staging.take(ids))
+        self.depots.depositor.wake(to)
 
     async def post(
         self,
@@ -351,6 +380,7 @@ class Node:
         """The peer has left the book: drop it, and what waits for it."""
         self._links.refresh()
         await self._sender.drop_peer(peer)
+        await self.depots.drop_peer(peer)
 
     def set_greeting(self, greeting: bytes) -> None:
         """What peers are told of those above us, when they link and whenever it changes."""
@@ -411,6 +441,7 @@ class Node:
         self._tasks.start_soon(self._receiver.commit)
         self._tasks.start_soon(self._sender.settle)
         self._tasks.start_soon(self._sweep)
+        self._tasks.start_soon(self.depots.depositor.run)
         await self._links.run()
 
     async def _sweep(self) -> None:
@@ -419,6 +450,7 @@ class Node:
             now = self._config.clock()
             await self._sender.expire(now)
             self._sender.resend()
+            await self.depots.expire(now)
             if now - swept_blobs_at > 600:
                 swept_blobs_at = now
                 self._store.transact_soon("mailbox.forget", partial(mailbox.forget, now=now))
@@ -431,6 +463,7 @@ class Node:
         self._dispatch.up(channel)
         channel.send(self._hello())
         self._sender.up(channel.peer)
+        self.depots.up(channel)
         if is_first:
             self._tell_watchers(channel, is_online=True)
 
@@ -438,6 +471,7 @@ class Node:
         self._dispatch.down(channel)
         self._transfers.lost(channel.peer)
         self._sender.down(channel.peer)
+        self.depots.down(channel)
         if not self._links.paths(channel.peer):
             self._tell_watchers(channel, is_online=False)
 
@@ -479,6 +513,11 @@ class Node:
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("greeting.failed", extra={"peer": self._name_of(peer)})
 
+    def _stage_letter(
+        self, connection: sqlite3.Connection, to: Key, kind: str, body: bytes, expires_at: float
+    ) -> EnvelopeId:
+        return self.stage(connection, to, kind, body, expires_at=expires_at)
+
     def _hello(self) -> Hello:
         return Hello(name=self._config.name, addresses=self.addresses, greeting=self._greeting)
 
@@ -498,7 +537,8 @@ class Node:
 def _files(connection: sqlite3.Connection) -> set[str]:
     """The files that rows need."""
     ours = {outgoing_name(id_) for id_ in outbox.apart(connection)}
-    return ours | {incoming_name(sender, id_) for sender, id_ in mailbox.apart(connection)}
+    theirs = {incoming_name(sender, id_) for sender, id_ in mailbox.apart(connection)}
+    return ours | theirs | depots.files(connection)
 
 
 @asynccontextmanager

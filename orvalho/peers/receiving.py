@@ -18,7 +18,7 @@ from typing import Final
 from orvalho.contexts.identity import Key
 from orvalho.errors import LimitExceeded, Unavailable, Untrusted
 from orvalho.peers import mailbox
-from orvalho.peers.channel import Channel
+from orvalho.peers.channel import Bearer, Channel
 from orvalho.peers.envelope import Envelope, open_sealed, sender_of
 from orvalho.peers.frames import Ack, Mail, Reject
 from orvalho.peers.tally import Quota
@@ -69,7 +69,7 @@ class Receiver:
         self._knows_kind = knows_kind
         self._on_new = on_new
         self._folds: dict[str, Fold] = {}
-        self._waiting: list[tuple[Channel, Envelope]] = []
+        self._waiting: list[tuple[Bearer, Envelope]] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
 
@@ -85,11 +85,16 @@ class Receiver:
         except (Untrusted, LimitExceeded) as error:
             self._counters[f"envelopes.refused: {error.message}"] += 1
             return
+        self.accept(channel, envelope, mail.body)
+
+    def accept(self, channel: Bearer, envelope: Envelope, body: bytes) -> None:
+        """An envelope that has been checked. `body` comes along if it is kept apart, or is empty
+        and then fetched from a channel; nobody else is asked for one."""
         if not self._knows_kind(envelope.kind):
             self._counters["envelopes.refused: of an unknown kind"] += 1
             channel.send(Reject(id=envelope.id, reason=f'nobody handles "{envelope.kind}" there'))
         elif envelope.blob is not None:
-            self._transfers.take(channel, envelope, mail.body, partial(self._keep, channel))
+            self._transfers.take(channel, envelope, body, partial(self._keep, channel))
         else:
             self._keep(channel, envelope)
 
@@ -108,7 +113,7 @@ class Receiver:
                 continue
             self._acknowledge(batch, staged)
 
-    def _keep(self, channel: Channel, envelope: Envelope) -> None:
+    def _keep(self, channel: Bearer, envelope: Envelope) -> None:
         size = self._waiting_bytes + len(envelope.body)
         if len(self._waiting) >= _WAITING_COUNT or size > _WAITING_BYTES:
             self._counters["envelopes.dropped"] += 1
@@ -118,7 +123,7 @@ class Receiver:
         self._wake.set()
 
     def _stage(
-        self, batch: Sequence[tuple[Channel, Envelope]], connection: sqlite3.Connection
+        self, batch: Sequence[tuple[Bearer, Envelope]], connection: sqlite3.Connection
     ) -> list[_Staged | Callable[[], None]]:
         staged: list[_Staged | Callable[[], None]] = []
         for _, envelope in batch:
@@ -152,10 +157,10 @@ class Receiver:
 
     def _acknowledge(
         self,
-        batch: Sequence[tuple[Channel, Envelope]],
+        batch: Sequence[tuple[Bearer, Envelope]],
         staged: Sequence[_Staged | Callable[[], None]],
     ) -> None:
-        kept: dict[Channel, list[bytes]] = {}
+        kept: dict[Bearer, list[bytes]] = {}
         for (channel, envelope), result in zip(batch, staged, strict=True):
             if result is _Staged.FULL:
                 self._counters["envelopes.postponed"] += 1

@@ -17,7 +17,7 @@ from orvalho.contexts.identity import Key
 from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.peers import mailbox, outbox
 from orvalho.peers.blobs import PART_BYTES, Blobs, incoming_name, outgoing_name
-from orvalho.peers.channel import Channel
+from orvalho.peers.channel import Bearer, Channel
 from orvalho.peers.envelope import BlobRef, Envelope, EnvelopeId
 from orvalho.peers.frames import BlobPart, GetBlob
 from orvalho.store import Store
@@ -49,7 +49,7 @@ class Transfers:
 
     def take(
         self,
-        channel: Channel,
+        channel: Bearer,
         envelope: Envelope,
         body: bytes,
         on_here: Callable[[Envelope], None],
@@ -88,7 +88,7 @@ class Transfers:
 
     async def _take(
         self,
-        channel: Channel,
+        channel: Bearer,
         envelope: Envelope,
         body: bytes,
         on_here: Callable[[Envelope], None],
@@ -109,7 +109,7 @@ class Transfers:
         finally:
             del self._taking[envelope.id]
 
-    async def _fetch(self, channel: Channel, id_: EnvelopeId, name: str, blob: BlobRef) -> None:
+    async def _fetch(self, channel: Bearer, id_: EnvelopeId, name: str, blob: BlobRef) -> None:
         if await to_thread.run_sync(self._blobs.has, name):
             return
         offset = await to_thread.run_sync(self._blobs.arrived_bytes, name)
@@ -125,7 +125,7 @@ class Transfers:
 
     async def _fetch_parts(
         self,
-        channel: Channel,
+        channel: Bearer,
         id_: EnvelopeId,
         offsets: range,
         add: Callable[[int, bytes], bool],
