@@ -15,7 +15,7 @@ from orvalho.control import messages as m
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
-    "note": (m.Note, "ctx new, peer rm, script cancel, config set, daemon stop"),
+    "note": (m.Note, "ctx new, peer rm, depot rm, script cancel, config set, daemon stop"),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
     "ticket": (m.Ticket, "peer invite"),
@@ -34,6 +34,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "workers": (m.WorkerListReply, "worker ls"),
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
+    "depot": (m.DepotListReply, "depot ls"),
     "findings": (m.DoctorReply, "doctor"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }

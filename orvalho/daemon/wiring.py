@@ -32,6 +32,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
@@ -41,6 +42,7 @@ from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
 from orvalho.peers import tally
 from orvalho.peers.frames import Hello
+from orvalho.peers.keeping import DepotTerms
 from orvalho.peers.node import Node, NodeConfig, open_node
 from orvalho.peers.pairing import Paired
 from orvalho.peers.sending import Undelivered
@@ -200,11 +202,29 @@ class _Wiring:
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            depot=DepotTerms(
+                keeps_for=lambda key: self._settings.depot.enabled and self._is_own(key),
+                kept_by=self._is_own,
+                quota=self._depot_quota,
+            ),
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
             ),
         )
+
+    @property
+    def _settings(self) -> configuration.Config:
+        """As they are now: they may be read again while we run."""
+        return (self._house.settings if self._house else self._loaded).config
+
+    def _is_own(self, node_key: Key) -> bool:
+        peer = self._book.by_key(node_key)
+        return peer is not None and peer.relation == "own"
+
+    def _depot_quota(self) -> tally.Quota:
+        depot = self._settings.depot
+        return tally.Quota(count=depot.per_peer_count, bytes=parse_size(depot.per_peer_bytes))
 
     def build(self, node: Node) -> House:
         config, home = self._loaded.config, self._home
@@ -266,6 +286,7 @@ class _Wiring:
         context = ContextOperations(house, self._announce)
         peer = PeerOperations(house, self.scripts, self._caller)
         policy = PolicyOperations(house)
+        depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
         return {
@@ -286,6 +307,8 @@ class _Wiring:
             control.GroupShow: policy.show_group,
             control.PolicyCheck: policy.check,
             control.Audit: policy.audit,
+            control.DepotList: depot.list,
+            control.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
             control.ScriptCheck: script.check,

@@ -4,25 +4,17 @@ nothing of it."""
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from orvalho.errors import Denied, InvalidInput
-from orvalho.peers import depot
-from orvalho.peers.depot import TAKEN, Collect, Item, Keep, Places, Verdicts
-from orvalho.peers.desk import Delivery
-from orvalho.peers.envelope import INLINE_BYTES, Envelope, EnvelopeId
+from orvalho.peers.envelope import INLINE_BYTES
 from orvalho.peers.keeping import DepotTerms
-from orvalho.peers.parcel import wrap
 from orvalho.peers.sending import Outcome
-from orvalho.peers.tally import Quota
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.memory import MemoryNetwork
 from tests.peers.world import Person, until
