@@ -75,7 +75,7 @@ class Depot(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Relay(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether frames between two of our peers may pass through here."""
+    """Whether frames between two of our own devices may pass through here."""
 
     enabled: bool = True
 

@@ -45,6 +45,7 @@ from orvalho.peers.frames import Hello
 from orvalho.peers.keeping import DepotTerms
 from orvalho.peers.node import Node, NodeConfig, open_node
 from orvalho.peers.pairing import Paired
+from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
 from orvalho.policies import audit
 from orvalho.policies.audit import Audit
@@ -206,6 +207,10 @@ class _Wiring:
                 keeps_for=lambda key: self._settings.depot.enabled and self._is_own(key),
                 kept_by=self._is_own,
                 quota=self._depot_quota,
+            ),
+            relay=RelayTerms(
+                passes=lambda key: self._settings.relay.enabled and self._is_own(key),
+                asks=self._is_own,
             ),
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,

@@ -66,6 +66,7 @@ class Links:
     """Channels to every peer in the book, kept for as long as `run` runs.
 
     `on_up` and `on_down` are told of each channel, before its first frame and after its last.
+    `relays` names further addresses of a peer, tried after its own.
     `strangers` says how far a key may go that is not in the book; `on_pairing` then talks with
     it over a session in pairing mode.
     """
@@ -84,6 +85,7 @@ class Links:
         on_up: Callable[[Channel], None],
         on_down: Callable[[Channel], None],
         on_frame: OnFrame,
+        relays: Callable[[Key], Sequence[str]] = lambda _: (),
     ) -> None:
         self._signer = signer
         self._noise_static = noise_static
@@ -96,6 +98,7 @@ class Links:
         self._on_up = on_up
         self._on_down = on_down
         self._on_frame = on_frame
+        self._relays = relays
         self._channels: dict[Key, list[Channel]] = {}
         self._keepers: dict[Key, _Keeper] = {}
         self._problems: dict[Key, str] = {}
@@ -110,6 +113,11 @@ class Links:
         if len(channels) > 1:
             return channels[rank([channel.path for channel in channels])[0]]
         return channels[0] if channels else None
+
+    def direct(self, peer: Key) -> Channel | None:
+        """The best channel to a peer that runs through no other node."""
+        channels = [c for c in self._channels.get(peer, ()) if c.is_open and not c.path.is_relay]
+        return channels[rank([c.path for c in channels])[0]] if channels else None
 
     def paths(self, peer: Key) -> list[Path]:
         """The open ways to a peer, best first."""
@@ -278,13 +286,15 @@ class Links:
         """Live on the first address that answers, until that link is lost."""
         if peer not in self._book.peers():
             return
-        for address in self._book.addresses(peer):
+        relays = self._relays(peer)
+        for address in (*self._book.addresses(peer), *relays):
             if peer in self._channels:
                 return
             try:
                 link, session = await self._dial(address, peer, Mode.FULL)
             except (Unavailable, Untrusted, InvalidInput) as error:
-                self._problems[peer] = f"{address}: {error.message}"
+                if address not in relays:
+                    self._problems[peer] = f"{address}: {error.message}"
                 continue
             self._problems.pop(peer, None)
             await self._live(link, session)

@@ -50,6 +50,8 @@ from orvalho.peers.links import Links, PeerBook, Timings
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import CheckCertificate, Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
+from orvalho.peers.relay import SCHEME, RelayTerms
+from orvalho.peers.relaying import Relays
 from orvalho.peers.sending import OnUndelivered, Outcome, Sender
 from orvalho.peers.staging import Staging
 from orvalho.peers.tally import Box, Quota
@@ -114,6 +116,7 @@ class NodeConfig:
     catalog: Catalog = field(default_factory=Catalog)
     quota: Quota = field(default_factory=Quota)
     depot: DepotTerms = field(default_factory=DepotTerms)
+    relay: RelayTerms = field(default_factory=RelayTerms)
     timings: Timings = field(default_factory=Timings)
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
@@ -144,10 +147,18 @@ class Node:
             on_paired=config.on_paired,
             counters=self._counters,
         )
+        self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
+        self._relays = Relays(
+            dispatch=self._dispatch,
+            counters=self._counters,
+            terms=config.relay,
+            book=config.book,
+            name_of=self._name_of,
+        )
         self._links = Links(
             signer=config.signer,
             noise_static=config.noise_static,
-            catalog=config.catalog,
+            catalog=config.catalog.extended(SCHEME, self._relays.transport),
             book=config.book,
             timings=config.timings,
             counters=self._counters,
@@ -156,7 +167,9 @@ class Node:
             on_up=self._up,
             on_down=self._down,
             on_frame=self._take,
+            relays=self._relays.addresses,
         )
+        self._relays.links = self._links
         self._sender = Sender(
             store=config.store,
             blobs=self._blobs,
@@ -183,7 +196,6 @@ class Node:
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
         )
-        self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
         self.depots: Final = Depots(
             store=config.store,
             blobs=self._blobs,
@@ -464,11 +476,13 @@ class Node:
         channel.send(self._hello())
         self._sender.up(channel.peer)
         self.depots.up(channel)
+        self._relays.up(channel)
         if is_first:
             self._tell_watchers(channel, is_online=True)
 
     def _down(self, channel: Channel) -> None:
         self._dispatch.down(channel)
+        self._relays.down(channel)
         self._transfers.lost(channel.peer)
         self._sender.down(channel.peer)
         self.depots.down(channel)
@@ -559,6 +573,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             listeners = [
                 await stack.enter_async_context(node.listen(address)) for address in config.listen
             ]
+            await stack.enter_async_context(node.listen(f"{SCHEME}://"))
             node.addresses = tuple(config.advertise([each.address for each in listeners]))
             tasks.start_soon(node.run, ready)
             asyncio.get_running_loop().call_soon(ready.set)

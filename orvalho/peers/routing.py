@@ -1,4 +1,4 @@
-"""Which of several ways to a node to take. Pure; every way is direct."""
+"""Which of several ways to a node to take. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ class Path:
     rtt_s: float | None
     opened_at: float
 
+    @property
+    def is_relay(self) -> bool:
+        """Through another node, whose name in quotes describes the link."""
+        return self.description.startswith('"')
+
     def __str__(self) -> str:
-        return f"direct {self.description}"
+        return f"{'relay' if self.is_relay else 'direct'} {self.description}"
 
 
 def rank(paths: Sequence[Path]) -> list[int]:
-    """The places of the paths, best first: a measured one before one that is not, the quicker
+    """The places of the paths, best first: a direct one before one
+    through a relay, a measured one before one that is not, the quicker
     before the slower, the newer before the older."""
 
-    def cost(index: int) -> tuple[bool, float, float]:
+    def cost(index: int) -> tuple[bool, bool, float, float]:
         path = paths[index]
-        return path.rtt_s is None, path.rtt_s or 0.0, -path.opened_at
+        return path.is_relay, path.rtt_s is None, path.rtt_s or 0.0, -path.opened_at
 
     return sorted(range(len(paths)), key=cost)

@@ -29,6 +29,10 @@ class Catalog:
     def __init__(self, given: Mapping[str, Transport] | None = None) -> None:
         self._made: dict[str, Transport] = dict(given or {})
 
+    def extended(self, scheme: str, transport: Transport) -> Catalog:
+        """These, and one more."""
+        return Catalog({**self._made, scheme: transport})
+
     def find(self, address: str) -> Transport:
         """The transport that serves `address`.
 
