@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path as FilePath
@@ -148,13 +148,7 @@ class Node:
             counters=self._counters,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
-        self._relays = Relays(
-            dispatch=self._dispatch,
-            counters=self._counters,
-            terms=config.relay,
-            book=config.book,
-            name_of=self._name_of,
-        )
+        self._relays = Relays(self._dispatch, self._counters, config.relay, config.book)
         self._links = Links(
             signer=config.signer,
             noise_static=config.noise_static,
@@ -170,16 +164,7 @@ class Node:
             relays=self._relays.addresses,
         )
         self._relays.links = self._links
-        self._sender = Sender(
-            store=config.store,
-            blobs=self._blobs,
-            links=self._links,
-            tasks=tasks,
-            counters=self._counters,
-            on_undelivered=config.on_undelivered,
-            resend_after_s=config.resend_after_s,
-            resend_limit_s=config.resend_limit_s,
-        )
+        self._sender = self._make_sender()
         self._transfers = Transfers(
             store=config.store, blobs=self._blobs, tasks=tasks, counters=self._counters
         )
@@ -196,24 +181,7 @@ class Node:
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
         )
-        self.depots: Final = Depots(
-            store=config.store,
-            blobs=self._blobs,
-            tasks=tasks,
-            counters=self._counters,
-            signer=config.signer,
-            clock=config.clock,
-            terms=config.depot,
-            book=config.book,
-            links=self._links,
-            dispatch=self._dispatch,
-            ask=self.ask,
-            sender=self._sender,
-            receiver=self._receiver,
-            desk=self._desk,
-            stage=self._stage_letter,
-            flush=self.flush,
-        )
+        self.depots: Final = self._make_depots()
 
     # ---- what we do when others speak -------------------------------------------------------
 
@@ -460,9 +428,10 @@ class Node:
         swept_blobs_at = 0.0
         while True:
             now = self._config.clock()
-            await self._sender.expire(now)
+            with suppress(Unavailable):  # a full disk, for now
+                await self._sender.expire(now)
+                await self.depots.expire(now)
             self._sender.resend()
-            await self.depots.expire(now)
             if now - swept_blobs_at > 600:
                 swept_blobs_at = now
                 self._store.transact_soon("mailbox.forget", partial(mailbox.forget, now=now))
@@ -526,6 +495,40 @@ class Node:
             await self._config.on_greeting(peer, hello)
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("greeting.failed", extra={"peer": self._name_of(peer)})
+
+    def _make_sender(self) -> Sender:
+        config = self._config
+        return Sender(
+            store=config.store,
+            blobs=self._blobs,
+            links=self._links,
+            tasks=self._tasks,
+            counters=self._counters,
+            on_undelivered=config.on_undelivered,
+            resend_after_s=config.resend_after_s,
+            resend_limit_s=config.resend_limit_s,
+        )
+
+    def _make_depots(self) -> Depots:
+        config = self._config
+        return Depots(
+            store=config.store,
+            blobs=self._blobs,
+            tasks=self._tasks,
+            counters=self._counters,
+            signer=config.signer,
+            clock=config.clock,
+            terms=config.depot,
+            book=config.book,
+            links=self._links,
+            dispatch=self._dispatch,
+            ask=self.ask,
+            sender=self._sender,
+            receiver=self._receiver,
+            desk=self._desk,
+            stage=self._stage_letter,
+            flush=self.flush,
+        )
 
     def _stage_letter(
         self, connection: sqlite3.Connection, to: Key, kind: str, body: bytes, expires_at: float

@@ -8,13 +8,12 @@ what a relay holds for two peers is bounded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from orvalho.contexts.identity import Key
+from orvalho.contexts.identity import Key, key_text
 from orvalho.errors import Denied, InvalidInput, LimitExceeded, Unavailable
 from orvalho.peers.channel import Channel
 from orvalho.peers.dispatch import Dispatch
@@ -58,18 +57,16 @@ class Relays:
 
     def __init__(
         self,
-        *,
         dispatch: Dispatch,
         counters: Counter[str],
         terms: RelayTerms,
         book: PeerBook,
-        name_of: Callable[[Key], str],
     ) -> None:
         self.transport: Final = RelayTransport(
             dispatch=dispatch,
             counters=counters,
             direct=self._direct,
-            name_of=name_of,
+            name_of=lambda peer: book.name(peer) or key_text(peer),
         )
         self._dispatch = dispatch
         self._counters = counters

@@ -31,6 +31,7 @@ JSON_COMMANDS = {
     "workers": ("worker", "ls"),
     "settings": ("config", "show"),
     "audit-entry": ("audit",),
+    "depot": ("depot", "ls"),
     "findings": ("doctor",),
     "daemon": ("daemon", "status"),
 }
