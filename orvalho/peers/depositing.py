@@ -10,6 +10,7 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -19,7 +20,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from orvalho.contexts.identity import Key
-from orvalho.errors import OrvalhoError
+from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.peers import deposits, outbox
 from orvalho.peers.blobs import Blobs, outgoing_name
 from orvalho.peers.deposits import Deposit
@@ -149,7 +150,8 @@ class Depositor:
 
         async def settle() -> None:
             work = partial(outbox.acknowledge, pairs=answers)
-            await self._sender.settled(await self._store.transact("outbox.answered", work))
+            with suppress(Unavailable):  # a full disk: it is settled in another way, or expires
+                await self._sender.settled(await self._store.transact("outbox.answered", work))
 
         self._tasks.start_soon(settle)
 
