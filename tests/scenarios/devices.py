@@ -79,7 +79,9 @@ class Device:
             )
         wait_until(
             # Its power may go before it has answered anybody.
-            lambda: (bool(kill_at) and self.has_died) or self.is_answering(),
+            lambda: (
+                (bool(kill_at) and self.has_died) or (self.socket.exists() and self.is_answering())
+            ),
             f"{self.name} answers",
         )
 
