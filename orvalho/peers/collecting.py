@@ -33,7 +33,7 @@ from orvalho.peers.envelope import (
 )
 from orvalho.peers.fetching import fetch_body
 from orvalho.peers.frames import Ack, Frame, Reject
-from orvalho.peers.keeping import Asks, read_message
+from orvalho.peers.keeping import Asks, bounded, read_message
 from orvalho.peers.parcel import TAG_BYTES, carried_name, decrypt_body
 from orvalho.peers.receiving import Receiver
 from orvalho.store import Store
@@ -126,7 +126,7 @@ class Collector:
         Raises:
             InvalidInput: this is no such request.
         """
-        items = read_message(body, Collect).items
+        items = bounded(read_message(body, Collect).items)
         # One offer of a keeper after the other: two would fetch the same bodies.
         async with self._turn(keeper):
             opened = await to_thread.run_sync(self._open_all, items)

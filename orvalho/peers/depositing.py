@@ -39,7 +39,8 @@ _BATCH_BYTES: Final = 1 << 20
 _KEEP_S: Final = 30.0
 # A body of 64 MiB over a slow link.
 _KEEP_BODY_S: Final = 300.0
-_LOOK_S: Final = 1.0
+# Beyond the reasons that are told: keepers that declined are asked again.
+_LOOK_S: Final = 10.0
 _DECLINED_S: Final = 30.0
 
 
@@ -57,6 +58,7 @@ class Depositor:
         terms: DepotTerms,
         ask: Asks,
         linked: Callable[[], Sequence[Key]],
+        is_linked: Callable[[Key], bool],
         sender: Sender,
     ) -> None:
         self._store = store
@@ -66,11 +68,14 @@ class Depositor:
         self._terms = terms
         self._ask = ask
         self._linked = linked
+        self._is_linked = is_linked
         self._sender = sender
         self._wake = asyncio.Event()
         self._started_at = _now()
         self._away_since: dict[Key, float] = {}
         self._busy: set[Key] = set()
+        # Who had more while busy.
+        self._again: set[Key] = set()
         # Until when a keeper is not asked again about a recipient, and what it said.
         self._declined: dict[tuple[Key, Key], tuple[float, str]] = {}
         self._offered: dict[tuple[Key, bytes], str] = {}
@@ -79,8 +84,12 @@ class Depositor:
 
     def wake(self, peer: Key) -> None:
         """There is more in the outbox for a peer."""
-        if peer not in self._linked():
+        if not self._is_linked(peer):
             self._wake.set()
+
+    def look(self) -> None:
+        """Something may have changed: deposit and withdraw what is to be."""
+        self._wake.set()
 
     def up(self, peer: Key) -> None:
         """A link to a peer has opened."""
@@ -91,6 +100,7 @@ class Depositor:
     def down(self, peer: Key) -> None:
         """The last link to a peer has ended."""
         self._away_since[peer] = _now()
+        self._look_later()
 
     def refusal(self, peer: Key) -> str | None:
         """Why mail for a peer was not kept elsewhere the last time; None when it was."""
@@ -159,6 +169,7 @@ class Depositor:
 
     async def run(self) -> None:
         """Look for mail to deposit, now and then and when there is a reason; a task."""
+        self._look_later()
         while True:
             self._wake.clear()
             try:
@@ -167,6 +178,10 @@ class Depositor:
                 _log.warning("deposit.failed", extra={"reason": error.message})
             with anyio.move_on_after(_LOOK_S):
                 await self._wake.wait()
+
+    def _look_later(self) -> None:
+        """Look again once who has just gone has been away for long enough."""
+        asyncio.get_running_loop().call_later(self._terms.after_s + 0.01, self._wake.set)
 
     async def _look(self) -> None:
         linked = self._linked()
@@ -178,7 +193,10 @@ class Depositor:
         now = _now()
         for peer in await self._store.read(deposits.waiting):
             away_s = now - self._away_since.get(peer, self._started_at)
-            if peer in linked or peer in self._busy or away_s < self._terms.after_s:
+            if peer in linked or away_s < self._terms.after_s:
+                continue
+            if peer in self._busy:
+                self._again.add(peer)
                 continue
             self._busy.add(peer)
             self._tasks.start_soon(self._deposit, peer)
@@ -197,13 +215,16 @@ class Depositor:
                 _log.info("deposit.declined", extra={"reason": refusal})
         finally:
             self._busy.discard(peer)
+            if peer in self._again:
+                self._again.discard(peer)
+                self._wake.set()
 
     async def _deposit_with(self, keeper: Key, peer: Key) -> str:
         """Deposit all that waits for a peer with one keeper; why not all of it, or nothing."""
         place, refusal = 0, ""
         page = partial(deposits.page, peer=peer, count=_BATCH_COUNT, size_bytes=_BATCH_BYTES)
         while found := await self._store.read(partial(page, after=place)):
-            if peer in self._linked():
+            if self._is_linked(peer):
                 return ""
             place = found[-1].seq
             try:

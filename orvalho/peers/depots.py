@@ -57,6 +57,7 @@ class Depots:
             terms=terms,
             ask=ask,
             linked=self._linked,
+            is_linked=self._is_linked,
             sender=sender,
         )
         self.keeper = Keeper(

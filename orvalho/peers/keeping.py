@@ -59,6 +59,7 @@ _PART_S: Final = 30.0
 # An envelope that is not kept apart, sealed: its own prefix and header, its body, the box.
 _CONTENT_BYTES: Final = INLINE_BYTES + 2048 + SEAL_BYTES
 _FETCHES_PER_PEER: Final = 4
+_BATCH_COUNT: Final = 1024
 _RETRY_FIRST_S: Final = 1.0
 _RETRY_LIMIT_S: Final = 60.0
 
@@ -125,7 +126,7 @@ class Keeper:
         """
         if not self._terms.keeps_for(depositor):
             raise Denied("no mail is kept here for this node", hint="orvalho config show")
-        parcels = read_message(body, Keep).parcels
+        parcels = bounded(read_message(body, Keep).parcels)
         refusals = [self._flaw(parcel) for parcel in parcels]
         for number, parcel in enumerate(parcels):
             if not refusals[number] and parcel.body is not None:
@@ -146,7 +147,7 @@ class Keeper:
 
     async def withdraw(self, depositor: Key, body: bytes) -> bytes:
         """Answer `depot.withdraw`."""
-        ids = read_message(body, Withdraw).ids
+        ids = bounded(read_message(body, Withdraw).ids)
         removed = await self._store.transact(
             "depot.withdraw", partial(depot.withdraw, depositor=depositor, ids=ids)
         )
@@ -299,6 +300,15 @@ def read_message(body: bytes, kind: type[M]) -> M:
         return msgspec.msgpack.decode(body, type=kind)
     except UNREADABLE as error:
         raise InvalidInput(f"a message of the depot is malformed: {error}") from error
+
+
+def bounded(batch: tuple[M, ...]) -> tuple[M, ...]:
+    """Raises:
+    LimitExceeded: depot-batch.
+    """
+    if len(batch) > _BATCH_COUNT:
+        raise LimitExceeded(f"depot-batch: at most {_BATCH_COUNT} at once, not {len(batch)}")
+    return batch
 
 
 def _keep_all(

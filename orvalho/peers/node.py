@@ -292,7 +292,9 @@ class Node:
     async def withdraw(self, id: EnvelopeId) -> bool:  # noqa: A002
         """Take back an envelope that has not been acknowledged; False when it is gone. It may
         have arrived without our knowing."""
-        return await self._sender.withdraw(id)
+        was_there = await self._sender.withdraw(id)
+        self.depots.depositor.look()
+        return was_there
 
     async def queued(self, peer: Key) -> int:
         """How many envelopes wait for a peer's acknowledgement."""

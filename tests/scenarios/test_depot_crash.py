@@ -9,7 +9,7 @@ import pytest
 
 from tests.scenarios.devices import Device, wait_until
 from tests.scenarios.test_crash import COUNT, counted, outcome
-from tests.scenarios.test_depot import kept, three_devices
+from tests.scenarios.test_depot import kept, three_devices, waiting
 
 # Whose power goes, at which commit.
 COMMITS = (
@@ -37,8 +37,14 @@ def test_a_script_left_with_a_keeper_runs_once_whoever_crashes(
     devices: tuple[Device, Device, Device], phase: str, victim: str, commit: str
 ) -> None:
     laptop, server, phone = devices
+    for device in devices:
+        if not device.is_answering():
+            device.start()
     wait_until(lambda: laptop.online("phone2") and server.online("phone2"), "all are there")
     before = counted(phone, laptop)
+    # Nothing else is to be deposited: the power goes at the first commit of its kind.
+    wait_until(lambda: not (waiting(laptop, "phone2") or waiting(phone, "laptop")), "all is said")
+    wait_until(lambda: kept(server) == {}, "the depot is empty")
     phone.stop()
     wait_until(lambda: not laptop.online("phone2"), "the phone is gone")
 
