@@ -97,7 +97,7 @@ class Relays:
         """A channel has ended, and the circuits over it."""
         self.transport.down(channel)
         for leg in list(self._legs.values()):
-            if leg.out is channel and (leg.source, leg.circuit) in self._legs:
+            if leg.out is channel:
                 self._close(leg)
 
     def _direct(self, peer: Key) -> Channel | None:
@@ -132,6 +132,8 @@ class Relays:
         except BaseException:
             self._close(leg)
             raise
+        if (caller, circuit) not in self._legs:
+            raise Unavailable("the link to one of them was lost")
         self._counters["relay.opened"] += 1
         return b""
 
@@ -142,7 +144,6 @@ class Relays:
             self._counters["relay.unknown"] += 1
             return
         circuit, what, content = found
-        back = self._back(leg)
         if what is What.CLOSE or not leg.out.is_open:
             self._close(leg)
             return
@@ -155,6 +156,7 @@ class Relays:
                 return
         else:
             # It may grant what came from the other side only, and only what did.
+            back = self._back(leg)
             back.ahead_bytes = max(0, back.ahead_bytes - int.from_bytes(content))
         leg.out.send(write(DOWN, circuit, what, content))
 
@@ -162,7 +164,9 @@ class Relays:
         return self._legs[leg.out.peer, leg.circuit]
 
     def _close(self, leg: _Leg) -> None:
-        """Both ends lose the circuit."""
+        """Both ends lose the circuit, if they have not yet."""
+        if (leg.source, leg.circuit) not in self._legs:
+            return
         for each in (leg, self._back(leg)):
             self._legs.pop((each.source, each.circuit), None)
             if each.out.is_open:

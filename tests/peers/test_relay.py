@@ -201,6 +201,24 @@ async def test_who_floods_a_circuit_loses_it_and_the_relay_keeps_little(tmp_path
         await until(world.are_joined, LIMIT_S)
 
 
+async def test_a_peer_that_goes_while_it_is_called_is_said_to_be_gone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.joined():
+        server, laptop, phone = world.server.node, world.laptop.node, world.phone.node
+
+        async def go(relay: Key, _: bytes) -> bytes:
+            channel = phone._links.direct(relay)
+            assert channel is not None
+            channel.close()
+            return b""
+
+        phone.answer("relay.offer", go)
+        with pytest.raises(Unavailable):
+            await laptop._relays.transport.dial(address_of(server.key, phone.key))
+        await until(lambda: not server._relays._legs, LIMIT_S)
+        assert "asks.failed" not in server.statistics()
+
+
 async def test_malformed_tells_are_counted_and_harm_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.joined():
