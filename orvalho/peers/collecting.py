@@ -129,21 +129,23 @@ class Collector:
         items = bounded(read_message(body, Collect).items)
         # One offer of a keeper after the other: two would fetch the same bodies.
         async with self._turn(keeper):
-            opened = await to_thread.run_sync(self._open_all, items)
+            # The book is asked here: in a thread it could be seen in the middle of a change.
+            peers = frozenset(self._peers())
+            opened = await to_thread.run_sync(self._open_all, items, peers)
             places = [each.item.place for each in opened if each.envelope is None]
             for group in _by_sender(opened).values():
                 places += await self._take(keeper, group)
         return msgspec.msgpack.encode(Places(places=tuple(places)))
 
-    def _open_all(self, items: Sequence[Item]) -> list[_Opened]:
+    def _open_all(self, items: Sequence[Item], peers: Collection[Key]) -> list[_Opened]:
         """In a thread: opening a sealed box and checking a signature take a while."""
-        return [self._open(item) for item in items]
+        return [self._open(item, peers) for item in items]
 
-    def _open(self, item: Item) -> _Opened:
+    def _open(self, item: Item, peers: Collection[Key]) -> _Opened:
         try:
             sealed = self._signer.unseal(item.content)
             envelope = open_sealed(sealed, self._signer.key, self._clock())
-            if envelope.sender not in self._peers():
+            if envelope.sender not in peers:
                 raise Untrusted("the sender of a kept envelope is no peer here")
             if item.body_bytes > MAX_BODY_BYTES + TAG_BYTES or (
                 (envelope.blob is None) != (item.body_bytes == 0)

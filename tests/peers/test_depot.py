@@ -4,6 +4,7 @@ nothing of it."""
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +15,7 @@ import anyio
 import msgspec
 import pytest
 
-from orvalho.contexts.identity import Signer
+from orvalho.contexts.identity import Key, Signer
 from orvalho.errors import Denied, InvalidInput, LimitExceeded, OrvalhoError
 from orvalho.peers import envelope as envelopes
 from orvalho.peers.depot import TAKEN, Collect, Item, Keep, Places, Taken, Verdicts
@@ -25,7 +26,7 @@ from orvalho.peers.sending import Outcome
 from orvalho.peers.tally import Quota
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.memory import Faults, MemoryNetwork
-from tests.peers.world import Person, until
+from tests.peers.world import Book, Person, until
 
 pytestmark = pytest.mark.anyio
 
@@ -213,6 +214,26 @@ async def test_mail_of_strangers_and_for_others_is_refused(tmp_path: Path) -> No
         assert set(await offer(world, *items)) == {1, 2, 3}
         assert refused(world.phone) == 3
         assert world.phone.handled == []
+
+
+async def test_the_trust_book_is_asked_on_the_event_loop_alone(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    asked: set[int] = set()
+
+    class Watched(Book):
+        def peers(self) -> set[Key]:
+            asked.add(threading.get_ident())
+            return super().peers()
+
+    for person in (world.laptop, world.server, world.phone):
+        person.book = Watched(person.book.known, person.book.names)
+    async with world.awake(world.server):
+        async with world.awake(world.laptop):
+            await world.laptop.post(world.phone, b"x")
+            await world.deposited()
+        async with world.awake(world.phone):
+            await until(lambda: world.phone.handled, LIMIT_S)
+    assert asked == {threading.get_ident()}
 
 
 async def test_an_altered_body_is_refused(tmp_path: Path) -> None:
