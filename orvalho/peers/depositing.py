@@ -118,9 +118,6 @@ class Depositor:
         """The peer has left the book."""
         await self._store.transact("deposit.forget", partial(deposits.drop_keeper, keeper=peer))
 
-    async def expire(self, now: float) -> None:
-        await self._store.transact("deposit.expire", partial(deposits.expire, now=now))
-
     # ---- from others ------------------------------------------------------------------------
 
     async def part(self, keeper: Key, body: bytes) -> bytes:

@@ -103,10 +103,6 @@ class Depots:
             self.keeper.wake(channel.peer)
             self.depositor.down(channel.peer)
 
-    async def expire(self, now: float) -> None:
-        await self.keeper.expire(now)
-        await self.depositor.expire(now)
-
     async def drop_peer(self, peer: Key) -> None:
         """The peer has left the book."""
         await self.keeper.drop_peer(peer)

@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from orvalho.contexts.identity import Key
 from orvalho.errors import Denied, InvalidInput, LimitExceeded, NotFound, OrvalhoError
-from orvalho.peers import depot, tally
+from orvalho.peers import deposits, depot, tally
 from orvalho.peers.blobs import Blobs
 from orvalho.peers.depot import (
     Collect,
@@ -281,7 +281,14 @@ class Keeper:
         await self._discard(removed)
 
     async def expire(self, now: float) -> None:
-        removed = await self._store.transact("depot.expire", partial(depot.expire, now=now))
+        """Throw away what has outlived itself, and forget which of ours lay elsewhere until it
+        did: one commit, since it happens every few seconds."""
+
+        def work(connection: sqlite3.Connection) -> list[Removed]:
+            deposits.expire(connection, now)
+            return depot.expire(connection, now)
+
+        removed = await self._store.transact("depot.expire", work)
         if removed:
             self._counters["depot.expired"] += len(removed)
         await self._discard(removed)

@@ -432,7 +432,7 @@ class Node:
             now = self._config.clock()
             with suppress(Unavailable):  # a full disk, for now
                 await self._sender.expire(now)
-                await self.depots.expire(now)
+                await self.depots.keeper.expire(now)
             self._sender.resend()
             if now - swept_blobs_at > 600:
                 swept_blobs_at = now
