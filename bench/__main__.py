@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, gossip, hostile, idle, links, policy, scripts
+from bench import base, command, depot, gossip, hostile, idle, links, policy, scripts
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "command": command.measure,
     "policy": policy.measure,
     "scripts": scripts.measure,
+    "depot": depot.measure,
     "hostile": hostile.measure,
     "idle": idle.measure,
     "gossip": gossip.measure,

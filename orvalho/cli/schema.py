@@ -19,8 +19,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
     "note": (
         m.Note,
-        "ctx new, peer rm/set/rename/revoke, node approve/reject, script cancel, config set, "
-        "daemon stop",
+        "ctx new, peer rm/set/rename/revoke, node approve/reject, depot rm, script cancel, "
+        "config set, daemon stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -49,6 +49,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "transports": (m.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
+    "depot": (m.DepotListReply, "depot ls"),
     "findings": (m.DoctorReply, "doctor"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }

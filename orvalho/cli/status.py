@@ -48,11 +48,21 @@ def _peers(peers: Sequence[Mapping[str, Any]], *, with_headers: bool) -> Iterato
         yield "  ".join([*cells, row[3]]).rstrip()
 
 
+def queued_text(count: int, kept_at: Mapping[str, int]) -> str:
+    """`3 queued`, `3 queued at server`, `3 queued, 2 at server`."""
+    text = f"{count} queued"
+    if not kept_at:
+        return text
+    if list(kept_at.values()) == [count]:
+        return f"{text} at {next(iter(kept_at))}"
+    return ", ".join([text, *(f"{kept} at {name}" for name, kept in kept_at.items())])
+
+
 def _road(peer: Mapping[str, Any]) -> str:
     """`direct 1.2.3.4:4455`, or for a peer that is away what waits for it, and since when."""
     parts = [peer["path"]] if peer["path"] else []
     if peer["queued"]:
-        parts.append(f"mailbox {peer['queued']} queued")
+        parts.append(f"mailbox {queued_text(peer['queued'], peer['queued_at'])}")
     if peer["state"] != "online":
         parts.append(f"last seen {age(peer['last_seen_at'])}")
     return ", ".join(parts)

@@ -18,10 +18,11 @@ import re
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, NewType
+from typing import Any, Final, Literal, NewType
 
 import msgspec
 from nacl.exceptions import BadSignatureError, CryptoError
+from nacl.public import PrivateKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from orvalho.contexts.names import check_label
@@ -54,10 +55,11 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 class Signer:
     """A private key that signs. It cannot be printed, pickled or compared."""
 
-    __slots__ = ("_key", "key")
+    __slots__ = ("_box", "_key", "key")
 
     def __init__(self, seed: bytes) -> None:
         self._key = SigningKey(seed)
+        self._box: SealedBox[PrivateKey] | None = None
         self.key = Key(bytes(self._key.verify_key))
 
     def sign(self, purpose: bytes, message: bytes) -> bytes:
@@ -67,6 +69,19 @@ class Signer:
     def sign_raw(self, message: bytes) -> bytes:
         """64 bytes over the message alone, for formats that bring their own tag (DSSE's PAE)."""
         return self._key.sign(message).signature
+
+    def unseal(self, content: bytes) -> bytes:
+        """What `seal_for` sealed for this key.
+
+        Raises:
+            Untrusted: it was sealed for another key, or has been changed.
+        """
+        if self._box is None:
+            self._box = SealedBox(self._key.to_curve25519_private_key())
+        try:
+            return self._box.decrypt(content)
+        except (CryptoError, ValueError) as error:
+            raise Untrusted("what was sealed for this node does not open") from error
 
     def __repr__(self) -> str:
         return f"Signer({key_text(self.key)})"
@@ -225,6 +240,16 @@ def verify_raw(key: Key, message: bytes, signature: bytes) -> None:
         raise Untrusted("the signature does not hold", where=_safe_key_text(key)) from error
 
 
+def seal_for(key: Key, content: bytes) -> bytes:
+    """`content`, so that only the holder of `key` can read it, and nobody can tell who sealed it:
+    libsodium's sealed box to the X25519 form of the key, 48 bytes longer.
+
+    Raises:
+        Untrusted: `key` is no Ed25519 key.
+    """
+    return _box_for(key).encrypt(content)
+
+
 def certify(signer: Signer, kind: CertificateKind, name: str, key: Key, now: float) -> bytes:
     """The statement that `key` goes by `name`: 64 bytes of signature, then a msgpack
     `Certificate`. The owner certifies nodes, a node its contexts."""
@@ -285,6 +310,14 @@ def _verify_key(key: Key) -> VerifyKey:
 
 def _numbered(info: bytes, rotation: int) -> bytes:
     return info + b"/%d" % rotation if rotation else info
+
+
+@lru_cache(256)
+def _box_for(key: Key) -> SealedBox[Any]:
+    try:
+        return SealedBox(VerifyKey(key).to_curve25519_public_key())
+    except (CryptoError, ValueError) as error:
+        raise Untrusted("this is no key to seal for", where=_safe_key_text(key)) from error
 
 
 def _safe_key_text(key: Key) -> str:

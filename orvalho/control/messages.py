@@ -189,6 +189,17 @@ class Audit(Message, frozen=True, kw_only=True, tag=_tag):
     run: str | None = None
 
 
+class DepotList(Message, frozen=True, kw_only=True, tag=_tag):
+    """What this node keeps for others. -> DepotListReply"""
+
+
+class DepotRemove(Message, frozen=True, kw_only=True, tag=_tag):
+    """Throw away what is kept for a peer; only what `depositor` left, if that is given. -> Note"""
+
+    recipient: str
+    depositor: str | None = None
+
+
 class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
     """-> DoctorReply"""
 
@@ -240,6 +251,8 @@ Request = (
     | ConfigShow
     | ConfigSet
     | Audit
+    | DepotList
+    | DepotRemove
     | Doctor
     | Complete
 )
@@ -273,7 +286,8 @@ class Note(Message, frozen=True, kw_only=True, tag=_tag):
 
 class PeerState(Message, frozen=True, kw_only=True):
     """`state`: online, offline. `path`: `direct 127.0.0.1:4455`, or how it would be reached.
-    `relation`: own (the same owner's) or guest. `key` is `ed25519:...`."""
+    `relation`: own (the same owner's) or guest. `key` is `ed25519:...`. `queued_at`: which other
+    nodes keep some of what is queued, and how much."""
 
     name: str
     key: str
@@ -286,6 +300,7 @@ class PeerState(Message, frozen=True, kw_only=True):
     introduced: str
     last_seen_at: float | None
     queued: int
+    queued_at: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
@@ -383,7 +398,7 @@ class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
     """The run is durable here. `state`: sending, or queued when the target cannot be reached; in
-    answer to ScriptResult, as in RunState."""
+    answer to ScriptResult, as in RunState. `queued_at`: the node that keeps it for the target."""
 
     run: str
     to: str
@@ -556,6 +571,21 @@ class AuditEntry(Message, frozen=True, kw_only=True, tag=_tag):
     text: str
 
 
+class DepotPile(Message, frozen=True, kw_only=True):
+    """What one node keeps for `recipient` from `depositor`: sealed, so that is all it knows.
+    `expires_at`: when the first of it does."""
+
+    recipient: str
+    depositor: str
+    count: int
+    bytes: int
+    expires_at: float
+
+
+class DepotListReply(Message, frozen=True, kw_only=True, tag=_tag):
+    piles: tuple[DepotPile, ...]
+
+
 class Finding(Message, frozen=True, kw_only=True):
     """`level`: ok, warning, problem."""
 
@@ -604,6 +634,7 @@ Reply = (
     | TransportListReply
     | ConfigReply
     | AuditEntry
+    | DepotListReply
     | DoctorReply
     | Completions
 )

@@ -65,6 +65,21 @@ class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     grace: str = "2s"
 
 
+class Depot(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Mail that we keep, sealed, from one own device for another that is off: the most from each
+    depositor. Ours is kept by others whatever stands here."""
+
+    enabled: bool = True
+    per_peer_bytes: str = "64MB"
+    per_peer_count: int = 1000
+
+
+class Relay(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether frames between two of our own devices may pass through here."""
+
+    enabled: bool = True
+
+
 class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none"."""
 
@@ -108,6 +123,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     quota: Quota = Quota()
     delivery: Delivery = Delivery()
+    depot: Depot = Depot()
+    relay: Relay = Relay()
     policy: Policy = Policy()
     node: Node = Node()
     mesh: Mesh = Mesh()
@@ -128,6 +145,7 @@ _SIZES: Final = (
     "quota.context_bytes",
     "quota.kv_bytes",
     "delivery.per_peer_bytes",
+    "depot.per_peer_bytes",
 )
 _COUNTS: Final = (
     "workers.contexts_per_worker",
@@ -137,6 +155,7 @@ _COUNTS: Final = (
     "quota.context_files",
     "delivery.per_peer_count",
     "mesh.beacon_port",
+    "depot.per_peer_count",
 )
 # Each element of a list: the form, and an example of it.
 _FORMS: Final = {

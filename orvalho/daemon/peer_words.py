@@ -31,6 +31,7 @@ def _words(ours: Key, theirs: Key) -> str:
 async def peer_state(house: House, peer: Peer, words: str = "") -> control.PeerState:
     """`words` is left empty where nobody compares them."""
     is_online = house.node.is_online(peer.node_key)
+    kept_by = await house.node.depots.depositor.with_whom(peer.node_key)
     return control.PeerState(
         name=peer.name,
         key=key_text(peer.node_key),
@@ -43,7 +44,16 @@ async def peer_state(house: House, peer: Peer, words: str = "") -> control.PeerS
         introduced=peer.introduced,
         last_seen_at=time.time() if is_online else peer.last_seen_at or None,
         queued=await house.node.queued(peer.node_key),
+        queued_at={name_of(house, keeper): count for keeper, count in kept_by.items()},
     )
+
+
+def name_of(house: House, node_key: Key) -> str:
+    """What a node is called here; its key, if it is no peer."""
+    if node_key == house.identity.node.key:
+        return house.name
+    peer = house.trust.by_key(node_key)
+    return peer.name if peer else key_text(node_key)
 
 
 def path_to(house: House, peer: Peer) -> str:

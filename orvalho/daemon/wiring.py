@@ -38,6 +38,7 @@ from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
@@ -53,9 +54,11 @@ from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import node as peers
 from orvalho.peers import records, tally
 from orvalho.peers.frames import Hello
+from orvalho.peers.keeping import DepotTerms
 from orvalho.peers.node import Node, open_node
 from orvalho.peers.node_config import NodeConfig
 from orvalho.peers.pairing import Paired
+from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
 from orvalho.policies import audit
 from orvalho.policies.audit import Audit
@@ -255,11 +258,33 @@ class _Wiring:
             on_undelivered=self._on_undelivered,
             pairing_port=config.pairing.port,
             catalog=self._catalog,
+            depot=DepotTerms(
+                keeps_for=lambda key: self._settings.depot.enabled and self._is_own(key),
+                kept_by=self._is_own,
+                quota=self._depot_quota,
+            ),
+            relay=RelayTerms(
+                passes=lambda key: self._settings.relay.enabled and self._is_own(key),
+                asks=self._is_own,
+            ),
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
             ),
         )
+
+    @property
+    def _settings(self) -> configuration.Config:
+        """As they are now: they may be read again while we run."""
+        return (self._house.settings if self._house else self._loaded).config
+
+    def _is_own(self, node_key: Key) -> bool:
+        peer = self._book.by_key(node_key)
+        return peer is not None and peer.relation == "own"
+
+    def _depot_quota(self) -> tally.Quota:
+        depot = self._settings.depot
+        return tally.Quota(count=depot.per_peer_count, bytes=parse_size(depot.per_peer_bytes))
 
     def build(self, node: Node) -> House:
         config, home = self._loaded.config, self._home
@@ -357,6 +382,7 @@ class _Wiring:
         pair = PairOperations(house)
         key = KeyOperations(house, self._daemon.restart)
         policy = PolicyOperations(house)
+        depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
         transport = TransportOperations(house, self._catalog)
@@ -391,6 +417,8 @@ class _Wiring:
             control.GroupShow: policy.show_group,
             control.PolicyCheck: policy.check,
             control.Audit: policy.audit,
+            control.DepotList: depot.list,
+            control.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
             control.ScriptCheck: script.check,

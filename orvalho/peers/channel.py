@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
@@ -23,6 +23,18 @@ _BATCH_BYTES: Final = 1 << 17
 _QUEUE_BYTES: Final = 1 << 19
 
 _ALONG_S: Final = 0.003
+
+
+class Bearer(Protocol):
+    """Who brought an envelope of `peer`, and learns what became of it: a channel, as a rule."""
+
+    @property
+    def peer(self) -> Key: ...
+    @property
+    def is_open(self) -> bool: ...
+    def send(self, frame: Frame) -> None: ...
+    def send_along(self, frame: Frame) -> None: ...
+
 
 OnFrame = Callable[["Channel", AnyFrame], None]
 

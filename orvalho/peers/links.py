@@ -83,6 +83,7 @@ class Links:
     """Channels to every peer in the book, kept for as long as `run` runs.
 
     `on_up` and `on_down` are told of each channel, before its first frame and after its last.
+    `relays` names further addresses of a peer, tried after its own.
     `strangers` says how far a key may go that is not in the book; `on_pairing` then talks with
     it over a session in pairing mode.
     """
@@ -120,6 +121,7 @@ class Links:
         self._on_up = on_up
         self._on_down = on_down
         self._on_frame = on_frame
+        self._relays = relays
         self._channels: dict[Key, list[Channel]] = {}
         self._chosen: dict[Key, Channel] = {}
         self._relays = relays
@@ -141,6 +143,13 @@ class Links:
         """The channel to use for a peer now."""
         chosen = self._chosen.get(peer)
         return chosen if chosen is not None and chosen.is_open else self._choose(peer)
+
+    def direct(self, peer: Key) -> Channel | None:
+        """The best channel to a peer that runs through no other node."""
+        channels = [
+            c for c in self._channels.get(peer, ()) if c.is_open and c.path.kind == "direct"
+        ]
+        return channels[rank([c.path for c in channels])[0]] if channels else None
 
     def paths(self, peer: Key) -> list[Path]:
         """The open ways to a peer, best first."""

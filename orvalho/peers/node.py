@@ -9,51 +9,40 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from orvalho.contexts.identity import Key, key_text
-from orvalho.peers import codes, mailbox, outbox, pairing, tally
+from orvalho.peers import codes, deposits, depot, frames, mailbox, outbox, pairing, tally
 from orvalho.peers import envelope as envelopes
 from orvalho.peers.admission import Admission
-from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
+from orvalho.peers.blobs import Blobs, outgoing_name
 from orvalho.peers.channel import Channel
 from orvalho.peers.code_pairing import Shown
 from orvalho.peers.codes import Code
+from orvalho.peers.depots import Depots
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
 from orvalho.peers.envelope import INLINE_BYTES, EnvelopeId
-from orvalho.peers.frames import (
-    Ack,
-    AnyFrame,
-    Ask,
-    BlobPart,
-    Cancel,
-    Fail,
-    GetBlob,
-    Heard,
-    Hello,
-    Mail,
-    Reject,
-    Reply,
-    Tell,
-)
+from orvalho.peers.frames import AnyFrame, Hello
 from orvalho.peers.links import Links
 from orvalho.peers.node_config import NodeConfig
 from orvalho.peers.outbox import Outgoing
 from orvalho.peers.pairing import Introduction, Paired, Ticket
 from orvalho.peers.receiving import Fold, Receiver
+from orvalho.peers.relay import SCHEME
+from orvalho.peers.relaying import Relays
 from orvalho.peers.routing import Path
 from orvalho.peers.sending import Outcome, Sender
 from orvalho.peers.staging import Staging
+from orvalho.peers.sweeping import sweep
 from orvalho.peers.tally import Box
 from orvalho.peers.transfers import Transfers
+from orvalho.peers.watching import PeerEvent, Watchers
 from orvalho.transports.link import Listener
 
 _log = logging.getLogger(__name__)
@@ -61,20 +50,8 @@ _log = logging.getLogger(__name__)
 # For `open_store`.
 MIGRATIONS: Final = (
     *(tally.MIGRATIONS, outbox.MIGRATIONS, mailbox.MIGRATIONS, pairing.MIGRATIONS),
-    codes.MIGRATIONS,
+    *(codes.MIGRATIONS, depot.MIGRATIONS, deposits.MIGRATIONS),
 )
-
-_WATCHED_EVENTS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class PeerEvent:
-    """A peer came within reach, or went out of it. `at` is in Unix seconds."""
-
-    peer: Key
-    is_online: bool
-    path: str
-    at: float
 
 
 class Node:
@@ -92,19 +69,19 @@ class Node:
         self._greeting = b""
         self._heirs: dict[Key, Key] = {}
         self._staging = Staging()
-        self._watchers: list[MemoryObjectSendStream[PeerEvent]] = []
+        self._watchers = Watchers(self._counters)
         self._admission = self._make_admission(config)
-        self._links = self._make_links(config)
-        self._sender = Sender(
-            store=config.store,
-            blobs=self._blobs,
-            links=self._links,
+        self._dispatch = Dispatch(
             tasks=tasks,
             counters=self._counters,
-            on_undelivered=config.on_undelivered,
-            resend_after_s=config.resend_after_s,
-            resend_limit_s=config.resend_limit_s,
+            name_of=self._name_of,
+            best=self._best,
+            patience_s=config.timings.patience_s,
         )
+        self._relays = Relays(self._dispatch, self._counters, config.relay, config.book)
+        self._links = self._make_links(config)
+        self._relays.links = self._links
+        self._sender = self._make_sender()
         self._transfers = Transfers(
             store=config.store, blobs=self._blobs, tasks=tasks, counters=self._counters
         )
@@ -128,20 +105,14 @@ class Node:
             on_new=self._desk.accept,
             begin=self._desk.begin,
         )
-        self._dispatch = Dispatch(
-            tasks=tasks,
-            counters=self._counters,
-            name_of=self._name_of,
-            best=self._links.best,
-            patience_s=config.timings.patience_s,
-        )
+        self.depots: Final = self._make_depots()
         self._online: set[Key] = set()
 
     def _make_links(self, config: NodeConfig) -> Links:
         return Links(
             signer=config.signer,
             noise_static=config.noise_static,
-            catalog=config.catalog,
+            catalog=config.catalog.extended(SCHEME, self._relays.transport),
             book=config.book,
             timings=config.timings,
             counters=self._counters,
@@ -150,11 +121,14 @@ class Node:
             on_up=self._up,
             on_down=self._down,
             on_frame=self._take,
-            relays=config.relays,
+            relays=self._relays.addresses,
             succession=config.succession,
             heir=config.heir,
             on_succeeded=config.on_succeeded,
         )
+
+    def _best(self, peer: Key) -> Channel | None:
+        return self._links.best(peer)
 
     def _make_admission(self, config: NodeConfig) -> Admission:
         return Admission(
@@ -244,6 +218,7 @@ class Node:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
         self._sender.release(self._heirs.get(to, to), self._staging.take(ids))
+        self.depots.depositor.wake(self._heirs.get(to, to))
 
     async def post(
         self,
@@ -277,7 +252,9 @@ class Node:
     async def withdraw(self, id: EnvelopeId) -> bool:  # noqa: A002
         """Take back an envelope that has not been acknowledged; False when it is gone. It may
         have arrived without our knowing."""
-        return await self._sender.withdraw(id)
+        was_there = await self._sender.withdraw(id)
+        self.depots.depositor.look()
+        return was_there
 
     async def queued(self, peer: Key) -> int:
         """How many envelopes wait for a peer's acknowledgement."""
@@ -335,9 +312,7 @@ class Node:
     def watch(self) -> MemoryObjectReceiveStream[PeerEvent]:
         """Peers coming and going from now on: `with node.watch() as events: async for ...`. A
         watcher that falls 256 events behind misses some."""
-        send, receive = anyio.create_memory_object_stream[PeerEvent](_WATCHED_EVENTS)
-        self._watchers.append(send)
-        return receive
+        return self._watchers.watch()
 
     def refresh(self) -> None:
         """The book has changed: dial who is new, drop who is gone."""
@@ -361,6 +336,7 @@ class Node:
         self._links.refresh()
         self._dispatch.forget(peer)
         await self._sender.drop_peer(peer)
+        await self.depots.drop_peer(peer)
 
     def move(self, old: Key, new: Key) -> None:
         """A peer has a new key, and `outbox.move` is committed: what is staged for the old one
@@ -438,9 +414,7 @@ class Node:
         """Write down what is not yet; for `open_node`."""
         with anyio.CancelScope(shield=True):
             await self._sender.flush_acknowledged()
-        for watcher in self._watchers:
-            watcher.close()
-        self._watchers.clear()
+        self._watchers.close()
 
     async def run(self, ready: asyncio.Event) -> None:
         """Work, once `ready`; for `open_node`."""
@@ -450,26 +424,26 @@ class Node:
         self._tasks.start_soon(self._sender.settle)
         self._tasks.start_soon(self._sweep)
         self._tasks.start_soon(self._admission.codes.answer)
+        self._tasks.start_soon(self.depots.depositor.run)
         await self._links.run()
 
     async def _sweep(self) -> None:
-        swept_blobs_at = 0.0
-        while True:
-            now = self._config.clock()
-            await self._sender.expire(now)
-            self._sender.resend()
-            if now - swept_blobs_at > 600:
-                swept_blobs_at = now
-                self._store.transact_soon("mailbox.forget", partial(mailbox.forget, now=now))
-                needed = await self._store.read(_files)
-                await to_thread.run_sync(self._blobs.sweep, needed, now)
-            await anyio.sleep(self._config.sweep_s)
+        await sweep(
+            store=self._store,
+            blobs=self._blobs,
+            sender=self._sender,
+            keeper=self.depots.keeper,
+            clock=self._config.clock,
+            pause_s=self._config.sweep_s,
+        )
 
     def _up(self, channel: Channel) -> None:
         peer = channel.peer
         self._dispatch.up(channel)
         channel.send(self._hello(peer))
         self._sender.up(peer)
+        self.depots.up(channel)
+        self._relays.up(channel)
         if peer not in self._online:
             self._online.add(peer)
             self._tell_watchers(channel, is_online=True)
@@ -477,36 +451,39 @@ class Node:
     def _down(self, channel: Channel) -> None:
         peer = channel.peer
         self._dispatch.down(channel)
+        self._relays.down(channel)
         self._transfers.lost(channel)
         self._sender.down(channel)
+        self.depots.down(channel)
         if self._links.best(peer) is None and peer in self._online:
             self._online.discard(peer)
             self._tell_watchers(channel, is_online=False)
 
     def _tell_watchers(self, channel: Channel, *, is_online: bool) -> None:
-        event = PeerEvent(channel.peer, is_online, str(channel.path), self._config.clock())
-        for watcher in list(self._watchers):
-            try:
-                watcher.send_nowait(event)
-            except anyio.WouldBlock:
-                self._counters["watchers.slow"] += 1
-            except anyio.BrokenResourceError:
-                watcher.close()
-                self._watchers.remove(watcher)
+        self._watchers.tell(
+            PeerEvent(channel.peer, is_online, str(channel.path), self._config.clock())
+        )
 
     def _take(self, channel: Channel, frame: AnyFrame) -> None:
         match frame:
-            case Mail():
+            case frames.Mail():
                 self._receiver.take(channel, frame)
-            case Ack():
+            case frames.Ack():
                 self._sender.acknowledged(channel.peer, frame.ids)
-            case Tell() | Ask() | Reply() | Fail() | Cancel() | Heard():
+            case (
+                frames.Tell()
+                | frames.Ask()
+                | frames.Reply()
+                | frames.Fail()
+                | frames.Cancel()
+                | frames.Heard()
+            ):
                 self._dispatch.take(channel, frame)
-            case GetBlob():
+            case frames.GetBlob():
                 self._transfers.serve(channel, frame)
-            case BlobPart():
+            case frames.BlobPart():
                 self._transfers.arrived(channel, frame)
-            case Reject():
+            case frames.Reject():
                 self._tasks.start_soon(
                     self._sender.rejected, channel.peer, EnvelopeId(frame.id), frame.reason
                 )
@@ -525,6 +502,45 @@ class Node:
             await self._config.on_greeting(peer, hello)
         except Exception:  # noqa: BLE001 -- the top of a handler
             _log.exception("greeting.failed", extra={"peer": self._name_of(peer)})
+
+    def _make_sender(self) -> Sender:
+        config = self._config
+        return Sender(
+            store=config.store,
+            blobs=self._blobs,
+            links=self._links,
+            tasks=self._tasks,
+            counters=self._counters,
+            on_undelivered=config.on_undelivered,
+            resend_after_s=config.resend_after_s,
+            resend_limit_s=config.resend_limit_s,
+        )
+
+    def _make_depots(self) -> Depots:
+        config = self._config
+        return Depots(
+            store=config.store,
+            blobs=self._blobs,
+            tasks=self._tasks,
+            counters=self._counters,
+            signer=config.signer,
+            clock=config.clock,
+            terms=config.depot,
+            book=config.book,
+            links=self._links,
+            dispatch=self._dispatch,
+            ask=self.ask,
+            sender=self._sender,
+            receiver=self._receiver,
+            desk=self._desk,
+            stage=self._stage_letter,
+            flush=self.flush,
+        )
+
+    def _stage_letter(
+        self, connection: sqlite3.Connection, to: Key, kind: str, body: bytes, expires_at: float
+    ) -> EnvelopeId:
+        return self.stage(connection, to, kind, body, expires_at=expires_at)
 
     def _hello(self, peer: Key) -> Hello:
         return Hello(
@@ -547,12 +563,6 @@ class Node:
         return self._config.book.name(peer) or key_text(peer)
 
 
-def _files(connection: sqlite3.Connection) -> set[str]:
-    """The files that rows need."""
-    ours = {outgoing_name(id_) for id_ in outbox.apart(connection)}
-    return ours | {incoming_name(sender, id_) for sender, id_ in mailbox.apart(connection)}
-
-
 @asynccontextmanager
 async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
     """A running node; leaving the block stops all that it started.
@@ -573,6 +583,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             ]
             node.listening = tuple(each.address for each in listeners)
             node.addresses = tuple(config.advertise(node.listening))
+            await stack.enter_async_context(node.listen(f"{SCHEME}://"))
             tasks.start_soon(node.run, ready)
             asyncio.get_running_loop().call_soon(ready.set)
             try:

@@ -10,8 +10,10 @@ from pathlib import Path as FilePath
 from orvalho.contexts.identity import Key, Signer
 from orvalho.peers.code_pairing import DEFAULT_PORT, OnPaired
 from orvalho.peers.frames import Hello
-from orvalho.peers.links import OnSucceeded, PeerBook, Relays, Timings, no_relays
+from orvalho.peers.keeping import DepotTerms
+from orvalho.peers.links import OnSucceeded, PeerBook, Timings
 from orvalho.peers.pairing import CheckCertificate
+from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import OnUndelivered
 from orvalho.peers.succession import Heir
 from orvalho.peers.tally import Quota
@@ -48,8 +50,9 @@ class NodeConfig:
     on_undelivered: OnUndelivered
     catalog: Catalog = field(default_factory=Catalog)
     quota: Quota = field(default_factory=Quota)
+    depot: DepotTerms = field(default_factory=DepotTerms)
+    relay: RelayTerms = field(default_factory=RelayTerms)
     timings: Timings = field(default_factory=Timings)
-    relays: Relays = no_relays
     resend_after_s: float = 5.0
     resend_limit_s: float = 60.0
     sweep_s: float = 2.0

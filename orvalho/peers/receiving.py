@@ -20,7 +20,7 @@ from typing import Final
 from orvalho.contexts.identity import Key
 from orvalho.errors import LimitExceeded, Unavailable, Untrusted
 from orvalho.peers import mailbox
-from orvalho.peers.channel import Channel
+from orvalho.peers.channel import Bearer, Channel
 from orvalho.peers.envelope import Envelope, EnvelopeId, open_sealed, refer, sender_of
 from orvalho.peers.frames import Ack, Mail, Reject
 from orvalho.peers.tally import Quota
@@ -53,7 +53,7 @@ Fold = Callable[[Envelope], Stage | None]
 class _Arrived:
     """What waits for a commit. `stage` is its fold's; `is_begun` says that its handler works."""
 
-    channel: Channel
+    channel: Bearer
     envelope: Envelope
     stage: Stage | None = None
     is_begun: bool = False
@@ -61,9 +61,10 @@ class _Arrived:
 
 @dataclass(slots=True)
 class _Begun:
-    """An envelope whose handler has begun before it was kept."""
+    """An envelope whose handler has begun before it was kept. `bearers` brought it, and wait for
+    its acknowledgement."""
 
-    channel: Channel
+    bearers: list[Bearer]
     timer: asyncio.TimerHandle
     is_acknowledged: bool = False
 
@@ -130,11 +131,16 @@ class Receiver:
         except (Untrusted, LimitExceeded) as error:
             self._counters[f"envelopes.refused: {error.message}"] += 1
             return
+        self.accept(channel, envelope, mail.body)
+
+    def accept(self, channel: Bearer, envelope: Envelope, body: bytes) -> None:
+        """An envelope that has been checked. `body` comes along if it is kept apart, or is empty
+        and then fetched from a channel; nobody else is asked for one."""
         if not self._knows_kind(envelope.kind):
             self._counters["envelopes.refused: of an unknown kind"] += 1
             channel.send(Reject(id=envelope.id, reason=f'nobody handles "{envelope.kind}" there'))
         elif envelope.blob is not None:
-            self._apart(channel, envelope, mail.body)
+            self._apart(channel, envelope, body)
         elif not self._at_once(channel, envelope):
             self._keep(_Arrived(channel, envelope))
 
@@ -145,8 +151,9 @@ class Receiver:
         if begun is None:
             return
         begun.timer.cancel()
-        if not begun.is_acknowledged and begun.channel.is_open:
-            begun.channel.send_along(Ack(ids=(id_,)))
+        for bearer in () if begun.is_acknowledged else begun.bearers:
+            if bearer.is_open:
+                bearer.send_along(Ack(ids=(id_,)))
 
     async def commit(self) -> None:
         """Keep what has arrived, again and again; a task."""
@@ -163,22 +170,22 @@ class Receiver:
                 continue
             self._acknowledge(batch, staged)
 
-    def _apart(self, channel: Channel, envelope: Envelope, body: bytes) -> None:
+    def _apart(self, channel: Bearer, envelope: Envelope, body: bytes) -> None:
         """Its large body comes along, or is to be fetched."""
         is_here = bool(body) and refer(body) == envelope.blob
         if not is_here or not self._at_once(channel, envelope.with_body(body)):
             self._transfers.take(channel, envelope, body, partial(self._whole, channel, False))
 
-    def _whole(self, channel: Channel, is_begun: bool, envelope: Envelope) -> None:
+    def _whole(self, channel: Bearer, is_begun: bool, envelope: Envelope) -> None:
         """Its large body is a file now."""
         self._keep(_Arrived(channel, envelope, is_begun=is_begun))
 
-    def _at_once(self, channel: Channel, envelope: Envelope) -> bool:
+    def _at_once(self, channel: Bearer, envelope: Envelope) -> bool:
         """Do what may be done with an envelope before it is kept. False: keep it first."""
         id_ = envelope.id
         if id_ in self._begun:
-            # Over a new link, it may be: that is where its acknowledgement goes.
-            self._begun[id_].channel = channel
+            self._begun[id_].bearers.append(channel)
+            self._begun[id_].is_acknowledged = False
             self._counters["envelopes.repeated"] += 1
             return True
         if envelope.kind in self._folds:
@@ -189,7 +196,7 @@ class Receiver:
         if id_ in self._recent or not self._begin(envelope):
             return False
         timer = asyncio.get_running_loop().call_later(_LINGER_S, self._linger, envelope)
-        self._begun[id_] = _Begun(channel, timer)
+        self._begun[id_] = _Begun([channel], timer)
         return True
 
     def _linger(self, envelope: Envelope) -> None:
@@ -198,10 +205,10 @@ class Receiver:
         if begun is None:
             return
         if envelope.blob is None:
-            self._keep(_Arrived(begun.channel, envelope, is_begun=True))
+            self._keep(_Arrived(begun.bearers[0], envelope, is_begun=True))
         else:
-            on_here = partial(self._whole, begun.channel, True)
-            self._transfers.take(begun.channel, envelope, envelope.body, on_here)
+            on_here = partial(self._whole, begun.bearers[0], True)
+            self._transfers.take(begun.bearers[0], envelope, envelope.body, on_here)
 
     def _fold(self, envelope: Envelope) -> Stage | None:
         try:
@@ -260,15 +267,17 @@ class Receiver:
     def _acknowledge(
         self, batch: Sequence[_Arrived], staged: Sequence[_Staged | Callable[[], None]]
     ) -> None:
-        kept: dict[Channel, list[bytes]] = {}
+        kept: dict[Bearer, list[bytes]] = {}
         for arrived, result in zip(batch, staged, strict=True):
             if result is _Staged.FULL:
                 self._counters["envelopes.postponed"] += 1
                 if arrived.stage is not None:
                     _remember(self._unfolded, arrived.envelope.id)
                 continue
-            kept.setdefault(arrived.channel, []).append(arrived.envelope.id)
-            if arrived.is_begun and (begun := self._begun.get(arrived.envelope.id)):
+            begun = self._begun.get(arrived.envelope.id) if arrived.is_begun else None
+            for bearer in begun.bearers if begun else [arrived.channel]:
+                kept.setdefault(bearer, []).append(arrived.envelope.id)
+            if begun:
                 begun.is_acknowledged = True
             elif result is _Staged.KNOWN:
                 self._counters["envelopes.repeated"] += 1

@@ -272,6 +272,13 @@ class Sender:
             self._lane(peer).landed(id_)
             self._settle(id_, Outcome.REJECTED)
 
+    async def settled(self, removed: Sequence[Removed]) -> None:
+        """These have arrived, as we know by another way, and have left the outbox."""
+        for each in removed:
+            self._lane(each.peer).landed(each.id)
+            self._settle(each.id, Outcome.DELIVERED)
+        await self._discard(removed)
+
     # ---- the work ---------------------------------------------------------------------------
 
     async def settle(self) -> None:

@@ -20,6 +20,7 @@ from orvalho.errors import LimitExceeded
 class Box(Enum):
     OUTBOX = "outbox"
     MAILBOX = "mailbox"
+    DEPOT = "depot"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from orvalho.contexts.identity import Key
 from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.peers import mailbox, outbox
 from orvalho.peers.blobs import PART_BYTES, Blobs, incoming_name, outgoing_name
-from orvalho.peers.channel import Channel
+from orvalho.peers.channel import Bearer, Channel
 from orvalho.peers.envelope import BlobRef, Envelope, EnvelopeId
 from orvalho.peers.frames import BlobPart, GetBlob
 from orvalho.store import Store
@@ -46,12 +46,12 @@ class Transfers:
         self._taking: dict[EnvelopeId, Key] = {}
         self._parts: dict[_PartName, asyncio.Future[bytes | None]] = {}
         # On which channel each of these was asked for.
-        self._asked_on: dict[_PartName, Channel] = {}
+        self._asked_on: dict[_PartName, Bearer] = {}
         self._serving: Counter[Key] = Counter()
 
     def take(
         self,
-        channel: Channel,
+        channel: Bearer,
         envelope: Envelope,
         body: bytes,
         on_here: Callable[[Envelope], None],
@@ -90,7 +90,7 @@ class Transfers:
 
     async def _take(
         self,
-        channel: Channel,
+        channel: Bearer,
         envelope: Envelope,
         body: bytes,
         on_here: Callable[[Envelope], None],
@@ -111,7 +111,7 @@ class Transfers:
         finally:
             del self._taking[envelope.id]
 
-    async def _fetch(self, channel: Channel, id_: EnvelopeId, name: str, blob: BlobRef) -> None:
+    async def _fetch(self, channel: Bearer, id_: EnvelopeId, name: str, blob: BlobRef) -> None:
         if await to_thread.run_sync(self._blobs.has, name):
             return
         offset = await to_thread.run_sync(self._blobs.arrived_bytes, name)
@@ -127,7 +127,7 @@ class Transfers:
 
     async def _fetch_parts(
         self,
-        channel: Channel,
+        channel: Bearer,
         id_: EnvelopeId,
         offsets: range,
         add: Callable[[int, bytes], bool],

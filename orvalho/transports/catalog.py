@@ -53,6 +53,10 @@ class Catalog:
         self._made: dict[str, Transport] = dict(given or {})
         self._given = frozenset(self._made)
 
+    def extended(self, scheme: str, transport: Transport) -> Catalog:
+        """These, and one more."""
+        return Catalog({**self._made, scheme: transport})
+
     def find(self, address: str) -> Transport:
         """The transport that serves `address`.
 

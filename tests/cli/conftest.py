@@ -271,6 +271,20 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             ),
         ),
     ),
+    m.DepotList: (
+        m.DepotListReply(
+            piles=(
+                m.DepotPile(
+                    recipient="phone2",
+                    depositor="laptop",
+                    count=3,
+                    bytes=2048,
+                    expires_at=4_000_000_000.0,
+                ),
+            )
+        ),
+    ),
+    m.DepotRemove: (m.Note(text="3 kept for phone2 thrown away"),),
     m.WorkerList: (
         m.WorkerListReply(
             workers=(

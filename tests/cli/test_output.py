@@ -37,6 +37,7 @@ JSON_COMMANDS = {
     "transports": ("transports",),
     "settings": ("config", "show"),
     "audit-entry": ("audit",),
+    "depot": ("depot", "ls"),
     "findings": ("doctor",),
     "daemon": ("daemon", "status"),
 }

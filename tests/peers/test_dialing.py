@@ -11,8 +11,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from orvalho.contexts.identity import Key
 from orvalho.errors import Unavailable
+from orvalho.peers.relay import RelayTerms
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import OnLink
 from orvalho.transports.memory import MemoryLink, MemoryNetwork
@@ -62,10 +62,6 @@ class Broken(MemoryNetwork):
         raise RuntimeError("oh no")
 
 
-def relays(_: Key) -> list[str]:
-    return ["relay://b"]
-
-
 def transports(person: Person, other: Person) -> list[str]:
     return [way.transport for way in person.node.ways(other.key)]
 
@@ -73,19 +69,27 @@ def transports(person: Person, other: Person) -> list[str]:
 async def test_a_relay_serves_until_a_direct_way_is_there_and_is_kept_a_while(
     tmp_path: Path,
 ) -> None:
-    relay, direct = Network("relay"), Network("memory")
+    direct, wire = Network("memory"), Network("wire")
     direct.part("memory://b")
-    catalog = Catalog({"relay": relay, "memory": direct})
-    a, b = Person("a", tmp_path), Person("b", tmp_path)
+    catalog = Catalog({"memory": direct, "wire": wire})
+    a, b, server = Person("a", tmp_path), Person("b", tmp_path), Person("server", tmp_path)
     a.knows(b, "memory://b")
     b.knows(a)
-    timings = replace(QUICK, relay_spare_s=0.5)
+    for person in (a, b):
+        person.knows(server, "wire://server")
+        server.knows(person)
+    options = {
+        "catalog": catalog,
+        "timings": replace(QUICK, relay_spare_s=0.5),
+        "relay": RelayTerms(passes=lambda _: True, asks=lambda _: True),
+    }
     async with (
-        b.awake("relay://b", "memory://b", catalog=catalog, timings=timings),
-        a.awake(catalog=catalog, relays=relays, timings=timings),
+        server.awake("wire://server", **options),
+        b.awake("memory://b", **options),
+        a.awake(**options),
     ):
         await until(lambda: a.node.is_online(b.key))
-        assert a.node.paths(b.key) == ["relay b"]
+        assert a.node.paths(b.key) == ['relay "server"']
         b.node.handle("note", b.keep)
         await a.post(b, b"by relay")
         await until(lambda: b.handled)

@@ -82,7 +82,13 @@ class Device:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
-        wait_until(lambda: self.socket.exists() and self.is_answering(), f"{self.name} answers")
+        wait_until(
+            # Its power may go before it has answered anybody.
+            lambda: (
+                (bool(kill_at) and self.has_died) or (self.socket.exists() and self.is_answering())
+            ),
+            f"{self.name} answers",
+        )
 
     def is_answering(self) -> bool:
         try:

@@ -12,6 +12,7 @@ from orvalho.cli.output import age, duration
 from orvalho.cli.pairing import show_added
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
+from orvalho.cli.status import queued_text
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.mesh import PeerRename, PeerRevoke, PeerSet
 from orvalho.control.messages import (
@@ -108,7 +109,7 @@ def ls(session: Session) -> None:
             peer.relation,
             peer.state,
             ", ".join(peer.contexts) or None,
-            peer.queued,
+            queued_text(peer.queued, peer.queued_at) if peer.queued_at else peer.queued,
             age(peer.last_seen_at),
             peer.check_words,
         )

@@ -146,6 +146,14 @@ class NodeOperations:
                     hint=f"on {peer.name}: orvalho status",
                 )
             )
+            if refusal := house.node.depots.depositor.refusal(peer.node_key):
+                found.append(
+                    control.Finding(
+                        level="warning",
+                        text=f"mail for {peer.name} is kept here alone: {refusal}",
+                        hint="orvalho status",
+                    )
+                )
         return found
 
     def _listening(self) -> control.Finding:

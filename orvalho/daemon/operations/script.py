@@ -20,7 +20,7 @@ from orvalho.control import messages as control
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
-from orvalho.daemon.peer_words import path_to
+from orvalho.daemon.peer_words import name_of, path_to
 from orvalho.daemon.run_words import (
     RunEvent,
     RunOver,
@@ -90,13 +90,13 @@ class ScriptOperations:
         with self._house.feed.watch(run.id) as events:
             await self._queue(run, signed, request.source, destination)
             is_here = self._is_here(destination.node_key)
-            yield self._queued(run, "sending" if is_here else "queued")
+            yield await self._queued(run, "sending" if is_here else "queued")
             if request.detach:
                 return
             is_awaited = is_here or request.wait or await self._comes(destination.node_key)
             # Between our last look and now it may have ended after all.
             if not is_awaited and events.empty():
-                yield self._queued(run, "queued")
+                yield await self._queued(run, "queued")
                 return
             async for reply in self._follow(run, events):
                 yield reply
@@ -226,12 +226,17 @@ class ScriptOperations:
             house.runs.opened(run)
             house.node.flush(destination.node_key, EnvelopeId(ulid_bytes(run.id)))
 
-    def _queued(self, run: Run, state: str) -> control.RunQueued:
+    async def _queued(self, run: Run, state: str) -> control.RunQueued:
+        """With whom it waits: another node's depot, if one keeps it, or else here."""
+        house, keeper = self._house, None
+        if state == "queued":
+            id_ = EnvelopeId(ulid_bytes(run.id))
+            keeper = await house.node.depots.depositor.keeper_of(id_)
         return control.RunQueued(
             run=run.id,
             to=run.target,
             state=state,
-            queued_at=self._house.name,
+            queued_at=name_of(house, keeper) if keeper else house.name,
             expires_at=run.expires_at,
         )
 
@@ -338,7 +343,7 @@ class ScriptOperations:
             run = await self._house.runs.find(run.id)
             if run.state != "ended":
                 if not request.wait:
-                    yield self._queued(run, (await self._state(run)).state)
+                    yield await self._queued(run, (await self._state(run)).state)
                     return
                 while not isinstance(event := await events.get(), RunOver):
                     continue
@@ -368,10 +373,12 @@ class ScriptOperations:
             return
         node_key = parse_key(run.peer_key)
         is_ours = run.direction == "sent"
-        if is_ours and await house.node.withdraw(EnvelopeId(ulid_bytes(run.id))):
+        id_ = EnvelopeId(ulid_bytes(run.id))
+        is_kept = await house.node.depots.depositor.keeper_of(id_) is not None
+        if is_ours and await house.node.withdraw(id_):
             await self._end_here(run)
             yield control.Note(text=f"{run.id} is taken back")
-            if not house.node.is_online(node_key):
+            if not house.node.is_online(node_key) and not is_kept:
                 return
             # It may be on its way, or there already without our knowing.
         await house.node.post(
