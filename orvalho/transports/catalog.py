@@ -20,6 +20,8 @@ ENTRY_POINTS: Final = "orvalho.transports"
 _OURS: Final = {
     "ws": "orvalho.transports.websocket:WebSocketTransport",
     "wss": "orvalho.transports.websocket:WebSocketTransport",
+    "nats": "orvalho.transports.nats:NatsTransport",
+    "nats+tls": "orvalho.transports.nats:NatsTransport",
 }
 
 
