@@ -495,7 +495,7 @@ def _make_client(place: _Place, signer: SignsNonces) -> Client:
 
 @lru_cache(1)
 def _client_class() -> Any:
-    """The library's client, with two things it does not do by itself.
+    """The library's client, with what it does not do by itself.
 
     Raises:
         Unavailable: the library is not installed.
@@ -509,8 +509,10 @@ def _client_class() -> Any:
         ) from error
 
     class NodeClient(Client):
-        """It logs in by an nkey without being given the seed, and never falls back to plain text
-        where TLS was asked for: a server, or who sits before it, could say that it has none."""
+        """It logs in by an nkey without being given the seed. It never falls back to plain text
+        where TLS was asked for: a server, or who sits before it, could say that it has none. It
+        gives up after one refused connection, where the library would try for ever; and its end
+        is always told, also when its last words cannot be sent."""
 
         def __init__(self, nkey: str | None, *, is_secret: bool) -> None:
             super().__init__()
@@ -521,6 +523,20 @@ def _client_class() -> Any:
             if self._is_secret and not self._server_info.get("tls_required"):
                 raise errors.Error("the server offers no TLS")
             return super()._connect_command()
+
+        async def _select_next_server(self) -> None:
+            server = self._server_pool[0]
+            await self._connect_to_server(server)
+            self._current_server = server
+
+        async def _close(self, status: int, do_cbs: bool = True) -> None:
+            try:
+                await super()._close(status, do_cbs)
+            except OSError:
+                if self._transport is not None:
+                    self._transport.close()
+                if do_cbs and self._closed_cb is not None:
+                    await self._closed_cb()
 
     return NodeClient
 
