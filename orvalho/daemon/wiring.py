@@ -54,6 +54,8 @@ from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts import runs
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
+from orvalho.transports.catalog import Catalog
+from orvalho.transports.nats import NatsTransport
 
 _log = logging.getLogger(__name__)
 
@@ -176,6 +178,7 @@ class _Wiring:
         self._jobs = jobs
         self._daemon = daemon
         self._tasks = tasks
+        self._nats = NatsTransport(identity.node)
         self._house: House | None = None
         self._operations: dict[type[control.Message], Callable[[Any], Any]] = {}
 
@@ -200,6 +203,7 @@ class _Wiring:
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            catalog=Catalog({"nats": self._nats, "nats+tls": self._nats}),
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
