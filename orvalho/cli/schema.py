@@ -22,6 +22,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "peer-added": (m.PeerAdded, "peer add"),
     "peers": (m.PeerListReply, "peer ls"),
     "groups": (m.GroupListReply, "group ls, group show"),
+    "nats-configured": (m.NatsConfigured, "nats config"),
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (m.ScriptChecked, "script check"),
     "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),

@@ -19,6 +19,7 @@ from orvalho.errors import InvalidInput
 _WORDS: Final = (
     *("init", "status", "doctor", "why", "resolve", "repl", "version"),
     *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    "nats",
     *("completion", "complete"),
 )
 

@@ -89,6 +89,16 @@ class GroupShow(Message, frozen=True, kw_only=True, tag=_tag):
     name: str
 
 
+class NatsConfig(Message, frozen=True, kw_only=True, tag=_tag):
+    """Write the configuration of a NATS server for this node and its peers. `out` and `tls` are
+    absolute directories. -> NatsConfigured"""
+
+    out: str | None = None
+    listen: str = "0.0.0.0:4222"
+    tls: str | None = None
+    leaf: str | None = None
+
+
 class Resolve(Message, frozen=True, kw_only=True, tag=_tag):
     """What a name means here. -> Resolved"""
 
@@ -213,6 +223,7 @@ Request = (
     | PeerRemove
     | GroupList
     | GroupShow
+    | NatsConfig
     | Resolve
     | ScriptCheck
     | ScriptSend
@@ -255,6 +266,16 @@ class Note(Message, frozen=True, kw_only=True, tag=_tag):
     """A sentence for a person. `changed` is false for "already ..."."""
 
     text: str
+    changed: bool = True
+
+
+class NatsConfigured(Message, frozen=True, kw_only=True, tag=_tag):
+    """`path` is the file, `nodes` whom it lets in, `address` where they listen, once HOST is
+    replaced by a name of the server."""
+
+    path: str
+    nodes: tuple[str, ...]
+    address: str
     changed: bool = True
 
 
@@ -539,6 +560,7 @@ Reply = (
     | PeerAdded
     | PeerListReply
     | GroupListReply
+    | NatsConfigured
     | Resolved
     | ScriptChecked
     | RunQueued

@@ -30,8 +30,10 @@ from orvalho.daemon.handlers.caller import CallerHandler
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
+from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
@@ -141,6 +143,7 @@ async def open_daemon(
                 async with open_server(home.socket, wiring.answer):
                     tasks.start_soon(wiring.watch)
                     tasks.start_soon(wiring.see_peers)
+                    tasks.start_soon(wiring.nats_config.run)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -179,6 +182,8 @@ class _Wiring:
         self._daemon = daemon
         self._tasks = tasks
         self._nats = NatsTransport(identity.node)
+        self.nats_config = NatsConfigFile(home.state, loaded.config.name, identity.node.key, book)
+        book.watch(self.nats_config.changed)
         self._house: House | None = None
         self._operations: dict[type[control.Message], Callable[[Any], Any]] = {}
 
@@ -272,6 +277,7 @@ class _Wiring:
         policy = PolicyOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
+        nats = NatsOperations(house, self.nats_config)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
@@ -300,6 +306,7 @@ class _Wiring:
             control.ScriptResult: script.result,
             control.ScriptCancel: script.cancel,
             control.Why: script.why,
+            control.NatsConfig: nats.config,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:

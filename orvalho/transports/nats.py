@@ -501,8 +501,8 @@ def _client_class() -> Any:
         Unavailable: the library is not installed.
     """
     try:
-        from nats import errors
-        from nats.aio.client import Client
+        from nats import errors  # noqa: PLC0415 -- optional, and slow to import
+        from nats.aio.client import Client  # noqa: PLC0415
     except ImportError as error:
         raise Unavailable(
             "the client of NATS servers is not installed", hint="pip install orvalho[nats]"
@@ -534,7 +534,7 @@ def _client_class() -> Any:
                 await super()._close(status, do_cbs)
             except OSError:
                 if self._transport is not None:
-                    self._transport.close()
+                    self._transport.close()  # type: ignore[no-untyped-call]
                 if do_cbs and self._closed_cb is not None:
                     await self._closed_cb()
 
@@ -543,7 +543,7 @@ def _client_class() -> Any:
 
 @lru_cache(1)
 def _nats_errors() -> tuple[type[Exception], ...]:
-    from nats import errors
+    from nats import errors  # noqa: PLC0415
 
     return errors.Error, OSError
 

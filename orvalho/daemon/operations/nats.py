@@ -1,0 +1,33 @@
+"""What we do when the owner wants a NATS server for the devices."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from orvalho.control import messages as control
+from orvalho.daemon.house import House
+from orvalho.daemon.nats_config import FILE, NatsConfigFile, NatsSettings
+
+Replies = AsyncIterator[control.Reply]
+
+
+class NatsOperations:
+    """`orvalho nats ...`."""
+
+    def __init__(self, house: House, file: NatsConfigFile) -> None:
+        self._house = house
+        self._file = file
+
+    async def config(self, request: control.NatsConfig) -> Replies:
+        out = request.out or str(self._house.home.state / "nats")
+        settings = NatsSettings(out=out, listen=request.listen, tls=request.tls, leaf=request.leaf)
+        changed = await self._file.use(settings)
+        port = request.listen.rpartition(":")[2]
+        scheme = "nats+tls" if request.tls else "nats"
+        yield control.NatsConfigured(
+            path=str(Path(out) / FILE),
+            nodes=(self._house.name, *sorted(peer.name for peer in self._house.trust.peers())),
+            address=f"{scheme}://HOST:{port}",
+            changed=changed,
+        )
