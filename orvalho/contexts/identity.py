@@ -20,6 +20,7 @@ from typing import Final, Literal, NewType
 
 import msgspec
 from nacl.exceptions import BadSignatureError, CryptoError
+from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from orvalho.contexts.names import check_label
@@ -62,6 +63,17 @@ class Signer:
     def sign_raw(self, message: bytes) -> bytes:
         """64 bytes over the message alone, for formats that bring their own tag (DSSE's PAE)."""
         return self._key.sign(message).signature
+
+    def unseal(self, box: bytes) -> bytes:
+        """What `seal_for` closed for this key.
+
+        Raises:
+            Untrusted: it is for another key, or was changed.
+        """
+        try:
+            return SealedBox(self._key.to_curve25519_private_key()).decrypt(box)
+        except (CryptoError, ValueError, TypeError) as error:
+            raise Untrusted("it is not sealed for this node") from error
 
     def __repr__(self) -> str:
         return f"Signer({key_text(self.key)})"
@@ -160,6 +172,19 @@ def verify_raw(key: Key, message: bytes, signature: bytes) -> None:
         _verify_key(key).verify(message, signature)
     except (CryptoError, ValueError) as error:
         raise Untrusted("the signature does not hold", where=_safe_key_text(key)) from error
+
+
+def seal_for(key: Key, content: bytes) -> bytes:
+    """`content`, 48 bytes longer, for the holder of `key` alone: a libsodium sealed box to the
+    X25519 key (RFC 7748) that this Ed25519 key converts to. It does not say who closed it.
+
+    Raises:
+        Untrusted: this is no key.
+    """
+    try:
+        return SealedBox(VerifyKey(key).to_curve25519_public_key()).encrypt(content)
+    except (CryptoError, ValueError) as error:
+        raise Untrusted("nothing can be sealed for this key", where=_safe_key_text(key)) from error
 
 
 def certify(signer: Signer, kind: CertificateKind, name: str, key: Key, now: float) -> bytes:

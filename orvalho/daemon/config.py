@@ -71,6 +71,13 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     explain_to: str = "own"
 
 
+class Nats(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`stream`: the JetStream stream that keeps sealed mail for peers that are off, on the first
+    NATS server of `listen`; empty for none."""
+
+    stream: str = ""
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -83,6 +90,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota: Quota = Quota()
     delivery: Delivery = Delivery()
     policy: Policy = Policy()
+    nats: Nats = Nats()
 
 
 _DURATIONS: Final = ("limits.wall", "limits.cpu", "limits.max_wall", "delivery.grace")
@@ -256,6 +264,15 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
+    if flat["nats.stream"] and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", flat["nats.stream"]):
+        raise InvalidInput(
+            "nats.stream is a word of letters, digits, - and _",
+            where=_where("nats.stream", origins),
+        )
+    if flat["nats.stream"] and not any(each.startswith("nats") for each in config.listen):
+        raise InvalidInput(
+            "nats.stream needs a NATS server in `listen`", where=_where("nats.stream", origins)
+        )
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))

@@ -25,7 +25,7 @@ from orvalho.errors import InvalidInput, Unavailable
 _log = logging.getLogger(__name__)
 
 FILE: Final = "nats-server.conf"
-# The JetStream stream that keeps sealed mail, and the subjects it takes.
+# The stream's name where the settings give it none.
 STREAM: Final = "orvalho"
 _PID_FILE: Final = "nats-server.pid"
 _CERTIFICATE: Final = ("cert.pem", "key.pem")
@@ -35,12 +35,14 @@ _LEAF: Final = re.compile(r"(nats-leaf|nats|tls|wss?)://\S+")
 
 class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the owner asked for it; kept in the state directory. `out` and `tls` are absolute
-    directories (`tls` holds cert.pem and key.pem), `leaf` the URL of a server to lean on."""
+    directories (`tls` holds cert.pem and key.pem), `leaf` the URL of a server to lean on,
+    `stream` the JetStream stream that keeps sealed mail."""
 
     out: str
     listen: str
     tls: str | None = None
     leaf: str | None = None
+    stream: str = STREAM
 
     def check(self) -> None:
         """Raises:
@@ -151,11 +153,14 @@ def render(settings: NatsSettings, name: str, users: Sequence[tuple[str, Key]]) 
         lines.append(f"leafnodes {{ remotes: [ {{ url: {_quoted(settings.leaf)} }} ] }}")
     lines += ["authorization {", "  users: ["]
     for index, (who, key_) in enumerate(users):
-        lines += [f"    # {who}", *_user(user_nkey(key_), may_make_stream=index == 0)]
+        lines += [
+            f"    # {who}",
+            *_user(user_nkey(key_), settings.stream, may_make_stream=index == 0),
+        ]
     return "\n".join([*lines, "  ]", "}", ""])
 
 
-def _user(nkey: str, *, may_make_stream: bool) -> list[str]:
+def _user(nkey: str, stream: str, *, may_make_stream: bool) -> list[str]:
     """What one node may do: speak to any node's door, hear its own, fetch its own mail.
 
     A reader of its own mail is made under a subject that names node and filter, and the server
@@ -164,13 +169,13 @@ def _user(nkey: str, *, may_make_stream: bool) -> list[str]:
     publish = [
         "orvalho.link.*.*",
         "orvalho.mail.*",
-        f"$JS.API.CONSUMER.CREATE.{STREAM}.{nkey}.orvalho.mail.{nkey}",
-        f"$JS.API.CONSUMER.INFO.{STREAM}.{nkey}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{nkey}",
-        f"$JS.ACK.{STREAM}.{nkey}.>",
+        f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
+        f"$JS.ACK.{stream}.{nkey}.>",
     ]
     if may_make_stream:
-        publish += [f"$JS.API.STREAM.{what}.{STREAM}" for what in ("CREATE", "UPDATE", "INFO")]
+        publish += [f"$JS.API.STREAM.{what}.{stream}" for what in ("CREATE", "UPDATE", "INFO")]
     subscribe = [f"orvalho.link.{nkey}.*", f"_INBOX_{nkey}.>"]
     return [
         f"    {{ nkey: {nkey}, permissions: {{",

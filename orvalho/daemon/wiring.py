@@ -58,6 +58,7 @@ from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.nats import NatsTransport
+from orvalho.transports.nats_stream import NatsCarrier
 
 _log = logging.getLogger(__name__)
 
@@ -208,12 +209,20 @@ class _Wiring:
             on_greeting=self._on_greeting,
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
+            carrier=self._carrier(),
             catalog=Catalog({"nats": self._nats, "nats+tls": self._nats}),
             quota=tally.Quota(
                 count=config.delivery.per_peer_count,
                 bytes=parse_size(config.delivery.per_peer_bytes),
             ),
         )
+
+    def _carrier(self) -> NatsCarrier | None:
+        config = self._loaded.config
+        if not config.nats.stream:
+            return None
+        address = next(each for each in config.listen if each.startswith("nats"))
+        return NatsCarrier(self._nats.server(address), config.nats.stream)
 
     def build(self, node: Node) -> House:
         config, home = self._loaded.config, self._home

@@ -26,6 +26,7 @@ from orvalho.peers import envelope as envelopes
 from orvalho.peers import mailbox, outbox, pairing, tally
 from orvalho.peers.admission import Admission, OnPaired
 from orvalho.peers.blobs import Blobs, incoming_name, outgoing_name
+from orvalho.peers.carrier import Carrier, Carrying
 from orvalho.peers.channel import Channel
 from orvalho.peers.desk import Desk, Handler
 from orvalho.peers.dispatch import Answerer, Dispatch, Hearer
@@ -103,6 +104,8 @@ class NodeConfig:
     on_paired: OnPaired
     on_undelivered: OnUndelivered
     catalog: Catalog = field(default_factory=Catalog)
+    # Keeps mail for peers that are not linked, if there is one.
+    carrier: Carrier | None = None
     quota: Quota = field(default_factory=Quota)
     timings: Timings = field(default_factory=Timings)
     resend_after_s: float = 5.0
@@ -172,6 +175,17 @@ class Node:
             counters=self._counters,
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
+        )
+        self._carrying = config.carrier and Carrying(
+            config.carrier,
+            signer=config.signer,
+            store=config.store,
+            book=config.book,
+            links=self._links,
+            sender=self._sender,
+            receiver=self._receiver,
+            clock=config.clock,
+            counters=self._counters,
         )
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
 
@@ -250,6 +264,8 @@ class Node:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
         self._sender.release(to, self._staging.take(ids))
+        if self._carrying:
+            self._carrying.nudge()
 
     async def post(
         self,
@@ -411,6 +427,8 @@ class Node:
         self._tasks.start_soon(self._receiver.commit)
         self._tasks.start_soon(self._sender.settle)
         self._tasks.start_soon(self._sweep)
+        if self._carrying:
+            self._tasks.start_soon(self._carrying.run)
         await self._links.run()
 
     async def _sweep(self) -> None:

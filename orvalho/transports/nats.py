@@ -35,8 +35,9 @@ from orvalho.transports.link import OnLink
 from orvalho.transports.nats_link import CLOSE, OPEN, OPEN_NAME, NatsLink, inbox, read_inbox
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client
-    from nats.aio.msg import Msg
+    # Under their own names again: the other files of this room that need them look here.
+    from nats.aio.client import Client as Client  # noqa: PLC0414
+    from nats.aio.msg import Msg as Msg  # noqa: PLC0414
 
 _log = logging.getLogger(__name__)
 
@@ -347,6 +348,24 @@ class Server:
         except _nats_errors() as error:
             raise Unavailable(f"the NATS server is lost: {error}", where=self.url) from error
 
+    async def request(
+        self,
+        client: Client,
+        subject: str,
+        content: bytes,
+        headers: dict[str, str] | None,
+        timeout_s: float,
+    ) -> bytes:
+        """Raises:
+        Unavailable: nobody answers in time, or the connection is lost.
+        """
+        try:
+            answer = await client.request(subject, content, timeout=timeout_s, headers=headers)
+        except _nats_errors() as error:
+            text = str(error) or type(error).__name__
+            raise Unavailable(f"the NATS server does not answer: {text}", where=self.url) from error
+        return answer.data
+
     async def notify_closed(self, far: str) -> None:
         """Tell the far side of a link that it is gone, if that can be."""
         with suppress(Unavailable):
@@ -545,7 +564,7 @@ def _client_class() -> Any:
 def _nats_errors() -> tuple[type[Exception], ...]:
     from nats import errors  # noqa: PLC0415
 
-    return errors.Error, OSError
+    return errors.Error, OSError, TimeoutError
 
 
 def _now() -> float:

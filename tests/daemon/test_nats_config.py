@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from orvalho.errors import InvalidInput, Unavailable
 from orvalho.store import open_store
 from orvalho.transports.link import Link
 from orvalho.transports.nats import NatsTransport
+from orvalho.transports.nats_stream import NatsCarrier, Take
 from tests.transports.nats_server import NatsServer, binary, free_port
 
 pytestmark = pytest.mark.anyio
@@ -84,20 +84,22 @@ async def answers(link: Link) -> None:
 
 async def test_the_server_finds_the_file_sound(tmp_path: Path) -> None:
     async with served(tmp_path) as (server, _):
-        done = subprocess.run([binary(), "-t", "-c", str(server.file)], capture_output=True)
+        done = await anyio.run_process([binary(), "-t", "-c", str(server.file)], check=False)
         assert done.returncode == 0, done.stderr
         assert server.file is not None
         assert server.file.stat().st_mode & 0o077 == 0
 
 
 async def test_paired_nodes_are_let_in_and_a_stranger_is_not(tmp_path: Path) -> None:
-    async with served(tmp_path) as (server, _):
-        async with NatsTransport(HOME).listen(server.url, echo) as listener:
-            link = await NatsTransport(PHONE).dial(listener.address)
-            await answers(link)
-            await link.aclose()
-            with pytest.raises(Unavailable, match="refuses this node"):
-                await NatsTransport(STRANGER).dial(listener.address)
+    async with (
+        served(tmp_path) as (server, _),
+        NatsTransport(HOME).listen(server.url, echo) as listener,
+    ):
+        link = await NatsTransport(PHONE).dial(listener.address)
+        await answers(link)
+        await link.aclose()
+        with pytest.raises(Unavailable, match="refuses this node"):
+            await NatsTransport(STRANGER).dial(listener.address)
 
 
 async def test_a_newcomer_is_let_in_the_forgotten_dropped_and_others_stay(tmp_path: Path) -> None:
@@ -138,7 +140,13 @@ async def test_a_paired_node_can_neither_read_nor_take_what_is_anothers(tmp_path
             async def hear(message: object) -> None:
                 heard.append(message.data)  # type: ignore[attr-defined]
 
-            for subject in (f"orvalho.link.{home}.*", "orvalho.>", ">", f"_INBOX_{home}.>", "$JS.>"):
+            for subject in (
+                f"orvalho.link.{home}.*",
+                "orvalho.>",
+                ">",
+                f"_INBOX_{home}.>",
+                "$JS.>",
+            ):
                 await client.subscribe(subject, cb=hear)
             for subject in (
                 f"$JS.API.CONSUMER.CREATE.orvalho.{phone}.orvalho.mail.{home}",
@@ -172,6 +180,32 @@ async def until_count(found: list[str], count: int) -> None:
         while len(found) < count:
             await anyio.sleep(0.01)
     assert len(found) == count, found
+
+
+async def test_the_rights_are_enough_for_mail_by_the_stream_and_for_ones_own_alone(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (server, _):
+        home, phone = (
+            NatsCarrier(NatsTransport(each).server(server.url), "orvalho") for each in (HOME, PHONE)
+        )
+        came: dict[str, list[bytes]] = {"home": [], "phone": []}
+
+        def taker(name: str) -> Take:
+            def take(content: bytes, _kept: object) -> None:
+                came[name].append(content)
+
+            return take
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(home.collect, taker("home"))
+            await until(lambda: phone.deposit(HOME.key, b"1", b"to home", 0.0))
+            tasks.start_soon(phone.collect, taker("phone"))
+            await until(lambda: home.deposit(PHONE.key, b"2", b"to phone", 0.0))
+            with anyio.fail_after(30):
+                while came != {"home": [b"to home"], "phone": [b"to phone"]}:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
 
 
 async def test_bad_wishes_are_named(tmp_path: Path) -> None:

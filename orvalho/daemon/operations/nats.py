@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orvalho.control import messages as control
 from orvalho.daemon.house import House
-from orvalho.daemon.nats_config import FILE, NatsConfigFile, NatsSettings
+from orvalho.daemon.nats_config import FILE, STREAM, NatsConfigFile, NatsSettings
 
 Replies = AsyncIterator[control.Reply]
 
@@ -20,14 +20,21 @@ class NatsOperations:
         self._file = file
 
     async def config(self, request: control.NatsConfig) -> Replies:
-        out = request.out or str(self._house.home.state / "nats")
-        settings = NatsSettings(out=out, listen=request.listen, tls=request.tls, leaf=request.leaf)
+        house = self._house
+        out = request.out or str(house.home.state / "nats")
+        settings = NatsSettings(
+            out=out,
+            listen=request.listen,
+            tls=request.tls,
+            leaf=request.leaf,
+            stream=house.settings.config.nats.stream or STREAM,
+        )
         changed = await self._file.use(settings)
         port = request.listen.rpartition(":")[2]
         scheme = "nats+tls" if request.tls else "nats"
         yield control.NatsConfigured(
             path=str(Path(out) / FILE),
-            nodes=(self._house.name, *sorted(peer.name for peer in self._house.trust.peers())),
+            nodes=(house.name, *sorted(peer.name for peer in house.trust.peers())),
             address=f"{scheme}://HOST:{port}",
             changed=changed,
         )
