@@ -264,19 +264,19 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key, choices in _CHOICES.items():
         if flat[key] not in choices:
             raise InvalidInput(f"{key} is one of {', '.join(choices)}", where=_where(key, origins))
-    if flat["nats.stream"] and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", flat["nats.stream"]):
-        raise InvalidInput(
-            "nats.stream is a word of letters, digits, - and _",
-            where=_where("nats.stream", origins),
-        )
-    if flat["nats.stream"] and not any(each.startswith("nats") for each in config.listen):
-        raise InvalidInput(
-            "nats.stream needs a NATS server in `listen`", where=_where("nats.stream", origins)
-        )
+    _check_nats(config, _where("nats.stream", origins))
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
     return config
+
+
+def _check_nats(config: Config, where: str) -> None:
+    stream = config.nats.stream
+    if stream and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", stream):
+        raise InvalidInput("nats.stream is a word of letters, digits, - and _", where=where)
+    if stream and not any(address.startswith("nats") for address in config.listen):
+        raise InvalidInput("nats.stream needs a NATS server in `listen`", where=where)
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

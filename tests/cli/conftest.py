@@ -111,6 +111,9 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     m.GroupShow: (
         m.GroupListReply(groups=(m.GroupState(name="family", members=((KEY, "ana.pub", None),)),)),
     ),
+    m.NatsConfig: (
+        m.NatsConfigured(path="/home/nats.conf", nodes=("laptop",), address="nats://HOST:4222"),
+    ),
     m.Resolve: (
         m.Resolved(
             name="peer@phone2",

@@ -19,6 +19,7 @@ JSON_COMMANDS = {
     "peer-added": ("peer", "add", "orvalho1:abc"),
     "peers": ("peer", "ls"),
     "groups": ("group", "show", "@family"),
+    "nats-configured": ("nats", "config"),
     "resolved": ("resolve", "peer@phone2"),
     "script-checked": ("script", "check", __file__),
     "run-queued": ("script", "send", "peer@phone2", "-e", "1", "--detach"),

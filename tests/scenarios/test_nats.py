@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import nats
 
 from orvalho.control.client import Client
 from orvalho.control.messages import RunQueued, ScriptSend
 from tests.scenarios.devices import Device, wait_until
-from tests.transports.nats_server import NatsServer
+from tests.transports.nats_server import NatsServer, free_port
 
 SCRIPTS = 300
 MARK = """\
@@ -38,12 +40,16 @@ export default async function ({{ target }}) {{
 
 
 @contextmanager
-def nats_devices(top: Path, server: NatsServer) -> Iterator[tuple[Device, Device]]:
+def nats_devices(
+    top: Path, server: NatsServer, settings: str = ""
+) -> Iterator[tuple[Device, Device]]:
     """Laptop and phone2, linked over the server alone."""
     laptop, phone = Device("laptop", top / "laptop"), Device("phone2", top / "phone2")
     try:
         for device in (laptop, phone):
             device.does("init", "--name", device.name, "--listen", server.url)
+            with (device.home / "config/config.toml").open("a") as file:
+                file.write(settings)
             device.start()
         phone.does("ctx", "new", "peer")
         ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
@@ -97,3 +103,72 @@ def ended(laptop: Device) -> Counter[str | None]:
     """How many of the laptop's runs have come to which end."""
     runs = laptop.types("script", "ls", "--json", "--limit", "1000").json["runs"]
     return Counter(each["outcome"] for each in runs)
+
+
+def test_they_are_never_on_together_and_the_script_still_runs_once(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, f'jetstream {{ store_dir: "{tmp_path}/js" }}')
+    keep = '\n[nats]\nstream = "orvalho"\n'
+    with server, nats_devices(tmp_path, server, keep) as (laptop, phone):
+        phone.allow("p, laptop, peer, kv.read, *, allow", "p, laptop, peer, kv.write, *, allow")
+        file = tmp_path / "mark.js"
+        file.write_text(MARK)
+        # given a phone that is off when the script is sent
+        phone.stop()
+        wait_until(lambda: not laptop.online("phone2"), "the phone is off")
+        words = ("script", "send", "peer@phone2", str(file), "--param", "n=0", "--detach")
+        assert laptop.types(*words).status in (0, 7)
+        wait_until(lambda: held(server) >= 1, "the stream has it")
+        before = held(server)
+        # and a laptop that is off when the phone wakes
+        laptop.stop()
+        phone.start()
+        wait_until(lambda: ended(phone) == {"done": 1}, "it has run")
+        wait_until(lambda: held(server) >= before + 2, "its answers are under way")
+        phone.stop()
+        # then the laptop learns of it all the same
+        laptop.start()
+        wait_until(lambda: ended(laptop) == {"done": 1}, "the receipt has come")
+        # and once both are there, it still has run once
+        phone.start()
+        wait_until(lambda: laptop.online("phone2"), "they are linked")
+        marks = tmp_path / "marks.js"
+        marks.write_text(MARKS)
+        found = json.loads(laptop.does("script", "send", "peer@phone2", str(marks), "--wait"))
+        assert found == [1] + [0] * (SCRIPTS - 1)
+
+
+def held(server: NatsServer) -> int:
+    """How many messages the stream has ever taken."""
+
+    async def ask() -> int:
+        client = await nats.connect(server.url, allow_reconnect=False)
+        try:
+            return (await client.jetstream().stream_info("orvalho")).state.last_seq
+        finally:
+            await client.close()
+
+    return asyncio.run(ask())
+
+
+def test_the_servers_configuration_follows_pairing_and_parting(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, port=free_port())
+    laptop, phone = Device("laptop", tmp_path / "laptop"), Device("phone2", tmp_path / "phone2")
+    try:
+        for device in (laptop, phone):
+            device.init()
+            device.start()
+        listen = f"127.0.0.1:{server.port}"
+        written = laptop.types("nats", "config", "--listen", listen, "--json").json
+        assert written["nodes"] == ["laptop"]
+        again = laptop.types("nats", "config", "--listen", listen, "--json").json
+        assert not again["changed"]
+        server.file = Path(written["path"])
+        with server:
+            ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
+            laptop.does("peer", "add", ticket)
+            wait_until(lambda: "# phone2" in server.file.read_text(), "the phone is let in")
+            laptop.does("peer", "rm", "phone2", "-y")
+            wait_until(lambda: "# phone2" not in server.file.read_text(), "it is let in no more")
+    finally:
+        laptop.stop()
+        phone.stop()
