@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 import anyio
 
 from orvalho.contexts.identity import Key, Signer, seal_for, verify
-from orvalho.errors import LimitExceeded, Unavailable, Untrusted
+from orvalho.errors import LimitExceeded, OrvalhoError, Untrusted
 from orvalho.peers import frames, outbox
 from orvalho.peers.channel import Channel
 from orvalho.peers.envelope import EnvelopeId, open_sealed, sender_of
@@ -104,7 +104,7 @@ class Carrying:
                     await self._work_off(self._answers, self._send_answer)
                     for peer in self._book.peers():
                         await self._deposit_for(peer)
-                except Unavailable as error:
+                except OrvalhoError as error:
                     self._counters["carrier.away"] += 1
                     _log.debug("carrier.away", extra={"reason": error.message})
                     await anyio.sleep(_LOOK_S)

@@ -17,7 +17,7 @@ import random
 import re
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -120,6 +120,7 @@ class NatsTransport:
         place = read_address(address)
         if place.nkey not in ("", self.nkey):
             raise InvalidInput("that is the address of another node", where=place.server)
+        _login(place, self._signer)
         server = self.server(address)
         if server.ear is not None:
             raise Unavailable("this node listens there already", where=place.server)
@@ -261,7 +262,7 @@ class Server:
             await client.subscribe(inbox(self.nkey), cb=self._take)
             await client.flush(_CONNECT_TIMEOUT_S)
         except BaseException as error:
-            with anyio.CancelScope(shield=True), suppress(Exception):
+            with anyio.move_on_after(_CLOSING_S, shield=True), suppress(Exception):
                 await client.close()
             if isinstance(error, Exception):
                 raise self._refused(error) from error
@@ -365,6 +366,19 @@ class Server:
             text = str(error) or type(error).__name__
             raise Unavailable(f"the NATS server does not answer: {text}", where=self.url) from error
         return answer.data
+
+    async def subscribe(
+        self, client: Client, subject: str, hear: Callable[[Msg], Awaitable[None]]
+    ) -> None:
+        """Hear a subject for as long as this connection lasts.
+
+        Raises:
+            Unavailable: it is lost.
+        """
+        try:
+            await client.subscribe(subject, cb=hear)
+        except _nats_errors() as error:
+            raise Unavailable(f"the NATS server is lost: {error}", where=self.url) from error
 
     async def notify_closed(self, far: str) -> None:
         """Tell the far side of a link that it is gone, if that can be."""

@@ -103,7 +103,7 @@ class NatsCarrier:
                 came.set()
 
         where = client.new_inbox()
-        await self._subscribe(client, where, on_message)
+        await self._server.subscribe(client, where, on_message)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._server.nkey}"
         request = json.dumps({"batch": _BATCH, "expires": _EXPIRES_S * _NS}).encode()
         while not client.is_closed:
@@ -114,11 +114,6 @@ class NatsCarrier:
                 async with anyio.create_task_group() as tasks:
                     for wait in (came.wait, self._server.wait_lost):
                         tasks.start_soon(_first_of, wait, tasks.cancel_scope)
-
-    async def _subscribe(self, client: Client, subject: str, on_message: Any) -> None:
-        if client.is_closed:
-            raise Unavailable("the connection to the NATS server is lost")
-        await client.subscribe(subject, cb=on_message)
 
     async def _make_reader(self, client: Client) -> None:
         nkey = self._server.nkey

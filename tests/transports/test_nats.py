@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 
@@ -16,16 +18,21 @@ import anyio
 import anyio.abc
 import nats
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 
 from orvalho.contexts.identity import Signer
 from orvalho.contexts.nkeys import parse_user_nkey, user_nkey
+from orvalho.daemon.nats_config import NatsSettings, render
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.link import Link, Transport
 from orvalho.transports.nats import MAX_STRANGERS, NatsTransport
 from orvalho.transports.nats_link import NatsLink
 from tests.conformance.link import LinkSuite
-from tests.transports.nats_server import NatsServer
+from tests.transports.nats_server import NatsServer, free_port
 
 pytestmark = pytest.mark.anyio
 NOBODY = user_nkey(Signer(bytes(32)).key)
@@ -318,3 +325,91 @@ async def test_addresses_that_are_none() -> None:
     assert parse_user_nkey(NOBODY) == Signer(bytes(32)).key
     with pytest.raises(InvalidInput):
         parse_user_nkey(NOBODY[:-1] + ("A" if NOBODY[-1] != "A" else "B"))
+
+
+def certificates(top: Path) -> None:
+    """ca.pem, and cert.pem with key.pem for 127.0.0.1, signed by it."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("ca", "server")
+    ]
+    for place, file in enumerate(("ca.pem", "cert.pem")):
+        usage = x509.KeyUsage(
+            *[(place == 0 and n in (5, 6)) or (place == 1 and n == 0) for n in range(9)]
+        )
+        signed = (
+            x509.CertificateBuilder()
+            .subject_name(names[place])
+            .issuer_name(names[0])
+            .public_key(keys[place].public_key())
+            .serial_number(place + 1)
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=place == 0, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
+            )
+            .sign(keys[0], hashes.SHA256())
+        )
+        (top / file).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (top / "key.pem").write_bytes(
+        keys[1].private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+async def test_tls_by_a_private_authority_and_by_no_other(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    config = f'tls {{ cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem" }}'
+    with NatsServer(tmp_path, config) as server:
+        place = f"nats+tls://127.0.0.1:{server.port}"
+        transport = NatsTransport()
+        async with transport.listen(f"{place}?ca={tmp_path}/ca.pem", echo) as listener:
+            assert listener.address == f"{place}/{transport.nkey}"
+            link = await transport.dial(listener.address)
+            await link.send(b"x")
+            assert await link.receive() == b"x"
+            await link.aclose()
+        for other in (place, server.url):
+            with pytest.raises(Unavailable):
+                await NatsTransport().dial(f"{other}/{NOBODY}")
+        with pytest.raises(InvalidInput, match="authority"):
+            async with NatsTransport().listen(f"{place}?ca={tmp_path}/none.pem", echo):
+                pass
+
+
+async def test_a_node_on_a_leaf_is_reached_through_the_server_it_leans_on(tmp_path: Path) -> None:
+    for name in ("hub", "leaf"):
+        (tmp_path / name).mkdir()
+    leaves = free_port()
+    hub = NatsServer(
+        tmp_path / "hub",
+        f'leafnodes {{ listen: "127.0.0.1:{leaves}", authorization {{ user: l, password: s }} }}',
+    )
+    signer = Signer(b"3" * 32)
+    settings = NatsSettings(
+        out=str(tmp_path / "leaf"),
+        listen=f"127.0.0.1:{free_port()}",
+        leaf=f"nats-leaf://l:s@127.0.0.1:{leaves}",
+    )
+    file = tmp_path / "leaf" / "leaf.conf"
+    file.write_text(render(settings, "home", [("home", signer.key)]))
+    leaf = NatsServer(tmp_path / "leaf", port=int(settings.listen.rpartition(":")[2]), file=file)
+    with hub, leaf:
+        async with NatsTransport(signer).listen(leaf.url, echo):
+            there = f"{hub.url}/{user_nkey(signer.key)}"
+            with anyio.fail_after(30):
+                while True:
+                    try:
+                        link = await NatsTransport().dial(there)
+                        break
+                    except Unavailable:
+                        await anyio.sleep(0.05)
+            await link.send(b"through the hub")
+            assert await link.receive() == b"through the hub"
+            await link.aclose()
