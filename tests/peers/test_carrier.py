@@ -20,6 +20,7 @@ from tests.transports.nats_server import NatsServer
 
 pytestmark = pytest.mark.anyio
 LIMIT_S = 30.0
+ENVELOPES = 300
 
 
 @asynccontextmanager
@@ -91,6 +92,35 @@ async def test_a_stream_that_is_lost_loses_nothing(tmp_path: Path) -> None:
             await until(lambda: b.handled == [b"kept at home"], LIMIT_S)
 
 
+async def test_the_server_dies_under_load_and_each_envelope_is_handled_once(
+    tmp_path: Path,
+) -> None:
+    a, b = strangers_apart(tmp_path)
+    bodies = [b"%d" % number for number in range(ENVELOPES)]
+    server = stream(tmp_path)
+    with server:
+        async with awake(a, server) as node:
+            for body in bodies:
+                await a.post(b, body, lifetime_s=600)
+            # given a server that dies while mail is left with it
+            await until(lambda: counted(node, "carrier.deposited") > 50, LIMIT_S)
+            server.kill()
+            await until(lambda: counted(node, "carrier.away"), LIMIT_S)
+            server.start()
+            await until(lambda: counted(node, "carrier.deposited") >= ENVELOPES, LIMIT_S)
+        async with awake(b, server):
+            # and again while it is fetched
+            await until(lambda: len(b.handled) > 50, LIMIT_S)
+            server.kill()
+            server.start()
+            await until(lambda: len(b.handled) >= ENVELOPES, 90)
+            # then the sender learns of all; mail whose end the server has not heard of comes
+            # to b again after half a minute, and is known there
+            async with awake(a, server) as sender:
+                await until_empty(sender, b, 90)
+        assert sorted(b.handled) == sorted(bodies)
+
+
 async def test_forged_and_foreign_deposits_are_refused_and_harm_nothing(tmp_path: Path) -> None:
     a, b = strangers_apart(tmp_path)
     stranger = Person("c", tmp_path)
@@ -141,8 +171,8 @@ def refused(node: Node) -> int:
     return sum(count for name, count in found.items() if name.startswith("carrier.refused"))
 
 
-async def until_empty(node: Node, peer: Person) -> None:
-    with anyio.fail_after(LIMIT_S):
+async def until_empty(node: Node, peer: Person, limit_s: float = LIMIT_S) -> None:
+    with anyio.fail_after(limit_s):
         while await node.queued(peer.key):
             await anyio.sleep(0.01)
 
