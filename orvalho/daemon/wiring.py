@@ -182,7 +182,8 @@ class _Wiring:
         self._jobs = jobs
         self._daemon = daemon
         self._tasks = tasks
-        self._nats = NatsTransport(identity.node)
+        self._nats = NatsTransport(identity.node, on_problem=self._on_nats_problem)
+        self._nats_problems: dict[str, str] = {}
         self.nats_config = NatsConfigFile(home.state, loaded.config.name, identity.node.key, book)
         book.watch(self.nats_config.changed)
         self._house: House | None = None
@@ -263,6 +264,7 @@ class _Wiring:
         )
         house.problems["policy"] = policy.problems
         house.problems["groups"] = groups_read.problems
+        house.problems["nats"] = tuple(self._nats_problems.values())
         node.set_greeting(greet(contexts.list()))
         self._house = house
         return house
@@ -357,6 +359,13 @@ class _Wiring:
 
     async def _answer_caller(self, sender: Key, body: bytes) -> bytes:
         return await self._caller.call(sender, body)
+
+    def _on_nats_problem(self, server: str, problem: str | None) -> None:
+        self._nats_problems.pop(server, None)
+        if problem is not None:
+            self._nats_problems[server] = f"{server}: {problem}"
+        if self._house is not None:
+            self._house.problems["nats"] = tuple(self._nats_problems.values())
 
     async def _announce(self) -> None:
         house = self._built

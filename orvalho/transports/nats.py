@@ -100,6 +100,10 @@ class _Ear:
     guests: set[NatsLink] = field(default_factory=set)
 
 
+# Told of a server on which we listen, and why it cannot be reached; None: it is.
+OnProblem = Callable[[str, str | None], None]
+
+
 class NatsTransport:
     """A Transport. `signer` holds the key that the node is known by, on the servers as among its
     peers; without one it goes by a new key. `counters` counts what strangers get wrong.
@@ -108,11 +112,15 @@ class NatsTransport:
     """
 
     def __init__(
-        self, signer: SignsNonces | None = None, counters: Counter[str] | None = None
+        self,
+        signer: SignsNonces | None = None,
+        counters: Counter[str] | None = None,
+        on_problem: OnProblem | None = None,
     ) -> None:
         self._signer = signer or Signer(random.SystemRandom().randbytes(32))
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.nkey: Final = user_nkey(self._signer.key)
+        self._on_problem = on_problem
         self._servers: dict[str, Server] = {}
 
     @asynccontextmanager
@@ -128,7 +136,7 @@ class NatsTransport:
             server.ear = ear = _Ear(tasks, on_link)
             tried = asyncio.Event()
             staying = anyio.CancelScope()
-            tasks.start_soon(server.stay, staying, tried)
+            tasks.start_soon(server.stay, staying, tried, self._on_problem)
             try:
                 await tried.wait()
                 yield _NatsListener(f"{place.server}/{self.nkey}")
@@ -215,7 +223,9 @@ class Server:
                 self._failed_at, self._problem = _now(), error.message
                 raise
 
-    async def stay(self, scope: anyio.CancelScope, tried: asyncio.Event) -> None:
+    async def stay(
+        self, scope: anyio.CancelScope, tried: asyncio.Event, on_problem: OnProblem | None
+    ) -> None:
         """Hold the connection until `scope` ends; `tried` is set after the first attempt."""
         backoff = Backoff(_REDIAL_FIRST_S, _REDIAL_LIMIT_S)
         problem = None
@@ -227,9 +237,13 @@ class Server:
                     if error.message != problem:
                         problem = error.message
                         _log.warning("nats.away", extra={"server": self.url, "reason": problem})
+                        if on_problem is not None:
+                            on_problem(self.url, problem)
                     tried.set()
                 else:
                     problem = None
+                    if on_problem is not None:
+                        on_problem(self.url, None)
                     tried.set()
                     backoff.succeeded()
                     await self._lost.wait()

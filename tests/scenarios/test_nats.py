@@ -172,3 +172,19 @@ def test_the_servers_configuration_follows_pairing_and_parting(tmp_path: Path) -
     finally:
         laptop.stop()
         phone.stop()
+
+
+def test_a_daemon_starts_without_its_server_says_so_and_finds_it_later(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    laptop = Device("laptop", tmp_path / "laptop")
+    laptop.does("init", "--name", "laptop", "--listen", server.url)
+    try:
+        laptop.start()
+        told = laptop.types("status", "--json").json["problems"]
+        assert any("no NATS server answers" in each for each in told)
+        with server:
+            wait_until(
+                lambda: laptop.types("status", "--json").json["problems"] == [], "it is there"
+            )
+    finally:
+        laptop.stop()
