@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, cast
@@ -34,9 +34,8 @@ _PURPOSE: Final = b"orvalho/carried/1"
 _KEY_BYTES: Final = 32
 _HEAD_BYTES: Final = 96
 _LOOK_S: Final = 2.0
-# What a carrier has taken is not given to it again before this.
-_AGAIN_S: Final = 600.0
-_REMEMBERED: Final = 50_000
+# What has not been answered by then is left with the carrier again, which may have lost it.
+_AGAIN_S: Final = 86400.0
 _ANSWERS: Final = 10_000
 _ANSWER_LIFETIME_S: Final = 7 * 86400.0
 
@@ -85,7 +84,9 @@ class Carrying:
         self._receiver = receiver
         self._clock = clock
         self._counters = counters
-        self._deposited: OrderedDict[EnvelopeId, float] = OrderedDict()
+        # How far into the outbox each peer's mail has been left with the carrier.
+        self._scanned: dict[Key, int] = {}
+        self._rescan_at = clock() + _AGAIN_S
         self._answers: list[tuple[_Bearer, Frame | None]] = []
         self._heard: list[tuple[_Bearer, Frame | None]] = []
         self._wake = asyncio.Event()
@@ -102,6 +103,7 @@ class Carrying:
                 try:
                     await self._work_off(self._heard, self._settle)
                     await self._work_off(self._answers, self._send_answer)
+                    self._forget_progress()
                     for peer in self._book.peers():
                         await self._deposit_for(peer)
                 except OrvalhoError as error:
@@ -114,19 +116,24 @@ class Carrying:
 
     # ---- from us ----------------------------------------------------------------------------
 
+    def _forget_progress(self) -> None:
+        now = self._clock()
+        if now >= self._rescan_at:
+            self._rescan_at = now + _AGAIN_S
+            self._scanned.clear()
+
     async def _deposit_for(self, peer: Key) -> None:
-        after = 0
         while self._links.best(peer) is None:
+            after = self._scanned.get(peer, 0)
             page = await self._store.read(partial(outbox.page, peer=peer, after=after))
-            if not page:
-                return
-            after = page[-1].seq
             for outgoing in page:
                 # A body that is kept apart waits for a link: it may be of 64 MiB.
-                if not outgoing.is_apart and self._is_due(outgoing.id):
+                if not outgoing.is_apart:
                     mail = Mail(sealed=outgoing.sealed)
                     await self._deposit(peer, outgoing.id, mail, outgoing.expires_at)
-                    self._note(outgoing.id)
+                self._scanned[peer] = outgoing.seq
+            if not page:
+                return
 
     async def _deposit(self, to: Key, id_: bytes, frame: Frame, expires_at: float) -> None:
         content = frames.encode(frame)
@@ -137,14 +144,6 @@ class Carrying:
             self._counters["carrier.deposited"] += 1
         except LimitExceeded:
             self._counters["carrier.too_large"] += 1
-
-    def _is_due(self, id_: EnvelopeId) -> bool:
-        return self._clock() - self._deposited.get(id_, float("-inf")) >= _AGAIN_S
-
-    def _note(self, id_: EnvelopeId) -> None:
-        self._deposited[id_] = self._clock()
-        if len(self._deposited) > _REMEMBERED:
-            self._deposited.popitem(last=False)
 
     # ---- to us ------------------------------------------------------------------------------
 
