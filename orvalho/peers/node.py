@@ -176,17 +176,7 @@ class Node:
             knows_kind=self._desk.knows,
             on_new=self._desk.accept,
         )
-        self._carrying = config.carrier and Carrying(
-            config.carrier,
-            signer=config.signer,
-            store=config.store,
-            book=config.book,
-            links=self._links,
-            sender=self._sender,
-            receiver=self._receiver,
-            clock=config.clock,
-            counters=self._counters,
-        )
+        self._carrying = self._make_carrying()
         self._dispatch = Dispatch(tasks=tasks, counters=self._counters, name_of=self._name_of)
 
     # ---- what we do when others speak -------------------------------------------------------
@@ -403,6 +393,22 @@ class Node:
         return await self._admission.redeem(self._links, ticket)
 
     # ---- inside -----------------------------------------------------------------------------
+
+    def _make_carrying(self) -> Carrying | None:
+        config = self._config
+        if config.carrier is None:
+            return None
+        return Carrying(
+            config.carrier,
+            signer=config.signer,
+            store=config.store,
+            book=config.book,
+            links=self._links,
+            sender=self._sender,
+            receiver=self._receiver,
+            clock=config.clock,
+            counters=self._counters,
+        )
 
     async def load(self) -> None:
         """Learn what an earlier run left; for `open_node`."""
