@@ -7,6 +7,7 @@ import datetime
 import json
 import random
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -413,3 +414,19 @@ async def test_a_node_on_a_leaf_is_reached_through_the_server_it_leans_on(tmp_pa
             await link.send(b"through the hub")
             assert await link.receive() == b"through the hub"
             await link.aclose()
+
+
+async def test_without_the_library_an_address_says_what_to_install() -> None:
+    program = (
+        "import sys, anyio\n"
+        "sys.modules['nats'] = None\n"
+        "from orvalho.transports.catalog import Catalog\n"
+        "async def main():\n"
+        f"    await Catalog().find('nats://h').dial('nats://127.0.0.1:1/{NOBODY}')\n"
+        "try:\n"
+        "    anyio.run(main)\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error.hint)\n"
+    )
+    done = await anyio.run_process([sys.executable, "-c", program])
+    assert done.stdout.decode().strip() == "Unavailable pip install orvalho[nats]"
