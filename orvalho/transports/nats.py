@@ -22,16 +22,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import anyio
 from anyio.abc import TaskGroup
 
 from orvalho.contexts.identity import Key, Signer
-from orvalho.contexts.nkeys import parse_user_nkey, user_nkey
+from orvalho.contexts.nkeys import user_nkey
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.retry import Backoff
 from orvalho.transports.link import OnLink
+from orvalho.transports.nats_address import Place, read_address
 from orvalho.transports.nats_link import CLOSE, OPEN, OPEN_NAME, NatsLink, inbox, read_inbox
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ _log = logging.getLogger(__name__)
 
 MAX_STRANGERS: Final = 64
 _VERSION: Final = 1
-_PORT: Final = 4222
 _OPEN_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 2
 _CLOSING_S: Final = 2.0
@@ -65,24 +64,6 @@ class SignsNonces(Protocol):
     @property
     def key(self) -> Key: ...
     def sign_raw(self, message: bytes) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """An address, read. `nkey` is whom to dial there; empty in an address to listen on."""
-
-    scheme: str
-    host: str
-    port: int
-    nkey: str
-    user: str | None
-    password: str | None
-    ca: str | None
-
-    @property
-    def server(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +158,7 @@ class Server:
 
     ear: _Ear | None = None
 
-    def __init__(self, place: _Place, signer: SignsNonces, counters: Counter[str]) -> None:
+    def __init__(self, place: Place, signer: SignsNonces, counters: Counter[str]) -> None:
         self.url = place.server
         self.nkey = user_nkey(signer.key)
         self._place = place
@@ -480,38 +461,7 @@ async def _serve(ear: _Ear, link: NatsLink) -> None:
             await link.aclose()
 
 
-def read_address(address: str) -> _Place:
-    """Raises:
-    InvalidInput: it is no address of this transport.
-    """
-    shown = address.rpartition("@")[2]  # no password in a message
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port or _PORT
-    except ValueError as error:
-        raise InvalidInput(f"this is no address: {error}", where=shown) from error
-    options = dict(parse_qsl(parts.query))
-    if parts.scheme not in ("nats", "nats+tls") or not host or options.keys() - {"ca"}:
-        raise InvalidInput(
-            "a NATS address has a server, and no options but ?ca=",
-            where=shown,
-            hint="an address looks like nats://192.168.1.20:4222",
-        )
-    nkey = parts.path.strip("/")
-    if nkey:
-        parse_user_nkey(nkey)
-    return _Place(
-        scheme=parts.scheme,
-        host=host,
-        port=port,
-        nkey=nkey,
-        user=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        ca=options.get("ca"),
-    )
-
-
-def _login(place: _Place, signer: SignsNonces) -> dict[str, Any]:
+def _login(place: Place, signer: SignsNonces) -> dict[str, Any]:
     """What the client is told of who we are, and of whom we believe."""
     options: dict[str, Any] = {}
     if place.scheme == "nats+tls":
@@ -534,7 +484,7 @@ def _login(place: _Place, signer: SignsNonces) -> dict[str, Any]:
     return options | {"signature_cb": sign}
 
 
-def _make_client(place: _Place, signer: SignsNonces) -> Client:
+def _make_client(place: Place, signer: SignsNonces) -> Client:
     nkey = None if place.user is not None else user_nkey(signer.key)
     client: Client = _client_class()(nkey, is_secret=place.scheme == "nats+tls")
     return client
