@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, depot, gossip, hostile, idle, links, policy, scripts
+from bench import base, command, depot, gossip, hostile, idle, links, nats, policy, scripts
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "idle": idle.measure,
     "gossip": gossip.measure,
     "links": links.measure,
+    "nats": nats.measure,
 }
 
 

@@ -21,7 +21,8 @@ from bench.table import Row
 from orvalho.contexts.identity import Key, Signer, certify, check_certificate
 from orvalho.peers.envelope import Envelope
 from orvalho.peers.keeping import DepotTerms
-from orvalho.peers.node import MIGRATIONS, Node, NodeConfig, open_node
+from orvalho.peers.node import MIGRATIONS, Node, NodeConfig
+from orvalho.peers.opening import open_node
 from orvalho.peers.tally import Quota
 from orvalho.store import open_store
 

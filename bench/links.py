@@ -21,8 +21,9 @@ from websockets.asyncio.client import connect
 from bench import base
 from bench.table import Row
 from orvalho.contexts.identity import Key, Signer, certify, check_certificate
-from orvalho.peers.node import MIGRATIONS, Node, open_node
+from orvalho.peers.node import MIGRATIONS, Node
 from orvalho.peers.node_config import NodeConfig
+from orvalho.peers.opening import open_node
 from orvalho.store import open_store
 
 SCHEMES = ("ws", "h2", "h2s", "quic")

@@ -62,12 +62,12 @@ class Pair:
 
 
 @contextlib.contextmanager
-def two_daemons() -> Iterator[Pair]:
+def two_daemons(listen: str = "ws://127.0.0.1:0") -> Iterator[Pair]:
     top = Path(tempfile.mkdtemp(prefix="orvalho-bench-"))
     pair = Pair(Device("laptop", top / "a"), Device("phone2", top / "b"))
     try:
         for device in (pair.laptop, pair.phone):
-            device.types("init", "--name", device.name, "--listen", "ws://127.0.0.1:0")
+            device.types("init", "--name", device.name, "--listen", listen)
         pair.phone.types("ctx", "new", "peer")
         ticket = pair.phone.types("peer", "invite").split()[-1]
         pair.laptop.types("peer", "add", ticket)

@@ -7,7 +7,7 @@ from typing import Final
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.control.messages import PeerAdded, PeerState
-from orvalho.control.pairing_messages import PairedState
+from orvalho.control.pairing import PairedState
 
 HELD_STATUS: Final = 7
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import mesh
+from orvalho.control import mesh, road
 from orvalho.control import messages as m
-from orvalho.control import pairing_messages as p
+from orvalho.control import pairing as p
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
@@ -36,6 +36,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "peers": (m.PeerListReply, "peer ls"),
     "nodes": (mesh.NodesReply, "nodes"),
     "groups": (m.GroupListReply, "group ls, group show"),
+    "nats-configured": (road.NatsConfigured, "nats config"),
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (m.ScriptChecked, "script check"),
     "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),
@@ -46,10 +47,10 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "why": (m.WhyReply, "why"),
     "policy-checked": (m.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
-    "transports": (m.TransportListReply, "transports"),
+    "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
-    "depot": (m.DepotListReply, "depot ls"),
+    "depot": (road.DepotListReply, "depot ls"),
     "findings": (m.DoctorReply, "doctor"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }

@@ -19,7 +19,7 @@ from orvalho.errors import InvalidInput
 _WORDS: Final = (
     *("init", "pair", "status", "doctor", "nodes", "why", "resolve", "repl", "version"),
     *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
-    *("node", "key", "transports", "depot"),
+    *("node", "key", "transports", "depot", "nats"),
     *("completion", "complete"),
 )
 

@@ -107,6 +107,7 @@ class TrustBook:
 
     def __init__(self, store: Store, peers: Sequence[Peer]) -> None:
         self._store = store
+        self._watchers: list[Callable[[], None]] = []
         self._by_key = {peer.node_key: peer for peer in peers}
         self._by_name = {peer.name: peer for peer in peers}
 
@@ -165,6 +166,7 @@ class TrustBook:
             # Two additions were under way at once, and the other one got the name.
             raise _name_taken(peer.name) from error
         self._remember(peer)
+        self._tell_watchers()
         return True
 
     async def remove(self, name: str) -> Peer:
@@ -181,7 +183,12 @@ class TrustBook:
             ),
         )
         self._forget(peer.node_key)
+        self._tell_watchers()
         return peer
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """From now on `watcher` is called when a node has come into the book, or has left it."""
+        self._watchers.append(watcher)
 
     async def update_addresses(self, node_key: Key, addresses: Sequence[str]) -> bool:
         """Where the node listens now, most promising first; False when that is no news.
@@ -283,6 +290,10 @@ class TrustBook:
         if current := self._by_key.get(node_key):
             self._remember(replace(current, **changes))
         return True
+
+    def _tell_watchers(self) -> None:
+        for watcher in self._watchers:
+            watcher()
 
     def _refuse_taken_name(self, peer: Peer) -> None:
         holder = self._by_name.get(peer.name)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import mesh
-from orvalho.control import pairing_messages as pairing
+from orvalho.control import mesh, pairing, road
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -165,10 +164,6 @@ class WorkerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> WorkerListReply"""
 
 
-class TransportList(Message, frozen=True, kw_only=True, tag=_tag):
-    """-> TransportListReply"""
-
-
 class ConfigShow(Message, frozen=True, kw_only=True, tag=_tag):
     """-> ConfigReply"""
 
@@ -187,17 +182,6 @@ class Audit(Message, frozen=True, kw_only=True, tag=_tag):
     limit: int = 50
     follow: bool = False
     run: str | None = None
-
-
-class DepotList(Message, frozen=True, kw_only=True, tag=_tag):
-    """What this node keeps for others. -> DepotListReply"""
-
-
-class DepotRemove(Message, frozen=True, kw_only=True, tag=_tag):
-    """Throw away what is kept for a peer; only what `depositor` left, if that is given. -> Note"""
-
-    recipient: str
-    depositor: str | None = None
 
 
 class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
@@ -236,6 +220,7 @@ Request = (
     | mesh.Nodes
     | GroupList
     | GroupShow
+    | road.NatsConfig
     | Resolve
     | ScriptCheck
     | ScriptSend
@@ -247,12 +232,12 @@ Request = (
     | Why
     | PolicyCheck
     | WorkerList
-    | TransportList
+    | road.TransportList
     | ConfigShow
     | ConfigSet
     | Audit
-    | DepotList
-    | DepotRemove
+    | road.DepotList
+    | road.DepotRemove
     | Doctor
     | Complete
 )
@@ -518,34 +503,6 @@ class WorkerListReply(Message, frozen=True, kw_only=True, tag=_tag):
     workers: tuple[WorkerState, ...]
 
 
-class TransportState(Message, frozen=True, kw_only=True):
-    """`module` is where it comes from; `install` how to get what it needs, None when it is
-    here."""
-
-    scheme: str
-    module: str
-    install: str | None
-    listening: tuple[str, ...]
-    links: int
-
-
-class LinkState(Message, frozen=True, kw_only=True):
-    """An open link. `used` marks the one that new frames take; `rtt_ms` is None until it has been
-    measured."""
-
-    peer: str
-    path: str
-    transport: str
-    used: bool
-    rtt_ms: int | None
-    opened_at: float
-
-
-class TransportListReply(Message, frozen=True, kw_only=True, tag=_tag):
-    transports: tuple[TransportState, ...]
-    links: tuple[LinkState, ...]
-
-
 class Setting(Message, frozen=True, kw_only=True):
     """`origin`: default, `config.toml:3`, `conf.d/10-q.toml:1`, `ORVALHO_LISTEN`, or a flag."""
 
@@ -569,21 +526,6 @@ class AuditEntry(Message, frozen=True, kw_only=True, tag=_tag):
     rule: str | None
     run: str | None
     text: str
-
-
-class DepotPile(Message, frozen=True, kw_only=True):
-    """What one node keeps for `recipient` from `depositor`: sealed, so that is all it knows.
-    `expires_at`: when the first of it does."""
-
-    recipient: str
-    depositor: str
-    count: int
-    bytes: int
-    expires_at: float
-
-
-class DepotListReply(Message, frozen=True, kw_only=True, tag=_tag):
-    piles: tuple[DepotPile, ...]
 
 
 class Finding(Message, frozen=True, kw_only=True):
@@ -621,6 +563,7 @@ Reply = (
     | PeerListReply
     | mesh.NodesReply
     | GroupListReply
+    | road.NatsConfigured
     | Resolved
     | ScriptChecked
     | RunQueued
@@ -631,10 +574,10 @@ Reply = (
     | WhyReply
     | PolicyChecked
     | WorkerListReply
-    | TransportListReply
+    | road.TransportListReply
     | ConfigReply
     | AuditEntry
-    | DepotListReply
+    | road.DepotListReply
     | DoctorReply
     | Completions
 )

@@ -112,6 +112,13 @@ class Pairing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     approve: bool = False
 
 
+class Nats(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`stream`: the JetStream stream that keeps sealed mail for peers that are off, on the first
+    NATS server of `listen`; empty for none."""
+
+    stream: str = ""
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -129,6 +136,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     node: Node = Node()
     mesh: Mesh = Mesh()
     pairing: Pairing = Pairing()
+    nats: Nats = Nats()
 
 
 _DURATIONS: Final = (
@@ -317,6 +325,7 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    _check_nats(config, _where("nats.stream", origins))
     if not 0 <= config.pairing.port <= 65535:
         where = _where("pairing.port", origins)
         raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
@@ -350,6 +359,14 @@ def _check_lists(flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
                 raise InvalidInput(
                     f"{key}: {each!a} is not of the form {example}", where=_where(key, origins)
                 )
+
+
+def _check_nats(config: Config, where: str) -> None:
+    stream = config.nats.stream
+    if stream and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", stream):
+        raise InvalidInput("nats.stream is a word of letters, digits, - and _", where=where)
+    if stream and not any(address.startswith("nats") for address in config.listen):
+        raise InvalidInput("nats.stream needs a NATS server in `listen`", where=where)
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

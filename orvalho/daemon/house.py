@@ -57,7 +57,8 @@ class House:
     stop: Callable[[float], None]
     # How our side of a script answers its target: also for a target that is this very node.
     answer_caller: Callable[[Key, bytes], Awaitable[bytes]]
-    # What the owner should mend, by where it comes from: "policy", "groups", "config".
+    # What the owner should mend, by where it comes from: "policy", "groups", "config",
+    # "nats".
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

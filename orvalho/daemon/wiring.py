@@ -20,9 +20,9 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import mesh
+from orvalho.control import mesh, road
 from orvalho.control import messages as control
-from orvalho.control import pairing_messages as messages
+from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
 from orvalho.daemon import config as configuration
@@ -36,10 +36,12 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh, MeshParts
+from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.key import KeyOperations
+from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.pair import PairOperations, admit
@@ -55,8 +57,9 @@ from orvalho.peers import node as peers
 from orvalho.peers import records, tally
 from orvalho.peers.frames import Hello
 from orvalho.peers.keeping import DepotTerms
-from orvalho.peers.node import Node, open_node
+from orvalho.peers.node import Node
 from orvalho.peers.node_config import NodeConfig
+from orvalho.peers.opening import open_node
 from orvalho.peers.pairing import Paired
 from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
@@ -71,6 +74,8 @@ from orvalho.scripts import runs
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
 from orvalho.transports.catalog import Catalog
+from orvalho.transports.nats import NatsTransport
+from orvalho.transports.nats_stream import NatsCarrier
 
 _log = logging.getLogger(__name__)
 
@@ -186,6 +191,7 @@ async def open_daemon(
                     tasks.start_soon(house.mesh.run)
                     if house.lan is not None:
                         tasks.start_soon(house.lan.run)
+                    tasks.start_soon(wiring.nats_config.run)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -217,7 +223,6 @@ class _Wiring:
         tasks: anyio.abc.TaskGroup,
         catalog: Catalog,
     ) -> None:
-        self._catalog = catalog
         self._home = home
         self._loaded = loaded
         self._environ = environ
@@ -229,6 +234,11 @@ class _Wiring:
         self._jobs = jobs
         self._daemon = daemon
         self._tasks = tasks
+        self._nats = nats = NatsTransport(identity.node, on_problem=self._on_nats_problem)
+        self._catalog = catalog.extended("nats", nats).extended("nats+tls", nats)
+        self._nats_problems: dict[str, str] = {}
+        self.nats_config = NatsConfigFile(home.state, loaded.config.name, identity.node.key, book)
+        book.watch(self.nats_config.changed)
         self._house: House | None = None
         self._operations: dict[type[control.Message], Callable[[Any], Any]] = {}
 
@@ -257,6 +267,7 @@ class _Wiring:
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
             pairing_port=config.pairing.port,
+            carrier=self._carrier(),
             catalog=self._catalog,
             depot=DepotTerms(
                 keeps_for=lambda key: self._settings.depot.enabled and self._is_own(key),
@@ -285,6 +296,13 @@ class _Wiring:
     def _depot_quota(self) -> tally.Quota:
         depot = self._settings.depot
         return tally.Quota(count=depot.per_peer_count, bytes=parse_size(depot.per_peer_bytes))
+
+    def _carrier(self) -> NatsCarrier | None:
+        config = self._loaded.config
+        if not config.nats.stream:
+            return None
+        address = next(each for each in config.listen if each.startswith("nats"))
+        return NatsCarrier(self._nats.server(address), config.nats.stream)
 
     def build(self, node: Node) -> House:
         config, home = self._loaded.config, self._home
@@ -328,6 +346,7 @@ class _Wiring:
         )
         house.problems["policy"] = policy.problems
         house.problems["groups"] = groups_read.problems
+        house.problems["nats"] = tuple(self._nats_problems.values())
         node.set_greeting(greet(contexts.list()))
         self._house = house
         return house
@@ -386,12 +405,13 @@ class _Wiring:
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
         transport = TransportOperations(house, self._catalog)
+        nats = NatsOperations(house, self.nats_config)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
             control.Doctor: node.doctor,
             control.WorkerList: node.workers,
-            control.TransportList: transport.list,
+            road.TransportList: transport.list,
             control.Complete: node.complete,
             control.ContextNew: context.new,
             control.ContextList: context.list,
@@ -417,8 +437,8 @@ class _Wiring:
             control.GroupShow: policy.show_group,
             control.PolicyCheck: policy.check,
             control.Audit: policy.audit,
-            control.DepotList: depot.list,
-            control.DepotRemove: depot.remove,
+            road.DepotList: depot.list,
+            road.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
             control.ScriptCheck: script.check,
@@ -429,6 +449,7 @@ class _Wiring:
             control.ScriptResult: script.result,
             control.ScriptCancel: script.cancel,
             control.Why: script.why,
+            road.NatsConfig: nats.config,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
@@ -470,6 +491,13 @@ class _Wiring:
 
     async def _answer_caller(self, sender: Key, body: bytes) -> bytes:
         return await self._caller.call(sender, body)
+
+    def _on_nats_problem(self, server: str, problem: str | None) -> None:
+        self._nats_problems.pop(server, None)
+        if problem is not None:
+            self._nats_problems[server] = f"{server}: {problem}"
+        if self._house is not None:
+            self._house.problems["nats"] = tuple(self._nats_problems.values())
 
     async def _announce(self) -> None:
         house = self._built

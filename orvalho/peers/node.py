@@ -7,8 +7,8 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final
 
@@ -21,6 +21,7 @@ from orvalho.peers import codes, deposits, depot, frames, mailbox, outbox, pairi
 from orvalho.peers import envelope as envelopes
 from orvalho.peers.admission import Admission
 from orvalho.peers.blobs import Blobs, outgoing_name
+from orvalho.peers.carrier import Carrying
 from orvalho.peers.channel import Channel
 from orvalho.peers.code_pairing import Shown
 from orvalho.peers.codes import Code
@@ -106,6 +107,7 @@ class Node:
             begin=self._desk.begin,
         )
         self.depots: Final = self._make_depots()
+        self._carrying = self._make_carrying()
         self._online: set[Key] = set()
 
     def _make_links(self, config: NodeConfig) -> Links:
@@ -217,8 +219,11 @@ class Node:
     def flush(self, to: Key, *ids: EnvelopeId) -> None:
         """Send what has been staged for a peer, once that is committed. Envelopes named in `ids`
         need not be read back from the outbox; naming one that was rolled back is a bug."""
-        self._sender.release(self._heirs.get(to, to), self._staging.take(ids))
-        self.depots.depositor.wake(self._heirs.get(to, to))
+        to = self._heirs.get(to, to)
+        self._sender.release(to, self._staging.take(ids))
+        self.depots.depositor.wake(to)
+        if self._carrying:
+            self._carrying.nudge()
 
     async def post(
         self,
@@ -402,6 +407,22 @@ class Node:
 
     # ---- inside -----------------------------------------------------------------------------
 
+    def _make_carrying(self) -> Carrying | None:
+        config = self._config
+        if config.carrier is None:
+            return None
+        return Carrying(
+            config.carrier,
+            signer=config.signer,
+            store=config.store,
+            book=config.book,
+            links=self._links,
+            sender=self._sender,
+            receiver=self._receiver,
+            clock=config.clock,
+            counters=self._counters,
+        )
+
     async def load(self) -> None:
         """Learn what an earlier run left; for `open_node`."""
         await self._admission.load()
@@ -425,6 +446,8 @@ class Node:
         self._tasks.start_soon(self._sweep)
         self._tasks.start_soon(self._admission.codes.answer)
         self._tasks.start_soon(self.depots.depositor.run)
+        if self._carrying:
+            self._tasks.start_soon(self._carrying.run)
         await self._links.run()
 
     async def _sweep(self) -> None:
@@ -561,33 +584,3 @@ class Node:
 
     def _name_of(self, peer: Key) -> str:
         return self._config.book.name(peer) or key_text(peer)
-
-
-@asynccontextmanager
-async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
-    """A running node; leaving the block stops all that it started.
-
-    It listens from the start, but nothing is heard or sent before the block first waits: what is
-    registered until then by `handle`, `hear` and `answer` misses nothing.
-
-    Raises:
-        InvalidInput, Unavailable: an address to listen on is none, or is taken.
-    """
-    ready = asyncio.Event()
-    async with anyio.create_task_group() as tasks:
-        node = Node(config, tasks)
-        await node.load()
-        async with AsyncExitStack() as stack:
-            listeners = [
-                await stack.enter_async_context(node.listen(address)) for address in config.listen
-            ]
-            node.listening = tuple(each.address for each in listeners)
-            node.addresses = tuple(config.advertise(node.listening))
-            await stack.enter_async_context(node.listen(f"{SCHEME}://"))
-            tasks.start_soon(node.run, ready)
-            asyncio.get_running_loop().call_soon(ready.set)
-            try:
-                yield node
-            finally:
-                await node.finish()
-                tasks.cancel_scope.cancel()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
 from orvalho.contexts.identity import Key, Signer
+from orvalho.peers.carrier import Carrier
 from orvalho.peers.code_pairing import DEFAULT_PORT, OnPaired
 from orvalho.peers.frames import Hello
 from orvalho.peers.keeping import DepotTerms
@@ -49,6 +50,8 @@ class NodeConfig:
     on_paired: OnPaired
     on_undelivered: OnUndelivered
     catalog: Catalog = field(default_factory=Catalog)
+    # Keeps mail for peers that are not linked, if there is one.
+    carrier: Carrier | None = None
     quota: Quota = field(default_factory=Quota)
     depot: DepotTerms = field(default_factory=DepotTerms)
     relay: RelayTerms = field(default_factory=RelayTerms)

@@ -20,7 +20,7 @@ from typing import Final
 from orvalho.contexts.identity import Key
 from orvalho.errors import LimitExceeded, Unavailable, Untrusted
 from orvalho.peers import mailbox
-from orvalho.peers.channel import Bearer, Channel
+from orvalho.peers.channel import Bearer
 from orvalho.peers.envelope import Envelope, EnvelopeId, open_sealed, refer, sender_of
 from orvalho.peers.frames import Ack, Mail, Reject
 from orvalho.peers.tally import Quota
@@ -116,7 +116,7 @@ class Receiver:
     def fold(self, kind: str, fold: Fold) -> None:
         self._folds[kind] = fold
 
-    def take(self, channel: Channel, mail: Mail) -> None:
+    def take(self, channel: Bearer, mail: Mail) -> None:
         """An envelope has come in."""
         try:
             if sender_of(mail.sealed) != channel.peer:

@@ -259,6 +259,17 @@ class Sender:
         lane.backoff.succeeded()
         lane.wake.set()
 
+    async def acknowledged_apart(self, peer: Key, ids: Sequence[EnvelopeId]) -> None:
+        """The same, told on another way than a link: they need not be under way on one."""
+        pairs = [(peer, id_) for id_ in ids]
+        removed = await self._store.transact(
+            "outbox.acknowledge", lambda connection: outbox.acknowledge(connection, pairs)
+        )
+        await self._discard(removed)
+        for each in removed:
+            self._lane(peer).landed(each.id)
+            self._settle(each.id, Outcome.DELIVERED)
+
     async def rejected(self, peer: Key, id_: EnvelopeId, reason: str) -> None:
         def remove(connection: sqlite3.Connection) -> list[Removed]:
             removed = outbox.acknowledge(connection, [(peer, id_)])

@@ -28,12 +28,16 @@ _OURS: Final = {
     "h2": "orvalho.transports.http2:Http2Transport",
     "h2s": "orvalho.transports.http2:Http2Transport",
     "quic": "orvalho.transports.quic:QuicTransport",
+    "nats": "orvalho.transports.nats:NatsTransport",
+    "nats+tls": "orvalho.transports.nats:NatsTransport",
 }
 # scheme -> the library that it needs, and the extra that brings it
 _EXTRAS: Final = {
     "h2": ("h2", "http2"),
     "h2s": ("h2", "http2"),
     "quic": ("iroh", "quic"),
+    "nats": ("nats", "nats"),
+    "nats+tls": ("nats", "nats"),
 }
 
 
@@ -74,10 +78,7 @@ class Catalog:
         modules = {scheme: path.partition(":")[0] for scheme, path in _OURS.items()}
         modules |= {scheme: point.module for scheme, point in _offered().items()}
         modules |= {scheme: type(self._made[scheme]).__module__ for scheme in self._given}
-        return [
-            Offer(scheme, module, None if scheme in self._given else _missing(scheme))
-            for scheme, module in modules.items()
-        ]
+        return [Offer(scheme, module, _missing(scheme)) for scheme, module in modules.items()]
 
     def _make(self, scheme: str, address: str) -> Transport:
         if scheme in _OURS:

@@ -15,8 +15,9 @@ from orvalho.contexts.names import new_run_id
 from orvalho.contexts.trust import MIGRATIONS as TRUST
 from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.peers import node as peers
-from orvalho.peers.node import Node, open_node
+from orvalho.peers.node import Node
 from orvalho.peers.node_config import NodeConfig
+from orvalho.peers.opening import open_node
 from orvalho.scripts.manifest import read_manifest
 from orvalho.scripts.messages import RunScript, ScriptEnded, decode, encode
 from orvalho.scripts.script import make_script

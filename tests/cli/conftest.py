@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import mesh
+from orvalho.control import mesh, road
 from orvalho.control import messages as m
-from orvalho.control import pairing_messages as p
+from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
 from orvalho.control.server import open_server
 
@@ -169,6 +169,9 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     m.GroupShow: (
         m.GroupListReply(groups=(m.GroupState(name="family", members=((KEY, "ana.pub", None),)),)),
     ),
+    road.NatsConfig: (
+        road.NatsConfigured(path="/home/nats.conf", nodes=("laptop",), address="nats://HOST:4222"),
+    ),
     m.Resolve: (
         m.Resolved(
             name="peer@phone2",
@@ -241,17 +244,17 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
         ),
     ),
     m.PolicyCheck: (m.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),),
-    m.TransportList: (
-        m.TransportListReply(
+    road.TransportList: (
+        road.TransportListReply(
             transports=(
-                m.TransportState(
+                road.TransportState(
                     scheme="ws",
                     module="orvalho.transports.websocket",
                     install=None,
                     listening=("ws://0.0.0.0:4455",),
                     links=1,
                 ),
-                m.TransportState(
+                road.TransportState(
                     scheme="quic",
                     module="orvalho.transports.quic",
                     install="pip install 'orvalho[quic]'",
@@ -260,7 +263,7 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
                 ),
             ),
             links=(
-                m.LinkState(
+                road.LinkState(
                     peer="phone2",
                     path="direct 127.0.0.1:4455",
                     transport="ws",
@@ -271,10 +274,10 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             ),
         ),
     ),
-    m.DepotList: (
-        m.DepotListReply(
+    road.DepotList: (
+        road.DepotListReply(
             piles=(
-                m.DepotPile(
+                road.DepotPile(
                     recipient="phone2",
                     depositor="laptop",
                     count=3,
@@ -284,7 +287,7 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             )
         ),
     ),
-    m.DepotRemove: (m.Note(text="3 kept for phone2 thrown away"),),
+    road.DepotRemove: (m.Note(text="3 kept for phone2 thrown away"),),
     m.WorkerList: (
         m.WorkerListReply(
             workers=(

@@ -24,6 +24,7 @@ JSON_COMMANDS = {
     "peers": ("peer", "ls"),
     "nodes": ("nodes",),
     "groups": ("group", "show", "@family"),
+    "nats-configured": ("nats", "config"),
     "resolved": ("resolve", "peer@phone2"),
     "script-checked": ("script", "check", __file__),
     "run-queued": ("script", "send", "peer@phone2", "-e", "1", "--detach"),

@@ -53,6 +53,8 @@ def test_conf_d_is_stronger_than_config_and_the_later_file_than_the_earlier(
         ('name = "a"\n[limits]\nwall = "soon"\n', "duration", "config.toml:3"),
         ('name = "a"\n[quota]\ncontext_bytes = "much"\n', "size", "config.toml:3"),
         ('name = "a"\n[workers]\ncontexts_per_worker = 0\n', "at least 1", "config.toml:3"),
+        ('name = "a"\n[nats]\nstream = "a b"\n', "a word of letters", "config.toml:3"),
+        ('name = "a"\n[nats]\nstream = "a"\n', "needs a NATS server", "config.toml:3"),
         ('[log]\nlevel = "info"\n', "no node name", "config.toml"),
     ],
 )

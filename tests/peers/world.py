@@ -15,8 +15,9 @@ from orvalho.contexts.identity import Key, Signer, certify, check_certificate
 from orvalho.peers.envelope import Envelope
 from orvalho.peers.frames import Hello
 from orvalho.peers.links import Timings
-from orvalho.peers.node import MIGRATIONS, Node, open_node
+from orvalho.peers.node import MIGRATIONS, Node
 from orvalho.peers.node_config import NodeConfig
+from orvalho.peers.opening import open_node
 from orvalho.peers.pairing import Paired
 from orvalho.peers.sending import Undelivered
 from orvalho.store import Store, open_store

@@ -22,7 +22,9 @@ def test_a_scheme_has_one_transport() -> None:
 
 
 def test_an_unknown_scheme_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match=r'"carrier-pigeon"; there are h2, .*memory, .*ws, wss'):
+    with pytest.raises(
+        InvalidInput, match=r'"carrier-pigeon"; there are h2, .*memory, nats, nats\+tls, .*ws, wss'
+    ):
         Catalog({"memory": MemoryNetwork()}).find("carrier-pigeon://roof")
 
 

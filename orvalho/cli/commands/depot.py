@@ -11,7 +11,8 @@ from orvalho.cli.output import duration, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import DepotList, DepotListReply, DepotRemove, Note
+from orvalho.control.messages import Note
+from orvalho.control.road import DepotList, DepotListReply, DepotRemove
 from orvalho.errors import InvalidInput
 
 

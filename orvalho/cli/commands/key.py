@@ -12,7 +12,7 @@ from orvalho.cli.output import moment
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.pairing_messages import (
+from orvalho.control.pairing import (
     KeyPhrase,
     KeyPhraseReply,
     KeyReply,

@@ -9,7 +9,7 @@ from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.messages import Note
-from orvalho.control.pairing_messages import NodeApprove, NodePending, NodePendingReply, NodeReject
+from orvalho.control.pairing import NodeApprove, NodePending, NodePendingReply, NodeReject
 
 
 @click.group(

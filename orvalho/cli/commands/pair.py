@@ -14,7 +14,7 @@ from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
 from orvalho.control.messages import PeerAdd, PeerAdded
-from orvalho.control.pairing_messages import PairArrived, PairJoin, PairShow, PairShown, PairTried
+from orvalho.control.pairing import PairArrived, PairJoin, PairShow, PairShown, PairTried
 from orvalho.errors import InvalidInput
 
 _TICKET: str = "orvalho1:"

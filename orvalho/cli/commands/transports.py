@@ -8,7 +8,7 @@ from orvalho.cli.output import age
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
-from orvalho.control.messages import TransportList, TransportListReply
+from orvalho.control.road import TransportList, TransportListReply
 
 
 @click.command(

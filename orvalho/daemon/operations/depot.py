@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from orvalho.control import messages as control
+from orvalho.control import road
 from orvalho.daemon.house import House
 from orvalho.daemon.peer_words import name_of
 
@@ -17,11 +18,11 @@ class DepotOperations:
     def __init__(self, house: House) -> None:
         self._house = house
 
-    async def list(self, _request: control.DepotList) -> Replies:
+    async def list(self, _request: road.DepotList) -> Replies:
         house = self._house
-        yield control.DepotListReply(
+        yield road.DepotListReply(
             piles=tuple(
-                control.DepotPile(
+                road.DepotPile(
                     recipient=name_of(house, pile.recipient),
                     depositor=name_of(house, pile.depositor),
                     count=pile.count,
@@ -32,7 +33,7 @@ class DepotOperations:
             )
         )
 
-    async def remove(self, request: control.DepotRemove) -> Replies:
+    async def remove(self, request: road.DepotRemove) -> Replies:
         house = self._house
         recipient = house.trust.by_name(request.recipient).node_key
         depositor = house.trust.by_name(request.depositor).node_key if request.depositor else None

@@ -11,7 +11,7 @@ from orvalho.contexts.device_id import device_id
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.trust import Peer, check_words
 from orvalho.control import messages as control
-from orvalho.control import pairing_messages as messages
+from orvalho.control import pairing as messages
 from orvalho.daemon.house import House
 from orvalho.errors import Conflict, LimitExceeded
 from orvalho.peers.succession import MOST_CHANGES, NEWS_LIFE_S

@@ -13,7 +13,7 @@ from orvalho.contexts.held import HeldNode, HeldNodes, Introducible
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.trust import Relation
 from orvalho.control import messages as control
-from orvalho.control import pairing_messages as messages
+from orvalho.control import pairing as messages
 from orvalho.daemon.addresses import dialable
 from orvalho.daemon.greeting import read_greeting
 from orvalho.daemon.house import House

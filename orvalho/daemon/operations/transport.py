@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 from orvalho.control import messages as control
+from orvalho.control import road
 from orvalho.daemon.house import House
 from orvalho.transports.catalog import Catalog
 
@@ -19,12 +20,12 @@ class TransportOperations:
         self._house = house
         self._catalog = catalog
 
-    async def list(self, _request: control.TransportList) -> Replies:
+    async def list(self, _request: road.TransportList) -> Replies:
         links = tuple(self._links())
         count = Counter(link.transport for link in links)
         listening = self._house.node.addresses
         transports = tuple(
-            control.TransportState(
+            road.TransportState(
                 scheme=offer.scheme,
                 module=offer.module,
                 install=offer.install,
@@ -35,13 +36,13 @@ class TransportOperations:
             )
             for offer in self._catalog.offers()
         )
-        yield control.TransportListReply(transports=transports, links=links)
+        yield road.TransportListReply(transports=transports, links=links)
 
-    def _links(self) -> Iterator[control.LinkState]:
+    def _links(self) -> Iterator[road.LinkState]:
         house = self._house
         for peer in house.trust.peers():
             for place, way in enumerate(house.node.ways(peer.node_key)):
-                yield control.LinkState(
+                yield road.LinkState(
                     peer=peer.name,
                     path=str(way),
                     transport=way.transport,

@@ -1,0 +1,219 @@
+"""The configuration of a NATS server for our devices: one user a paired node, with no rights but
+its own. It is written again, and the server told, whenever a node is paired or forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from anyio import to_thread
+
+from orvalho.contexts.identity import Key
+from orvalho.contexts.nkeys import user_nkey
+from orvalho.contexts.trust import TrustBook
+from orvalho.errors import InvalidInput, Unavailable
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "nats-server.conf"
+# The stream's name where the settings give it none.
+STREAM: Final = "orvalho"
+_PID_FILE: Final = "nats-server.pid"
+_CERTIFICATE: Final = ("cert.pem", "key.pem")
+_LISTEN: Final = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_LEAF: Final = re.compile(r"(nats-leaf|nats|tls|wss?)://\S+")
+
+
+class NatsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How the owner asked for it; kept in the state directory. `out` and `tls` are absolute
+    directories (`tls` holds cert.pem and key.pem), `leaf` the URL of a server to lean on,
+    `stream` the JetStream stream that keeps sealed mail."""
+
+    out: str
+    listen: str
+    tls: str | None = None
+    leaf: str | None = None
+    stream: str = STREAM
+
+    def check(self) -> None:
+        """Raises:
+        InvalidInput: something in it that the server would not take.
+        """
+        found = _LISTEN.fullmatch(self.listen)
+        if found is None or not 0 < int(found[2]) < 1 << 16:
+            raise InvalidInput(
+                "where to listen is a host and a port", where=self.listen, hint="0.0.0.0:4222"
+            )
+        if self.leaf is not None and not _LEAF.fullmatch(self.leaf):
+            raise InvalidInput(
+                "a leaf leans on the URL of a server",
+                where=self.leaf.rpartition("@")[2],
+                hint="nats-leaf://hub.example:7422",
+            )
+        if self.tls is not None:
+            missing = [name for name in _CERTIFICATE if not (Path(self.tls) / name).is_file()]
+            if missing:
+                raise InvalidInput(f"it holds no {' and no '.join(missing)}", where=self.tls)
+
+
+class NatsConfigFile:
+    """The file, once the owner has asked for it. `state` is where that is remembered."""
+
+    def __init__(self, state: Path, name: str, me: Key, book: TrustBook) -> None:
+        self._memory = state / "nats.json"
+        self._name = name
+        self._me = me
+        self._book = book
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """A node has come into the trust book, or left it."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow the trust book; a task. At the start once, for what was missed."""
+        while True:
+            self._changed.clear()
+            try:
+                settings = await to_thread.run_sync(self._read)
+                if settings is not None:
+                    await self.write(settings)
+            except (OSError, Unavailable) as error:
+                _log.error("nats.config_failed", extra={"reason": str(error)})
+            await self._changed.wait()
+
+    async def use(self, settings: NatsSettings) -> bool:
+        """Write the file as the owner asks, and remember how; False when it was there already.
+
+        Raises:
+            InvalidInput: as `NatsSettings.check`.
+            Unavailable: it cannot be written there.
+        """
+        await to_thread.run_sync(settings.check)
+        is_new = await self.write(settings)
+        memory = msgspec.json.encode(settings)
+        return await to_thread.run_sync(_replace, self._memory, memory) or is_new
+
+    async def write(self, settings: NatsSettings) -> bool:
+        """Write the file if it would say something new, and have the server read it again.
+
+        Raises:
+            Unavailable: it cannot be written there.
+        """
+        text = render(settings, self._name, self._users())
+        directory = Path(settings.out)
+        try:
+            if not await to_thread.run_sync(_replace, directory / FILE, text.encode()):
+                return False
+        except OSError as error:
+            raise Unavailable(
+                f"the configuration cannot be written: {error.strerror}", where=settings.out
+            ) from error
+        await to_thread.run_sync(_tell_server, directory)
+        return True
+
+    def _users(self) -> Sequence[tuple[str, Key]]:
+        peers = sorted((peer.name, peer.node_key) for peer in self._book.peers())
+        return [(self._name, self._me), *peers]
+
+    def _read(self) -> NatsSettings | None:
+        try:
+            return msgspec.json.decode(self._memory.read_bytes(), type=NatsSettings)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"{self._memory} is damaged: {error}") from error
+
+
+def render(settings: NatsSettings, name: str, users: Sequence[tuple[str, Key]]) -> str:
+    """The file's text. `users` are names and node keys, the first of them this node's own, which
+    alone may make the stream of sealed mail."""
+    directory = Path(settings.out)
+    lines = [
+        f"# The NATS server of {name}'s devices. `orvalho nats config` wrote it, and the daemon",
+        "# writes it again when a device is paired or forgotten: what is changed here is lost.",
+        f"listen: {_quoted(settings.listen)}",
+        f"server_name: {_quoted(f'orvalho-{name}')}",
+        f"pid_file: {_quoted(str(directory / _PID_FILE))}",
+        f"jetstream {{ store_dir: {_quoted(str(directory / 'jetstream'))} }}",
+    ]
+    if settings.tls is not None:
+        certificate, key = (_quoted(str(Path(settings.tls) / each)) for each in _CERTIFICATE)
+        lines.append(f"tls {{ cert_file: {certificate}, key_file: {key} }}")
+    if settings.leaf is not None:
+        lines.append(f"leafnodes {{ remotes: [ {{ url: {_quoted(settings.leaf)} }} ] }}")
+    lines += ["authorization {", "  users: ["]
+    for index, (who, key_) in enumerate(users):
+        lines += [
+            f"    # {who}",
+            *_user(user_nkey(key_), settings.stream, may_make_stream=index == 0),
+        ]
+    return "\n".join([*lines, "  ]", "}", ""])
+
+
+def _user(nkey: str, stream: str, *, may_make_stream: bool) -> list[str]:
+    """What one node may do: speak to any node's door, hear its own, fetch its own mail.
+
+    A reader of its own mail is made under a subject that names node and filter, and the server
+    holds the request to them: so nobody has the mail of another sent to itself.
+    """
+    publish = [
+        "orvalho.link.*.*",
+        "orvalho.mail.*",
+        f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
+        f"$JS.ACK.{stream}.{nkey}.>",
+    ]
+    if may_make_stream:
+        publish += [f"$JS.API.STREAM.{what}.{stream}" for what in ("CREATE", "UPDATE", "INFO")]
+    subscribe = [f"orvalho.link.{nkey}.*", f"_INBOX_{nkey}.>"]
+    return [
+        f"    {{ nkey: {nkey}, permissions: {{",
+        f"      publish: {{ allow: {json.dumps(publish)} }}",
+        f"      subscribe: {{ allow: {json.dumps(subscribe)} }}",
+        "    } }",
+    ]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _replace(file: Path, content: bytes) -> bool:
+    """Write a file whole or not at all; False when it says so already."""
+    if file.exists() and file.read_bytes() == content:
+        return False
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f".{file.name}~")
+    draft.unlink(missing_ok=True)
+    # It may hold the password of a server to lean on.
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
+        written.write(content)
+        written.flush()
+        os.fsync(written.fileno())
+    draft.replace(file)
+    return True
+
+
+def _tell_server(directory: Path) -> None:
+    """SIGHUP has a server read its file again: it drops who is gone, and nobody else."""
+    try:
+        pid = int((directory / _PID_FILE).read_text())
+        # A number that was given to another program since must not be signalled.
+        if b"nats-server" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, ValueError):
+        _log.info("nats.no_server_to_tell", extra={"directory": str(directory)})
+    else:
+        _log.info("nats.server_told", extra={"pid": pid})
