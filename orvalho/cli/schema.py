@@ -11,6 +11,7 @@ import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
 from orvalho.control import messages as m
+from orvalho.control import seeing
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
@@ -35,6 +36,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
     "findings": (m.DoctorReply, "doctor"),
+    "pong": (seeing.Pong, "ping"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }
 # What is printed without a reply of its own behind it.
@@ -61,7 +63,11 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
     ),
 }
 # Replies that are printed as lines of a stream: the type, and the field that is the message.
-_STREAMS: Final = {"run-output": "run.output", "audit-entry": "audit.entry"}
+_STREAMS: Final = {
+    "run-output": "run.output",
+    "audit-entry": "audit.entry",
+    "pong": "ping.pong",
+}
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 
 

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Tagged by its own name in snake case, with dots: `ScriptSend` is `script.send`."""
-
-
-def _tag(name: str) -> str:
-    words = "".join("." + c.lower() if c.isupper() else c for c in name)
-    return words.lstrip(".")
+from orvalho.control import seeing
+from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
+from orvalho.control.message import tag as _tag
 
 
 def _null() -> msgspec.Raw:
@@ -229,6 +224,7 @@ Request = (
     | Audit
     | Doctor
     | Complete
+    | seeing.Request
 )
 
 
@@ -553,4 +549,5 @@ Reply = (
     | AuditEntry
     | DoctorReply
     | Completions
+    | seeing.Reply
 )

@@ -20,6 +20,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify, check_certificate
 from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.control import messages as control
+from orvalho.control import seeing
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses
 from orvalho.daemon import config as configuration
@@ -27,6 +28,7 @@ from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting
 from orvalho.daemon.handlers.caller import CallerHandler
+from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
@@ -35,6 +37,7 @@ from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
+from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
@@ -259,6 +262,8 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
+        node.answer(PING, answer_ping)
+        node.hear(NOTHING, hear_nothing)
         self._operations = self._table(house)
 
     def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
@@ -296,6 +301,13 @@ class _Wiring:
             control.ScriptResult: script.result,
             control.ScriptCancel: script.cancel,
             control.Why: script.why,
+            **self._seeing_table(house),
+        }
+
+    def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
+        reach = ReachOperations(house)
+        return {
+            seeing.Ping: reach.ping,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:

@@ -19,7 +19,7 @@ from orvalho.contexts.identity import Key, Signer
 from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
 from orvalho.peers.routing import Path, rank
-from orvalho.peers.session import Mode, Session, dial_session, listen_session
+from orvalho.peers.session import Mode, Refusal, Session, dial_session, listen_session
 from orvalho.retry import Backoff
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Link, Listener
@@ -99,6 +99,8 @@ class Links:
         self._channels: dict[Key, list[Channel]] = {}
         self._keepers: dict[Key, _Keeper] = {}
         self._problems: dict[Key, str] = {}
+        # Peers that proved who they are and then refused our key: they have forgotten us.
+        self._refused_by: set[Key] = set()
         self._tasks: TaskGroup | None = None
         self._is_running = asyncio.Event()
 
@@ -122,6 +124,10 @@ class Links:
     def problem(self, peer: Key) -> str | None:
         """Why the last attempt to dial a peer failed; None when there was none, or it did not."""
         return self._problems.get(peer)
+
+    def is_refused_by(self, peer: Key) -> bool:
+        """Whether the peer itself, having proved its key, turned ours away when last dialled."""
+        return peer in self._refused_by
 
     # ---- the work ---------------------------------------------------------------------------
 
@@ -155,6 +161,7 @@ class Links:
         for peer in self._keepers.keys() - known:
             self._keepers.pop(peer).scope.cancel()
             self._problems.pop(peer, None)
+            self._refused_by.discard(peer)
         for peer in self._channels.keys() - known:
             self._drop(peer)
         self.nudge(*known)
@@ -180,6 +187,21 @@ class Links:
             except Unavailable as error:
                 problem = error
         raise problem
+
+    async def probe(self, address: str, peer: Key) -> float:
+        """Prove keys with a peer at one address and hang up: how long that took, in seconds. Its
+        other links, and what it thinks of ours, stay as they are.
+
+        Raises:
+            Unavailable, InvalidInput: nobody answers there, or no transport serves the address.
+            Untrusted: another node answers there, or the peer refuses our key.
+        """
+        started = _now()
+        # In pairing mode a session carries nothing, so that it can replace no link in use.
+        link, _ = await self._dial(address, peer, Mode.PAIRING)
+        took_s = _now() - started
+        await link.aclose()
+        return took_s
 
     async def _welcome(self, link: Link) -> None:
         await self._is_running.wait()
@@ -229,6 +251,7 @@ class Links:
     async def _live(self, link: Link, session: Session) -> None:
         channel = Channel(link, session, self._counters)
         peer = channel.peer
+        self._refused_by.discard(peer)
         channels = self._channels.setdefault(peer, [])
         channels.append(channel)
         if len(channels) > _CHANNELS_PER_PEER:
@@ -307,6 +330,10 @@ class Links:
         try:
             await self._shake_hands(link, session)
         except BaseException:
+            # A node that knows us lets us in whatever we wish for: it has forgotten us.
+            is_refused = session.refusal in (Refusal.STRANGER, Refusal.NOT_INVITING)
+            if is_refused and peer in self._book.peers():
+                self._refused_by.add(peer)
             with anyio.CancelScope(shield=True):
                 await link.aclose()
             raise
