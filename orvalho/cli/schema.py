@@ -37,10 +37,32 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "audit-entry": (m.AuditEntry, "audit"),
     "findings": (m.DoctorReply, "doctor"),
     "pong": (seeing.Pong, "ping"),
+    "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }
 # What is printed without a reply of its own behind it.
 _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "runs-of-several": (
+        {
+            "name": {"type": "string"},
+            "results": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "why": {"type": "string"},
+                        "run": {"type": ["string", "null"]},
+                        "state": {"type": "string"},
+                        "result": {},
+                        "result_bytes": {"type": ["string", "null"]},
+                        "error": {"type": ["object", "null"]},
+                    },
+                },
+            },
+        },
+        "script send, to @group or all",
+    ),
     "version": ({"version": {"type": "string"}}, "version"),
     "init": (
         {

@@ -23,6 +23,8 @@ _WORDS: Final = (
 )
 
 _USAGE_STATUS: Final = 2
+# What click says of a noun without a verb.
+_MISSING: Final = "Missing command."
 
 
 def run_tree(session: Session, argv: Sequence[str]) -> int:
@@ -41,6 +43,10 @@ def run_tree(session: Session, argv: Sequence[str]) -> int:
         error.show()
         return _USAGE_STATUS
     except click.UsageError as error:
+        if error.message == _MISSING and error.ctx and "--json" not in argv:
+            # Options alone ask for nothing: the same page as for no words at all.
+            session.screen.notice(error.ctx.get_help())
+            return _USAGE_STATUS
         session.screen.as_json = "--json" in argv
         path = error.ctx.command_path if error.ctx else "orvalho"
         raise InvalidInput(error.format_message(), hint=f"{path} --help") from error

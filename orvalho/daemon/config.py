@@ -13,7 +13,7 @@ import msgspec
 import tomlkit
 import tomlkit.exceptions
 
-from orvalho.contexts.names import near_miss
+from orvalho.contexts.names import NODE_LABEL, near_miss
 from orvalho.errors import InvalidInput
 from orvalho.policies.quota import parse_duration, parse_size
 
@@ -71,6 +71,12 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     explain_to: str = "own"
 
 
+class Node(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What other devices of yours may choose this one by: `labels = ["env=home"]`."""
+
+    labels: tuple[str, ...] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -83,6 +89,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota: Quota = Quota()
     delivery: Delivery = Delivery()
     policy: Policy = Policy()
+    node: Node = Node()
 
 
 _DURATIONS: Final = ("limits.wall", "limits.cpu", "limits.max_wall", "delivery.grace")
@@ -102,6 +109,9 @@ _COUNTS: Final = (
     "quota.context_files",
     "delivery.per_peer_count",
 )
+# Each element of a list: the form, and an example of it.
+_FORMS: Final = {"node.labels": (NODE_LABEL, "env=home")}
+_LIST_LIMIT: Final = 64
 _CHOICES: Final = {
     "log.level": ("debug", "info", "warning", "error"),
     "policy.explain_to": ("own", "all", "none"),
@@ -230,8 +240,10 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = value
-    if isinstance(nested.get("listen"), str):  # one address needs no brackets
-        nested["listen"] = [nested["listen"]]
+    for holder, key in ((nested, "listen"), (nested.get("node"), "labels")):
+        # One element needs no brackets.
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = [holder[key]]
     if "name" not in nested:
         raise InvalidInput(
             "this home has no node name", where="config.toml", hint='name = "laptop"'
@@ -259,7 +271,19 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
+    _check_lists(flat, origins)
     return config
+
+
+def _check_lists(flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    for key, (form, example) in _FORMS.items():
+        if len(flat[key]) > _LIST_LIMIT:
+            raise InvalidInput(f"{key} has at most {_LIST_LIMIT}", where=_where(key, origins))
+        for each in flat[key]:
+            if not form.fullmatch(each):
+                raise InvalidInput(
+                    f"{key}: {each!a} is not of the form {example}", where=_where(key, origins)
+                )
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

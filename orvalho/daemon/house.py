@@ -13,6 +13,7 @@ from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
+from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
 from orvalho.daemon.run_words import RunEvent
 from orvalho.peers.node import Node
@@ -52,10 +53,18 @@ class House:
     answer_caller: Callable[[Key, bytes], Awaitable[bytes]]
     # What the owner should mend, by where it comes from: "policy", "groups", "config".
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # What each peer last said of itself.
+    greeted: dict[Key, Greeted] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.settings.config.name
+
+    def labels_of(self, node_key: Key) -> frozenset[str]:
+        """The labels of a node, `key=value` each, as it says itself."""
+        if node_key == self.identity.node.key:
+            return frozenset(self.settings.config.node.labels)
+        return self.greeted.get(node_key, Greeted()).labels
 
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""

@@ -26,7 +26,7 @@ from orvalho.daemon import addresses
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
-from orvalho.daemon.greeting import greet, read_greeting
+from orvalho.daemon.greeting import greet, read_greeting, read_rest
 from orvalho.daemon.handlers.caller import CallerHandler
 from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
@@ -248,7 +248,7 @@ class _Wiring:
         )
         house.problems["policy"] = policy.problems
         house.problems["groups"] = groups_read.problems
-        node.set_greeting(greet(contexts.list()))
+        node.set_greeting(greet(contexts.list(), config.node.labels, config.context))
         self._house = house
         return house
 
@@ -331,6 +331,7 @@ class _Wiring:
         house.trust.seen(peer, time.time())
         try:
             contexts = read_greeting(hello.greeting, peer)
+            house.greeted[peer] = read_rest(hello.greeting)
         except Untrusted as error:
             _log.warning("greeting.refused", extra={"peer": known.name, "why": str(error)})
             return
@@ -351,8 +352,12 @@ class _Wiring:
         return await self._caller.call(sender, body)
 
     async def _announce(self) -> None:
+        self._greet()
+
+    def _greet(self) -> None:
         house = self._built
-        house.node.set_greeting(greet(house.contexts.list()))
+        config = house.settings.config
+        house.node.set_greeting(greet(house.contexts.list(), config.node.labels, config.context))
 
     async def watch(self) -> None:
         """Policy, groups and settings are read again when their files change."""
@@ -420,6 +425,7 @@ class _Wiring:
                 disk_files=config.quota.context_files,
             )
         )
+        self._greet()
         _log.info("settings reloaded")
 
     async def settle(self, grace_s: float) -> None:
