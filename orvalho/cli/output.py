@@ -100,6 +100,12 @@ class Screen:
         if (sys.stderr.isatty() or self.verbose) and not self.quiet and not self.as_json:
             self._error_line(text, "dim")
 
+    def meter(self, text: str) -> None:
+        """How far something is, on one line that is written over; an empty text takes it away.
+        Only on a terminal."""
+        if sys.stderr.isatty() and not self.quiet and not self.as_json:
+            print(f"\r\033[K{safe(text)}", end="", file=sys.stderr, flush=True)
+
     def notice(self, text: str) -> None:
         """What the person should know beside the data; nothing with --quiet."""
         if not self.quiet and not self.as_json:

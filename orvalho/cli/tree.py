@@ -18,7 +18,7 @@ from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
     *("init", "status", "ping", "doctor", "why", "resolve", "repl", "version"),
-    *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("completion", "complete"),
 )
 

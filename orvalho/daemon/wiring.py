@@ -22,18 +22,20 @@ from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.control import messages as control
 from orvalho.control import seeing
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses
+from orvalho.daemon import addresses, file_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting, read_rest
 from orvalho.daemon.handlers.caller import CallerHandler
+from orvalho.daemon.handlers.files import FileHandler, sweep_drafts
 from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
+from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
@@ -139,6 +141,7 @@ async def open_daemon(
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
                 await wiring.scripts.resume()
+                await to_thread.run_sync(sweep_drafts, home.state, time.time())
                 async with open_server(home.socket, wiring.answer):
                     tasks.start_soon(wiring.watch)
                     tasks.start_soon(wiring.see_peers)
@@ -262,6 +265,10 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
+        files = FileHandler(house)
+        node.answer(file_words.OFFER, files.offer)
+        node.answer(file_words.PART, files.part)
+        node.answer(file_words.FINISH, files.finish)
         node.answer(PING, answer_ping)
         node.hear(NOTHING, hear_nothing)
         self._operations = self._table(house)
@@ -308,6 +315,7 @@ class _Wiring:
         reach = ReachOperations(house)
         return {
             seeing.Ping: reach.ping,
+            seeing.FileSend: FileOperations(house, self._tasks).send,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
