@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, hostile, idle, policy, scripts
+from bench import base, command, files, hostile, idle, policy, scripts
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "scripts": scripts.measure,
     "hostile": hostile.measure,
     "idle": idle.measure,
+    "file": files.measure,
 }
 
 

@@ -17,8 +17,16 @@ class Session:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.home: str | None = None
         self.screen = Screen(environ)
+
+    @property
+    def home(self) -> str | None:
+        """The `--home` that was given; what to type next names it again."""
+        return self.screen.home
+
+    @home.setter
+    def home(self, directory: str | None) -> None:
+        self.screen.home = directory
 
     def connect(self) -> Client:
         """A client of the daemon, which is started when it does not run."""

@@ -40,6 +40,7 @@ from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.peer import PeerOperations, remember
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.reach import ReachOperations
+from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
@@ -315,6 +316,7 @@ class _Wiring:
         reach = ReachOperations(house)
         return {
             seeing.Ping: reach.ping,
+            seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
             seeing.FileSend: FileOperations(house, self._tasks).send,
         }
 

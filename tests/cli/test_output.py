@@ -152,6 +152,26 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("hint", "typed"),
+    [
+        ("orvalho peer ls", "orvalho --home '/my home' peer ls"),
+        ("on phone2: orvalho status", "on phone2: orvalho status"),
+        ("on the other device: orvalho peer add T", "on the other device: orvalho peer add T"),
+        (
+            "on phone2: orvalho peer invite; here: orvalho peer add -",
+            "on phone2: orvalho peer invite; here: orvalho --home '/my home' peer add -",
+        ),
+        ("edit /x/orvalho/config.toml", "edit /x/orvalho/config.toml"),
+    ],
+)
+def test_what_to_type_next_names_the_home_that_was_given(hint, typed):
+    screen = output.Screen({})
+    assert screen.typed_here(hint) == hint
+    screen.home = "/my home"
+    assert screen.typed_here(hint) == typed
+
+
+@pytest.mark.parametrize(
     ("count", "text"),
     [
         (0, "0 B"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orvalho.contexts.identity import parse_key
+from orvalho.daemon.redaction import encodings
 from tests.scenarios.devices import Device, two_devices, wait_until
 
 
@@ -65,3 +69,59 @@ def test_a_peer_that_is_off_and_one_that_forgot_us(tmp_path: Path) -> None:
         laptop.does("peer", "add", ticket)
         wait_until(lambda: laptop.online("phone2"), "paired again")
         assert laptop.types("ping", "phone2").status == 0
+
+
+def test_a_report_names_nobody(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        phone.does("ctx", "new", "diary")
+        (laptop.home / "config/groups/relatives").mkdir(parents=True)
+        laptop.does("script", "send", "peer@phone2", "-e", "1")
+        laptop.types("ping", "phone2")
+        wait_until(lambda: "diary" in laptop.does("peer", "ls"), "the laptop hears of it")
+        live = laptop.does("bugreport")
+        keys = _keys_of(laptop, phone)
+        phone.stop()
+        laptop.stop()
+        offline = laptop.does("bugreport")
+    seeds = [device.home / "state/keys/seed" for device in (laptop, phone)]
+    for text in (live, offline):
+        assert "== log" in text and "link.up" in text and "== settings" in text
+        assert "== database" in text and '"outbox": ' in text
+        for secret in keys + [seed.read_bytes() for seed in seeds]:
+            for form in encodings(secret):
+                assert form.lower() not in text.lower()
+        for name in ("laptop", "phone2", "diary", "relatives", str(tmp_path)):
+            assert name not in text, name
+        assert "node-1" in text and "node-2" in text
+    assert "== counters" in live and "== peers" in live
+
+
+def _keys_of(*devices: Device) -> list[bytes]:
+    texts = set()
+    for device in devices:
+        texts.add(device.types("status", "--json").json["key"])
+        texts |= {each["key"] for each in device.types("ctx", "ls", "--json").json["contexts"]}
+    return [parse_key(text) for text in texts]
+
+
+def test_doctor_tells_why_a_daemon_does_not_start(tmp_path: Path) -> None:
+    solo = Device("solo", tmp_path / "solo")
+    printed = solo.types("doctor")
+    assert printed.status == 1
+    assert "orvalho init" in printed.out
+    solo.init()
+    settings = tomllib.loads((solo.home / "config/config.toml").read_text())
+    port = int(settings["listen"][0].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        printed = solo.types("doctor")
+    assert printed.status == 1
+    assert f"cannot listen on ws://127.0.0.1:{port}: another program listens there" in printed.out
+    (solo.home / "config/policy/default.csv").write_text("p, nonsense\n")
+    (solo.home / "state/keys/seed").chmod(0o644)
+    (solo.home / "state/orvalho.db").write_bytes(b"no database" * 1000)
+    printed = solo.types("doctor", "--json")
+    assert printed.status == 1
+    problems = [each["text"] for each in printed.json["findings"] if each["level"] == "problem"]
+    assert any("others may use the seed" in text for text in problems[1:]), problems
+    assert any("policy/default.csv:1" in text for text in problems), problems
+    assert any("database" in text for text in problems), problems

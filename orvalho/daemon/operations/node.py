@@ -60,13 +60,16 @@ class NodeOperations:
         )
 
     async def doctor(self, _request: control.Doctor) -> Replies:
-        findings = [
+        yield control.DoctorReply(findings=tuple(await self.findings()))
+
+    async def findings(self) -> list[control.Finding]:
+        """What is well with this node and what is not."""
+        return [
             *self._settings(),
             *self._storage(),
             *await self._peers(),
             *await self._engine(),
         ]
-        yield control.DoctorReply(findings=tuple(findings))
 
     async def complete(self, request: control.Complete) -> Replies:
         words = await self._words(request.kind, request.text)
