@@ -37,6 +37,9 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "audit-entry": (m.AuditEntry, "audit"),
     "findings": (m.DoctorReply, "doctor"),
     "pong": (seeing.Pong, "ping"),
+    "netcheck": (seeing.NetcheckReply, "netcheck"),
+    "bench": (seeing.BenchReply, "bench"),
+    "report": (seeing.Report, "bugreport"),
     "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }
@@ -52,16 +55,36 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
                     "properties": {
                         "to": {"type": "string"},
                         "why": {"type": "string"},
-                        "run": {"type": ["string", "null"]},
+                        "run": {"anyOf": [{"type": "string"}, {"type": "null"}]},
                         "state": {"type": "string"},
                         "result": {},
-                        "result_bytes": {"type": ["string", "null"]},
-                        "error": {"type": ["object", "null"]},
+                        "result_bytes": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "error": {"anyOf": [{"type": "object"}, {"type": "null"}]},
                     },
                 },
             },
         },
         "script send, to @group or all",
+    ),
+    "files-sent": (
+        {
+            "files": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "path": {"type": "string"},
+                        "size_bytes": {"type": "integer"},
+                        "sha256": {"type": "string"},
+                        "took_ms": {"type": "integer"},
+                        "sent_bytes": {"type": "integer"},
+                        "changed": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "file send",
     ),
     "version": ({"version": {"type": "string"}}, "version"),
     "init": (

@@ -17,7 +17,19 @@ from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
-    *("init", "status", "ping", "doctor", "bugreport", "why", "resolve", "repl", "version"),
+    *(
+        "init",
+        "status",
+        "ping",
+        "netcheck",
+        "bench",
+        "doctor",
+        "bugreport",
+        "why",
+        "resolve",
+        "repl",
+        "version",
+    ),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("completion", "complete"),
 )

@@ -25,6 +25,17 @@ def advertised(listening: Sequence[str]) -> Sequence[str]:
     return list(dict.fromkeys(found))
 
 
+def interfaces() -> dict[str, tuple[str, ...]]:
+    """The addresses of this machine, by the interface they are on."""
+    return {
+        adapter.nice_name: tuple(
+            each.ip if isinstance(each.ip, str) else each.ip[0] for each in adapter.ips
+        )
+        for adapter in ifaddr.get_adapters()
+        if adapter.ips
+    }
+
+
 def _hosts(*, want_ipv6: bool) -> list[str]:
     hosts = []
     for adapter in ifaddr.get_adapters():

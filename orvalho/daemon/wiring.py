@@ -313,9 +313,12 @@ class _Wiring:
         }
 
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
-        reach = ReachOperations(house)
+        reach = ReachOperations(house, self._environ)
         return {
             seeing.Ping: reach.ping,
+            seeing.Netcheck: reach.netcheck,
+            seeing.Bench: reach.bench,
+            seeing.Echo: reach.echo,
             seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
             seeing.FileSend: FileOperations(house, self._tasks).send,
         }

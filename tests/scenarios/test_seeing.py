@@ -39,6 +39,29 @@ def test_ping_counts_and_speaks_json(devices: tuple[Device, Device]) -> None:
     assert all(pong["type"] == "ping.pong" and pong["rtt_ms"] > 0 for pong in pongs)
 
 
+def test_netcheck_dials_every_address(devices: tuple[Device, Device]) -> None:
+    laptop, _ = devices
+    found = laptop.types("netcheck", "--json").json
+    assert any("127.0.0.1" in each["addresses"] for each in found["interfaces"])
+    (own,) = found["listening"]
+    assert own["took_ms"] is not None
+    (phone,) = found["peers"]
+    assert phone["state"] == "online" and phone["rtt_ms"] > 0
+    assert abs(phone["clock_ahead_ms"]) < 30_000, "both are on this machine"
+    assert [each["problem"] for each in phone["addresses"]] == [None]
+    assert laptop.online("phone2"), "dialling has not cost the link"
+    text = laptop.does("netcheck")
+    assert "peer       phone2  online  direct " in text
+
+
+def test_bench_measures_the_daemon_and_the_way_to_a_peer(devices: tuple[Device, Device]) -> None:
+    laptop, _ = devices
+    rows = laptop.types("bench", "phone2", "--duration", "0.2", "--json").json["rows"]
+    assert [row["path"].split()[0] for row in rows] == ["local", "direct", "direct"]
+    assert all(row["count"] > 0 and row["per_second"] > 0 for row in rows)
+    assert laptop.types("bench", "phon2").status == 4
+
+
 def test_a_mistyped_name_is_offered_the_near_one(devices: tuple[Device, Device]) -> None:
     laptop, _ = devices
     printed = laptop.types("ping", "phon2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from orvalho.contexts.names import parse_address
@@ -12,6 +12,8 @@ from orvalho.contexts.trust import Peer
 from orvalho.control import messages as control
 from orvalho.control import seeing
 from orvalho.daemon.house import House
+from orvalho.daemon.measure import measure
+from orvalho.daemon.netcheck import netcheck
 from orvalho.daemon.reach import ask_ping, away, comes
 from orvalho.errors import InvalidInput, Unavailable
 
@@ -22,10 +24,11 @@ _PAUSE_S: Final = 1.0
 
 
 class ReachOperations:
-    """`orvalho ping`."""
+    """`orvalho ping`, `netcheck` and `bench`."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, environ: Mapping[str, str]) -> None:
         self._house = house
+        self._environ = environ
 
     async def ping(self, request: seeing.Ping) -> Replies:
         house = self._house
@@ -46,6 +49,16 @@ class ReachOperations:
                 break
         if not answered:
             raise await away(house, peer)
+
+    async def netcheck(self, request: seeing.Netcheck) -> Replies:
+        yield await netcheck(self._house, self._environ, request.timeout_s)
+
+    async def bench(self, request: seeing.Bench) -> Replies:
+        rows = await measure(self._house, request)
+        yield seeing.BenchReply(rows=tuple(rows))
+
+    async def echo(self, _request: seeing.Echo) -> Replies:
+        yield control.Done()
 
     async def _pong(self, peer: Peer, number: int, timeout_s: float) -> seeing.Pong:
         at = time.time()
