@@ -66,6 +66,22 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "script send, to @group or all",
     ),
+    "networks": (
+        {
+            "networks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "home": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "current": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "use",
+    ),
     "files-sent": (
         {
             "files": {

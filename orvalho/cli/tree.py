@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from orvalho import __version__
+from orvalho.cli.networks import Networks
 from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
@@ -31,7 +32,7 @@ _WORDS: Final = (
         "version",
     ),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
-    *("completion", "complete"),
+    *("use", "completion", "complete"),
 )
 
 _USAGE_STATUS: Final = 2
@@ -166,6 +167,13 @@ def _global_options() -> list[click.Option]:
             callback=_apply(_set_home),
             help="Keep all of this node in one directory (or ORVALHO_HOME).",
         ),
+        click.Option(
+            ["--network"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_apply(_set_network),
+            help="The home that `orvalho use` knows by this name.",
+        ),
         _flag("--json", help="Print JSON.", apply=_set_json),
         _flag("-v", "--verbose", help="Show more, and tracebacks.", apply=_set_verbose),
         _flag("-q", "--quiet", help="Show results and errors only.", apply=_set_quiet),
@@ -192,6 +200,11 @@ def _apply(
 
 def _set_home(session: Session, directory: str) -> None:
     session.home = directory
+
+
+def _set_network(session: Session, name: str) -> None:
+    if session.home is None:  # --home says it more exactly
+        session.home = Networks(session.environ).home(name)
 
 
 def _set_json(session: Session, _: bool) -> None:

@@ -33,7 +33,17 @@ JSON_COMMANDS = {
     "audit-entry": ("audit",),
     "findings": ("doctor",),
     "daemon": ("daemon", "status"),
+    "networks": ("use",),
+    "pong": ("ping", "phone2"),
+    "netcheck": ("netcheck",),
+    "bench": ("bench", "phone2", "--duration", "0.1"),
+    "report": ("bugreport",),
+    "files-sent": ("file", "send", __file__, "phone2:"),
 }
+
+
+# What a name of several is answered with; see test_several.
+SEVERAL = ("resolved-all", "runs-of-several")
 
 
 def misfit(value, schema, top, place="$"):
@@ -114,7 +124,7 @@ def test_errors_are_as_their_schema_says(orvalho, capsys):
 
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    assert set(names()) == {*JSON_COMMANDS, "error", "init"}
+    assert set(names()) == {*JSON_COMMANDS, *SEVERAL, "error", "init"}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 
 

@@ -34,7 +34,7 @@ def command(session: Session, file: str | None) -> None:
             reply = client.ask(Bugreport(), Report)
     except OrvalhoError as error:
         session.screen.notice(f"without the daemon: {error.message}")
-        reply = ask_offline(session.environ, session.home, "bugreport", Report)
+        reply = ask_offline(session.environ, session.place, "bugreport", Report)
     if file is not None:
         try:
             write_atomically(Path(file), reply.text.encode())

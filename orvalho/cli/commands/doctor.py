@@ -9,6 +9,7 @@ import click
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
+from orvalho.control.client import DaemonError
 from orvalho.control.messages import Doctor, DoctorReply, Finding
 from orvalho.control.offline import ask_offline
 from orvalho.errors import OrvalhoError
@@ -28,6 +29,8 @@ def command(session: Session) -> int:
     try:
         with session.connect() as client:
             reply = client.ask(Doctor(), DoctorReply)
+    except DaemonError:
+        raise
     except OrvalhoError as error:
         reply = _without_daemon(session, error)
     if session.screen.as_json:
@@ -44,7 +47,7 @@ def command(session: Session) -> int:
 
 def _without_daemon(session: Session, error: OrvalhoError) -> DoctorReply:
     """What the files tell, behind what kept the daemon from answering."""
-    found = ask_offline(session.environ, session.home, "doctor", DoctorReply).findings
+    found = ask_offline(session.environ, session.place, "doctor", DoctorReply).findings
     where = f" ({error.where})" if error.where else ""
     text = f"the daemon does not answer: {error.message}{where}"
     return DoctorReply(findings=(Finding(level="problem", text=text, hint=error.hint), *found))
