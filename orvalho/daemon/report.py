@@ -177,15 +177,15 @@ def _platform() -> dict[str, str]:
     }
 
 
-def _settings(home: Home, environ: Mapping[str, str]) -> list[str]:
+def _settings(home: Home, environ: Mapping[str, str]) -> dict[str, str]:
     try:
         loaded = configuration.load(home.config, environ, {})
     except OrvalhoError as error:
-        return [f"{error.where}: {error.message}"]
-    return [
-        f"{key} = {'...' if key in _PRIVATE else value}  ({origin})"
+        return {"unreadable": f"{error.where}: {error.message}"}
+    return {
+        key: f"{'...' if key in _PRIVATE else value}  ({origin})"
         for key, value, origin in loaded.settings
-    ]
+    }
 
 
 def _database(home: Home) -> Any:

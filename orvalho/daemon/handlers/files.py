@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,7 @@ from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 
 _OPEN_PER_PEER: Final = 8
+_LEFT_PER_PEER: Final = 32
 _FINISHED: Final = 256
 _KEPT_FREE_BYTES: Final = 64 << 20
 _DRAFT_LIFE_S: Final = 7 * 86_400.0
@@ -184,9 +186,11 @@ class FileHandler:
         if len(others) >= _OPEN_PER_PEER:
             # A sender that gave up says nothing: the one that has waited longest makes room.
             oldest = next(at for at in self._arriving if at[0] == sender and at != key)
-            del self._arriving[oldest]
+            self._arriving.pop(oldest).draft.remove()
         use = await context.usage()
         announced = sum(each.offer.size_bytes for each in others if each.context is context)
+        open_ = {each.draft.path for each in (*others, arriving)}
+        announced += await to_thread.run_sync(_left_bytes, self._directory, sender, open_)
         room = use.limits.disk_bytes - use.used_bytes - announced
         if arriving.offer.size_bytes > room or use.used_files >= use.limits.disk_files:
             raise LimitExceeded(
@@ -244,6 +248,16 @@ def sweep_drafts(state: Path, now: float) -> int:
             draft.unlink(missing_ok=True)
             swept += 1
     return swept
+
+
+def _left_bytes(directory: Path, sender: Key, open_: Collection[Path]) -> int:
+    """What drafts of a sender hold that it does not go on with now; the oldest of many go. So
+    giving up one transfer after the other does not fill the disk."""
+    left = [each for each in directory.glob(f"{sender.hex()}-*") if each not in open_]
+    left.sort(key=lambda draft: draft.stat().st_mtime)
+    for draft in left[:-_LEFT_PER_PEER]:
+        draft.unlink(missing_ok=True)
+    return sum(draft.stat().st_size for draft in left[-_LEFT_PER_PEER:])
 
 
 def _make_directory(directory: Path) -> None:

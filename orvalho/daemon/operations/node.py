@@ -81,7 +81,7 @@ class NodeOperations:
         theirs = [f"{e.name}@{peer.name}" for peer in house.trust.peers() for e in peer.contexts]
         match kind:
             case "target":
-                return [*theirs, *own]
+                return [*theirs, *own, *self._several()]
             case "peer":
                 return [peer.name for peer in house.trust.peers()]
             case "context":
@@ -93,6 +93,13 @@ class NodeOperations:
             case "key":
                 return list(configuration.keys())
         return []
+
+    def _several(self) -> Iterator[str]:
+        house = self._house
+        yield "all"
+        yield from (f"@{group}" for group in house.groups.names())
+        labels = {label for each in house.greeted.values() for label in each.labels}
+        yield from (f"any@{label}" for label in sorted(labels))
 
     def _settings(self) -> Iterator[control.Finding]:
         house = self._house
