@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ from orvalho.daemon.reach import away, comes
 from orvalho.errors import Conflict, InvalidInput, NotFound, OrvalhoError, Unavailable
 
 _ANSWER_S: Final = 60.0
+_FIRST_PARTS: Final = 4
+_SOON_S: Final = 1.0
+_LATE_S: Final = 5.0
 # How long a transfer that has begun waits for a lost link.
 _LINK_S: Final = 30.0
 # Tries in a row that brought the file no byte further.
@@ -62,6 +66,31 @@ class _Again(Exception):
     def __init__(self, cause: OrvalhoError) -> None:
         super().__init__(cause.message)
         self.cause = cause
+
+
+class Pace:
+    """How many parts are in flight: more while answers come soon, fewer when they take long, so
+    that on a slow road the last of them is still answered in time."""
+
+    def __init__(self) -> None:
+        self.limit = _FIRST_PARTS
+        self._in_flight = 0
+        self._freed = asyncio.Event()
+
+    async def turn(self) -> None:
+        """Wait until another part may be sent."""
+        while self._in_flight >= self.limit:
+            self._freed.clear()
+            await self._freed.wait()
+        self._in_flight += 1
+
+    def answered(self, took_s: float) -> None:
+        self._in_flight -= 1
+        if took_s > _LATE_S:
+            self.limit = max(1, self.limit // 2)
+        elif took_s < _SOON_S:
+            self.limit = min(WINDOW, self.limit + 1)
+        self._freed.set()
 
 
 class Outgoing:
@@ -141,23 +170,23 @@ class Outgoing:
             raise cause from error
 
     async def _send_parts(self, file: int, offer: Offer, at: int) -> None:
-        slots = asyncio.Semaphore(WINDOW)
+        pace = Pace()
         async with anyio.create_task_group() as tasks:
             while at < offer.size_bytes:
-                await slots.acquire()
+                await pace.turn()
                 content = await to_thread.run_sync(self._read, file, at)
                 if not content:
                     raise self._shrunk()
-                tasks.start_soon(
-                    self._send_part, Part(id=offer.id, offset=at, content=content), slots
-                )
+                part = Part(id=offer.id, offset=at, content=content)
+                tasks.start_soon(self._send_part, part, pace)
                 at += len(content)
 
-    async def _send_part(self, part: Part, slots: asyncio.Semaphore) -> None:
+    async def _send_part(self, part: Part, pace: Pace) -> None:
+        started = time.monotonic()
         taken = decode(await self._ask(PART, encode(part)), Taken)
         self.moved_bytes += len(part.content)
         self.sent_bytes = max(self.sent_bytes, taken.at)
-        slots.release()
+        pace.answered(time.monotonic() - started)
 
     async def _ask(self, kind: str, body: bytes) -> bytes:
         return await self._house.node.ask(self._parcel.peer.node_key, kind, body, _ANSWER_S)
