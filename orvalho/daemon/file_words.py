@@ -17,7 +17,9 @@ OFFER: Final = "file.offer"
 PART: Final = "file.part"
 FINISH: Final = "file.finish"
 
-PART_BYTES: Final = 1 << 18
+# With what stands around it, a part just fits four Noise messages, which most links carry as one:
+# a few bytes more and it takes two (measured: 110 MB/s in place of 150).
+PART_BYTES: Final = (1 << 18) - 512
 # Parts that are asked about at once; the receiver holds twice as many that came out of order.
 WINDOW: Final = 12
 ID_BYTES: Final = 16
