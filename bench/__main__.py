@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, depot, gossip, hostile, idle, links, nats, policy, scripts
+from bench import base, command, depot, files, gossip, hostile, idle, links, nats, policy, scripts
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "gossip": gossip.measure,
     "links": links.measure,
     "nats": nats.measure,
+    "file": files.measure,
 }
 
 

@@ -238,3 +238,37 @@ async def open_store(
     finally:
         # In a thread: a commit may be waiting for the disk, and the loop must go on meanwhile.
         await asyncio.get_running_loop().run_in_executor(None, store.close)
+
+
+def look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """What `read` finds in the file, which is not changed: for when no daemon serves it.
+
+    Raises:
+        Unavailable: there is no such file, or it is damaged.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=2.0)
+        try:
+            return read(connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise Unavailable(f"the database cannot be read: {error}", where=str(path)) from error
+
+
+def summary(connection: sqlite3.Connection) -> dict[str, object]:
+    """Tables with their rows, the migrations that were applied, and what SQLite finds wrong."""
+    tables = [
+        row[0]
+        for row in connection.execute(
+            "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'"
+            " order by name"
+        )
+    ]
+    return {
+        "rows": {
+            name: connection.execute(f'select count(*) from "{name}"').fetchone()[0]
+            for name in tables
+        },
+        "check": connection.execute("pragma quick_check(1)").fetchone()[0],
+    }

@@ -50,6 +50,7 @@ class Screen:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self.home: str | None = None
         self._colour = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     @property
@@ -100,10 +101,31 @@ class Screen:
         if (sys.stderr.isatty() or self.verbose) and not self.quiet and not self.as_json:
             self._error_line(text, "dim")
 
+    def meter(self, text: str) -> None:
+        """How far something is, on one line that is written over; an empty text takes it away.
+        Only on a terminal."""
+        if sys.stderr.isatty() and not self.quiet and not self.as_json:
+            print(f"\r\033[K{safe(text)}", end="", file=sys.stderr, flush=True)
+
     def notice(self, text: str) -> None:
         """What the person should know beside the data; nothing with --quiet."""
         if not self.quiet and not self.as_json:
-            self._error_line(text)
+            self._error_line(self.typed_here(text))
+
+    def typed_here(self, text: str) -> str:
+        """A text that names commands, with the `--home` of this invocation in those that are to
+        be typed here: `on phone2: orvalho status` is typed elsewhere."""
+        if self.home is None or "orvalho " not in text:
+            return text
+        import re  # noqa: PLC0415 - only with --home, and only when there is a command to type
+        import shlex  # noqa: PLC0415
+
+        here = f"orvalho --home {shlex.quote(self.home)} "
+        return re.sub(
+            r"(\bon [\w -]+: )?\borvalho (?=[a-z])",
+            lambda found: found[0] if found[1] else here,
+            text,
+        )
 
     def guest_line(
         self, name: str, *, level: str, text: str, at: float, run: str, seq: int
@@ -133,7 +155,7 @@ class Screen:
         for line in (error.detail or "").splitlines():
             self._error_line(f"  {line}", "dim")
         if error.hint:
-            self._error_line(f"  try   {error.hint}")
+            self._error_line(f"  try   {self.typed_here(error.hint)}")
 
     def traceback(self) -> None:
         """Where the exception in work was raised; only with --verbose."""

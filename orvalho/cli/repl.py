@@ -202,7 +202,7 @@ class Repl:
                 continue
 
     def _history_file(self) -> Path:
-        file = state_directory(self._session.environ, self._session.home) / "repl_history"
+        file = state_directory(self._session.environ, self._session.place) / "repl_history"
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # What was typed may hold secrets.
         os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600))

@@ -73,12 +73,13 @@ def follow(
                 last = reply
     except KeyboardInterrupt:
         if run is not None:
-            _cancel(session, run)
+            cancel(session, run)
         raise
     return last
 
 
-def _cancel(session: Session, run: str) -> None:
+def cancel(session: Session, run: str) -> None:
+    """Stop a run whose replies were interrupted."""
     # The interrupted connection is closed; the run is cancelled by name over a new one.
     with session.connect_running() as client:
         note = client.ask(ScriptCancel(run=run), Note)
@@ -94,16 +95,23 @@ def show_end(session: Session, ended: RunEnded, file: str | None) -> None:
     """
     if session.screen.as_json:
         session.screen.document(plain(ended))
-    if ended.error is not None:
-        raise error_of(ended.error)
-    if ended.outcome != "done":
-        kind = _ENDS.get(ended.outcome, ScriptFailed)
-        raise kind(f"the run was {ended.outcome}.", hint=f"orvalho why {ended.run}")
+    if (error := end_error(ended)) is not None:
+        raise error
     if file is not None:
         _save(session, ended, Path(file))
     elif not session.screen.as_json:
         _print(session, ended)
     session.screen.progress(f"done in {milliseconds(ended.usage.wall_ms)}")
+
+
+def end_error(ended: RunEnded) -> OrvalhoError | None:
+    """What ended the run, if it was not its own end."""
+    if ended.error is not None:
+        return error_of(ended.error)
+    if ended.outcome != "done":
+        kind = _ENDS.get(ended.outcome, ScriptFailed)
+        return kind(f"the run was {ended.outcome}.", hint=f"orvalho why {ended.run}")
+    return None
 
 
 def _print(session: Session, ended: RunEnded) -> None:

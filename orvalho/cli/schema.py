@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import mesh, road
+from orvalho.control import mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -52,10 +52,72 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "audit-entry": (m.AuditEntry, "audit"),
     "depot": (road.DepotListReply, "depot ls"),
     "findings": (m.DoctorReply, "doctor"),
+    "pong": (seeing.Pong, "ping"),
+    "netcheck": (seeing.NetcheckReply, "netcheck"),
+    "bench": (seeing.BenchReply, "bench"),
+    "report": (seeing.Report, "bugreport"),
+    "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }
 # What is printed without a reply of its own behind it.
 _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "runs-of-several": (
+        {
+            "name": {"type": "string"},
+            "results": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "why": {"type": "string"},
+                        "run": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "state": {"type": "string"},
+                        "result": {},
+                        "result_bytes": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "error": {"anyOf": [{"type": "object"}, {"type": "null"}]},
+                    },
+                },
+            },
+        },
+        "script send, to @group or all",
+    ),
+    "networks": (
+        {
+            "networks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "home": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "current": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "use",
+    ),
+    "files-sent": (
+        {
+            "files": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "path": {"type": "string"},
+                        "size_bytes": {"type": "integer"},
+                        "sha256": {"type": "string"},
+                        "took_ms": {"type": "integer"},
+                        "sent_bytes": {"type": "integer"},
+                        "changed": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "file send",
+    ),
     "version": ({"version": {"type": "string"}}, "version"),
     "init": (
         {
@@ -84,6 +146,7 @@ _STREAMS: Final = {
     "pair-shown": "pair.shown",
     "pair-tried": "pair.tried",
     "pair-arrived": "pair.arrived",
+    "pong": "ping.pong",
 }
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 

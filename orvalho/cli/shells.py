@@ -79,7 +79,7 @@ def _children(command: click.Command, ctx: click.Context) -> Iterator[tuple[str,
 
 
 def _kind(param: click.Parameter) -> str:
-    return _KINDS.get((param.metavar or "").strip("[]"), _NOTHING)
+    return _KINDS.get((param.metavar or "").strip("[].:"), _NOTHING)
 
 
 # ---- bash, and zsh by its bashcompinit (to which `path` and `words` mean other things)

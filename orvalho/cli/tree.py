@@ -13,17 +13,21 @@ from typing import Any, Final
 import click
 
 from orvalho import __version__
+from orvalho.cli.networks import Networks
 from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
-    *("init", "pair", "status", "doctor", "nodes", "why", "resolve", "repl", "version"),
-    *("script", "peer", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *("init", "pair", "status", "ping", "doctor", "nodes", "netcheck", "bench", "bugreport"),
+    *("why", "resolve", "repl", "version"),
+    *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats"),
-    *("completion", "complete"),
+    *("use", "completion", "complete"),
 )
 
 _USAGE_STATUS: Final = 2
+# What click says of a noun without a verb.
+_MISSING: Final = "Missing command."
 
 
 def run_tree(session: Session, argv: Sequence[str]) -> int:
@@ -42,6 +46,10 @@ def run_tree(session: Session, argv: Sequence[str]) -> int:
         error.show()
         return _USAGE_STATUS
     except click.UsageError as error:
+        if error.message == _MISSING and error.ctx and "--json" not in argv:
+            # Options alone ask for nothing: the same page as for no words at all.
+            session.screen.notice(error.ctx.get_help())
+            return _USAGE_STATUS
         session.screen.as_json = "--json" in argv
         path = error.ctx.command_path if error.ctx else "orvalho"
         raise InvalidInput(error.format_message(), hint=f"{path} --help") from error
@@ -149,6 +157,13 @@ def _global_options() -> list[click.Option]:
             callback=_apply(_set_home),
             help="Keep all of this node in one directory (or ORVALHO_HOME).",
         ),
+        click.Option(
+            ["--network"],
+            metavar="NAME",
+            expose_value=False,
+            callback=_apply(_set_network),
+            help="The home that `orvalho use` knows by this name.",
+        ),
         _flag("--json", help="Print JSON.", apply=_set_json),
         _flag("-v", "--verbose", help="Show more, and tracebacks.", apply=_set_verbose),
         _flag("-q", "--quiet", help="Show results and errors only.", apply=_set_quiet),
@@ -175,6 +190,11 @@ def _apply(
 
 def _set_home(session: Session, directory: str) -> None:
     session.home = directory
+
+
+def _set_network(session: Session, name: str) -> None:
+    if session.home is None:  # --home says it more exactly
+        session.home = Networks(session.environ).home(name)
 
 
 def _set_json(session: Session, _: bool) -> None:

@@ -6,9 +6,11 @@ behind a `Check` need be thread-safe. Foreign errors end here.
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
@@ -41,6 +43,9 @@ from orvalho.errors import (
 T = TypeVar("T")
 
 _READERS: Final = 4
+# Files of one name that are kept beside each other; a further one is refused.
+_NAMES_TRIED: Final = 1000
+_CHUNK_BYTES: Final = 1 << 20
 _DETAILS: Final = ("basic", "details")
 
 
@@ -136,6 +141,32 @@ class ContextFiles:
         mount, rest = self._resolve(place)
         with self._errors(place, missing="there is no directory for {at}"):
             await mount.write(lambda tree: tree.writebytes(rest, contents))
+
+    async def adopt(
+        self, path: str, source: Path, sha256: bytes, *, reuses: bool
+    ) -> tuple[VirtualPath, bool]:
+        """Move a whole file of this machine into the tree, at once and durably: where it lies
+        now, and whether that is new. A taken name becomes `a (2).jpg`; with `reuses`, a file of
+        that name and hash counts as this one, and `source` is removed."""
+        place = self._allowed("fs.write", path)
+        mount, rest = self._resolve(place)
+        prefix = place[: len(place) - len(rest)]
+
+        def adopt(tree: GuardedFS) -> tuple[VirtualPath, bool]:
+            size_bytes = source.stat().st_size
+            for name in _free_names(rest):
+                if not tree.exists(name):
+                    if name != rest:
+                        from_thread.run_sync(self._check, "fs.write", VirtualPath(prefix + name))
+                    tree.adopt(name, source, size_bytes)
+                    return VirtualPath(prefix + name), True
+                if reuses and _holds(tree, name, size_bytes, sha256):
+                    source.unlink()
+                    return VirtualPath(prefix + name), False
+            raise fs_errors.DestinationExists(rest)
+
+        with self._errors(place, missing="there is no directory for {at}"):
+            return await mount.write(adopt)
 
     async def list(self, path: str) -> list[Entry]:
         """What is in a directory, by name. Links and special files are not there."""
@@ -339,6 +370,27 @@ def _entry(info: Any) -> Entry:
     if info.is_dir:
         return Entry(info.name, "directory", 0, modified_at)
     return Entry(info.name, "file", details["size"], modified_at)
+
+
+def _free_names(rest: VirtualPath) -> Iterator[VirtualPath]:
+    """The name itself, then `a (2).jpg` and so on."""
+    yield rest
+    above, _, name = rest.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    if not stem:
+        stem, dot, suffix = name, "", ""
+    for number in range(2, _NAMES_TRIED):
+        yield VirtualPath(f"{above}/{stem} ({number}){dot}{suffix}")
+
+
+def _holds(tree: GuardedFS, name: VirtualPath, size_bytes: int, sha256: bytes) -> bool:
+    if tree.isdir(name) or tree.getsize(name) != size_bytes:
+        return False
+    digest = hashlib.sha256()
+    with tree.openbin(name) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.digest() == sha256
 
 
 def _above(rest: VirtualPath) -> list[VirtualPath]:

@@ -13,6 +13,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, Final, Literal, NewType
 
 from orvalho.contexts.fs_shim import FS, Mode, fs_errors
@@ -204,6 +205,16 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
             self._inner.writebytes(place, contents)
         except BaseException:
             self._quota.charge(-grown_bytes, -new_files)
+            raise
+
+    def adopt(self, path: str, source: Path, size_bytes: int) -> None:
+        """Make `source`, a whole file of this machine, the file of a name that is free."""
+        place = self._allowed("fs.write", path)
+        self._quota.charge(size_bytes, 1, path=place)
+        try:
+            self._inner.adopt(place, source)
+        except BaseException:
+            self._quota.charge(-size_bytes, -1)
             raise
 
     def makedir(self, path: str, permissions: Any = None, recreate: bool = False) -> Any:

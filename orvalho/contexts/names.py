@@ -14,6 +14,11 @@ RunId = NewType("RunId", str)
 
 _LABEL: Final = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 _LABEL_LIMIT: Final = 63
+# What a node says of itself, for others to choose it by: `env=home`.
+NODE_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}=[A-Za-z0-9_.:-]{1,63}")
+_ANY: Final = re.compile(r"(?:([^@]+)@)?any(@(.*))?", re.DOTALL)
+_GROUP: Final = re.compile(r"(?:([^@]+)@)?@(.*)", re.DOTALL)
+_ALL: Final = re.compile(r"(?:([^@]+)@)?all")
 # Words that mean something of their own in an address, a policy line or a command.
 _RESERVED: Final = frozenset(
     {"all", "any", "anyone", "everyone", "here", "local"}
@@ -34,6 +39,29 @@ class Address:
 
     def __str__(self) -> str:
         return self.node if self.context is None else f"{self.context}@{self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A name that stands for a choice among paired nodes, or for each of several.
+
+    `any@gpu=yes,env=home` is one node that has all these `labels`, `@family` every member of
+    the `group`, `all` every paired node. With a context in front (`work@any@gpu=yes`,
+    `work@@family`, `work@all`) it is that context on them.
+    """
+
+    context: str | None
+    group: str | None = None
+    labels: tuple[str, ...] = ()
+    is_any: bool = False
+
+    def __str__(self) -> str:
+        front = "" if self.context is None else f"{self.context}@"
+        if self.group is not None:
+            return f"{front}@{self.group}"
+        if not self.is_any:
+            return f"{front}all"
+        return f"{front}any" + (f"@{','.join(self.labels)}" if self.labels else "")
 
 
 def check_label(text: str) -> str:
@@ -71,6 +99,39 @@ def parse_address(text: str) -> Address:
     if not context or not node or "@" in context:
         raise InvalidInput("an address is context@node, or node", where=ascii(text[:200]))
     return Address(check_label(context), check_label(node))
+
+
+def parse_target(text: str) -> Address | Several:
+    """An address, or a name of several: `any@gpu=yes`, `@family`, `all`, each with or without
+    `ctx@` in front.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if found := _ANY.fullmatch(text):
+        labels = tuple(dict.fromkeys(_node_label(each) for each in _split(found[3])))
+        return Several(_context(found[1]), labels=labels, is_any=True)
+    if found := _GROUP.fullmatch(text):
+        return Several(_context(found[1]), group=check_label(found[2]))
+    if found := _ALL.fullmatch(text):
+        return Several(_context(found[1]))
+    return parse_address(text)
+
+
+def _context(text: str | None) -> str | None:
+    return None if text is None else check_label(text)
+
+
+def _split(text: str | None) -> list[str]:
+    return text.split(",") if text is not None else []
+
+
+def _node_label(text: str) -> str:
+    if not NODE_LABEL.fullmatch(text):
+        raise InvalidInput(
+            "a label is KEY=VALUE, as in any@gpu=yes,env=home", where=ascii(text[:200])
+        )
+    return text
 
 
 def near_miss(word: str, candidates: Iterable[str]) -> str | None:

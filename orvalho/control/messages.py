@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import mesh, pairing, road
+from orvalho.control import mesh, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -240,6 +240,7 @@ Request = (
     | road.DepotRemove
     | Doctor
     | Complete
+    | seeing.Request
 )
 
 
@@ -580,4 +581,5 @@ Reply = (
     | road.DepotListReply
     | DoctorReply
     | Completions
+    | seeing.Reply
 )

@@ -85,6 +85,17 @@ def dialable(text: str) -> str:
     return f"{url}:{DEFAULT_PORT}"
 
 
+def hosts_by_interface() -> dict[str, tuple[str, ...]]:
+    """The addresses of this machine, by the interface they are on."""
+    return {
+        adapter.nice_name: tuple(
+            each.ip if isinstance(each.ip, str) else each.ip[0] for each in adapter.ips
+        )
+        for adapter in ifaddr.get_adapters()
+        if adapter.ips
+    }
+
+
 def _hosts(*, want_ipv6: bool) -> list[str]:
     hosts = []
     for adapter in ifaddr.get_adapters():

@@ -13,7 +13,7 @@ import msgspec
 import tomlkit
 import tomlkit.exceptions
 
-from orvalho.contexts.names import near_miss
+from orvalho.contexts.names import NODE_LABEL, near_miss
 from orvalho.errors import InvalidInput
 from orvalho.policies.quota import parse_duration, parse_size
 
@@ -167,7 +167,7 @@ _COUNTS: Final = (
 )
 # Each element of a list: the form, and an example of it.
 _FORMS: Final = {
-    "node.labels": (re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}=[A-Za-z0-9_.:-]{1,63}"), "env=home"),
+    "node.labels": (NODE_LABEL, "env=home"),
     "mesh.bootstrap": (
         re.compile(r"[a-z0-9-]{1,63}=[a-z0-9+]+://\S{1,200}"),
         "laptop=ws://192.168.1.20:4455",

@@ -46,16 +46,18 @@ class Feed(Generic[T]):
             queue.put_nowait(item)
 
     @contextmanager
-    def watch(self, topic: str) -> Iterator[asyncio.Queue[T]]:
-        """A queue of what was published on `topic` so far, and is within the block."""
+    def watch(self, *topics: str) -> Iterator[asyncio.Queue[T]]:
+        """A queue of what was published on any of `topics` so far, and is within the block."""
         queue: asyncio.Queue[T] = asyncio.Queue(_BACKLOG)
-        for item in self._past.get(topic, ()):
-            queue.put_nowait(item)
-        watchers = self._watchers.setdefault(topic, [])
-        watchers.append(queue)
+        for topic in topics:
+            for item in self._past.get(topic, ()):
+                queue.put_nowait(item)
+            self._watchers.setdefault(topic, []).append(queue)
         try:
             yield queue
         finally:
-            watchers.remove(queue)
-            if not watchers:
-                del self._watchers[topic]
+            for topic in topics:
+                watchers = self._watchers[topic]
+                watchers.remove(queue)
+                if not watchers:
+                    del self._watchers[topic]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import anyio
+
 from orvalho.contexts.identity import Key
+from orvalho.contexts.trust import TrustBook
 
 # Addresses that were heard are tried first, so few of them, and none that has gone stale: who
 # sends false ones delays a dial by no more than these.
@@ -62,3 +65,30 @@ class Hints:
 
     def bootstrap(self, name: str) -> list[str]:
         return self._set.get(name, [])
+
+
+class Book:
+    """The trust book as the road needs it, and where else a peer may be found."""
+
+    def __init__(self, book: TrustBook, hints: Hints) -> None:
+        self._book = book
+        self._hints = hints
+
+    def peers(self) -> tuple[Key, ...]:
+        return tuple(peer.node_key for peer in self._book.peers())
+
+    def addresses(self, key: Key) -> Sequence[str]:
+        peer = self._book.by_key(key)
+        if peer is None:
+            return ()
+        hints = self._hints
+        found = (
+            *hints.heard(key, anyio.current_time()),
+            *peer.addresses,
+            *hints.bootstrap(peer.name),
+        )
+        return tuple(dict.fromkeys(found))
+
+    def name(self, key: Key) -> str | None:
+        peer = self._book.by_key(key)
+        return peer.name if peer else None

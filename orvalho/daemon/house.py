@@ -14,6 +14,7 @@ from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
+from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
@@ -60,10 +61,18 @@ class House:
     # What the owner should mend, by where it comes from: "policy", "groups", "config",
     # "nats".
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # What each peer last said of itself.
+    greeted: dict[Key, Greeted] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.settings.config.name
+
+    def labels_of(self, node_key: Key) -> frozenset[str]:
+        """The labels of a node, `key=value` each, as it says itself."""
+        if node_key == self.identity.node.key:
+            return frozenset(self.settings.config.node.labels) | self.mesh.labels_of(node_key)
+        return self.greeted.get(node_key, Greeted()).labels | self.mesh.labels_of(node_key)
 
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""

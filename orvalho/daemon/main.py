@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
+import msgspec
 
 from orvalho.daemon import config as configuration
 from orvalho.daemon.home import Home, find_home
@@ -28,7 +29,8 @@ _log = logging.getLogger("orvalho.daemon")
 
 
 def main(argv: Sequence[str]) -> int:
-    """`init` makes a home; `run` (the default) serves it until told to stop."""
+    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor` and
+    `bugreport` look at one that may not start, and answer as the daemon would."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -38,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
     init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
-    for sub in (run_parser, init_parser):
+    looks = [verbs.add_parser(name) for name in ("doctor", "bugreport")]
+    for sub in (run_parser, init_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -48,6 +51,9 @@ def main(argv: Sequence[str]) -> int:
             for line in initialise(home, arguments.name, arguments.listen, os.environ, phrase):
                 sys.stdout.write(line + "\n")
             return 0
+        if arguments.verb in ("doctor", "bugreport"):
+            sys.stdout.buffer.write(_looked_at(home, arguments.verb))
+            return 0
         return serve(home, foreground=getattr(arguments, "foreground", False))
     except OrvalhoError as error:
         sys.stderr.write(f"error[{error.code}]: {error}\n")
@@ -56,6 +62,19 @@ def main(argv: Sequence[str]) -> int:
         if error.hint:
             sys.stderr.write(f"  try   {error.hint}\n")
         return error.exit_status
+
+
+def _looked_at(home: Home, verb: str) -> bytes:
+    # Here, since `run` needs none of it.
+    from orvalho.control.messages import DoctorReply  # noqa: PLC0415
+    from orvalho.daemon.offline import check  # noqa: PLC0415
+    from orvalho.daemon.report import named_in, report  # noqa: PLC0415
+
+    findings = tuple(check(home, os.environ))
+    if verb == "doctor":
+        return msgspec.json.encode(DoctorReply(findings=findings))
+    named = named_in(home)
+    return msgspec.json.encode(report(home, os.environ, named, findings=findings, live={}))
 
 
 def serve(home: Home, *, foreground: bool, on_commit: CommitHook | None = None) -> int:

@@ -60,4 +60,15 @@ def path_to(house: House, peer: Peer) -> str:
     paths = house.node.paths(peer.node_key)
     if paths:
         return paths[0]
+    if house.node.is_refused_by(peer.node_key):
+        return refused_words(peer)
     return house.node.problem(peer.node_key) or ", ".join(peer.addresses)
+
+
+def refused_words(peer: Peer) -> str:
+    return f"{peer.name} refuses our key: pair again"
+
+
+def pair_again(peer: Peer) -> str:
+    """The hint that goes with `refused_words`."""
+    return f"on {peer.name}: orvalho peer invite; here: orvalho peer add -"

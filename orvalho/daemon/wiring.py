@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,18 +20,20 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import mesh, road
+from orvalho.control import mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses
+from orvalho.daemon import addresses, file_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
-from orvalho.daemon.greeting import greet, read_greeting
+from orvalho.daemon.greeting import greet, read_greeting, read_rest
 from orvalho.daemon.handlers.caller import CallerHandler
+from orvalho.daemon.handlers.files import FileHandler, sweep_drafts
+from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
-from orvalho.daemon.hints import Hints
+from orvalho.daemon.hints import Book, Hints
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
@@ -40,6 +42,7 @@ from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
+from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
@@ -47,8 +50,11 @@ from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.pair import PairOperations, admit
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
+from orvalho.daemon.operations.reach import ReachOperations
+from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
+from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
@@ -91,33 +97,6 @@ MIGRATIONS = (
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
 _WAITING_PER_PEER = 10_000
-
-
-class Book:
-    """The trust book as the road needs it, and where else a peer may be found."""
-
-    def __init__(self, book: TrustBook, hints: Hints) -> None:
-        self._book = book
-        self._hints = hints
-
-    def peers(self) -> tuple[Key, ...]:
-        return tuple(peer.node_key for peer in self._book.peers())
-
-    def addresses(self, key: Key) -> Sequence[str]:
-        peer = self._book.by_key(key)
-        if peer is None:
-            return ()
-        hints = self._hints
-        found = (
-            *hints.heard(key, anyio.current_time()),
-            *peer.addresses,
-            *hints.bootstrap(peer.name),
-        )
-        return tuple(dict.fromkeys(found))
-
-    def name(self, key: Key) -> str | None:
-        peer = self._book.by_key(key)
-        return peer.name if peer else None
 
 
 class Daemon:
@@ -185,6 +164,7 @@ async def open_daemon(
                 wiring.wire_handlers(house)
                 await wiring.scripts.resume()
                 await house.mesh.load()
+                await to_thread.run_sync(sweep_drafts, home.state, time.time())
                 async with open_server(home.socket, wiring.answer):
                     tasks.start_soon(wiring.watch)
                     tasks.start_soon(wiring.see_peers)
@@ -347,7 +327,7 @@ class _Wiring:
         house.problems["policy"] = policy.problems
         house.problems["groups"] = groups_read.problems
         house.problems["nats"] = tuple(self._nats_problems.values())
-        node.set_greeting(greet(contexts.list()))
+        node.set_greeting(greet(contexts.list(), config.node.labels, config.context))
         self._house = house
         return house
 
@@ -392,6 +372,12 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
+        files = FileHandler(house)
+        node.answer(file_words.OFFER, files.offer)
+        node.answer(file_words.PART, files.part)
+        node.answer(file_words.FINISH, files.finish)
+        node.answer(PING, answer_ping)
+        node.hear(NOTHING, hear_nothing)
         self._operations = self._table(house)
 
     def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
@@ -448,8 +434,20 @@ class _Wiring:
             control.ScriptLogs: script.logs,
             control.ScriptResult: script.result,
             control.ScriptCancel: script.cancel,
-            control.Why: script.why,
+            control.Why: WhyOperations(house, script.state).why,
             road.NatsConfig: nats.config,
+            **self._seeing_table(house),
+        }
+
+    def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
+        reach = ReachOperations(house, self._environ)
+        return {
+            seeing.Ping: reach.ping,
+            seeing.Netcheck: reach.netcheck,
+            seeing.Bench: reach.bench,
+            seeing.Echo: reach.echo,
+            seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
+            seeing.FileSend: FileOperations(house, self._tasks).send,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
@@ -473,6 +471,7 @@ class _Wiring:
         house.trust.seen(peer, time.time())
         try:
             contexts = read_greeting(hello.greeting, peer)
+            house.greeted[peer] = read_rest(hello.greeting)
         except Untrusted as error:
             _log.warning("greeting.refused", extra={"peer": known.name, "why": str(error)})
             return
@@ -500,8 +499,12 @@ class _Wiring:
             self._house.problems["nats"] = tuple(self._nats_problems.values())
 
     async def _announce(self) -> None:
+        self._greet()
+
+    def _greet(self) -> None:
         house = self._built
-        house.node.set_greeting(greet(house.contexts.list()))
+        config = house.settings.config
+        house.node.set_greeting(greet(house.contexts.list(), config.node.labels, config.context))
 
     async def watch(self) -> None:
         """Policy, groups and settings are read again when their files change."""
@@ -572,6 +575,7 @@ class _Wiring:
         self._hints.use(config.mesh.bootstrap)
         house.node.refresh()
         house.mesh.stir()
+        self._greet()
         _log.info("settings reloaded")
 
     async def settle(self, grace_s: float) -> None:

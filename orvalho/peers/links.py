@@ -20,7 +20,7 @@ from orvalho.errors import InvalidInput, Unavailable, Untrusted
 from orvalho.peers.channel import Channel, OnFrame
 from orvalho.peers.dialing import Dialer, Keeper
 from orvalho.peers.routing import Path, choose, rank
-from orvalho.peers.session import Mode, Session, dial_session, listen_session
+from orvalho.peers.session import Mode, Refusal, Session, dial_session, listen_session
 from orvalho.peers.succession import Heir
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.link import Link, Listener
@@ -127,6 +127,8 @@ class Links:
         self._relays = relays
         self._keepers: dict[Key, Keeper] = {}
         self._problems: dict[Key, str] = {}
+        # Peers that proved who they are and then refused our key: they have forgotten us.
+        self._refused_by: set[Key] = set()
         self._dialer = Dialer(
             pace=timings,
             addresses=self._addresses,
@@ -165,6 +167,10 @@ class Links:
         """Why the last attempt to dial a peer failed; None when there was none, or it did not."""
         return self._problems.get(peer)
 
+    def is_refused_by(self, peer: Key) -> bool:
+        """Whether the peer itself, having proved its key, turned ours away when last dialled."""
+        return peer in self._refused_by
+
     # ---- the work ---------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -199,6 +205,7 @@ class Links:
         for peer in self._keepers.keys() - known:
             self._keepers.pop(peer).scope.cancel()
             self._problems.pop(peer, None)
+            self._refused_by.discard(peer)
         for peer in self._channels.keys() - known:
             self._drop(peer)
         self.nudge(*known)
@@ -229,6 +236,21 @@ class Links:
                 if problem is None or isinstance(error, Untrusted):
                     problem = error
         raise problem or Unavailable("there is no address to dial")
+
+    async def probe(self, address: str, peer: Key) -> float:
+        """Prove keys with a peer at one address and hang up: how long that took, in seconds. Its
+        other links, and what it thinks of ours, stay as they are.
+
+        Raises:
+            Unavailable, InvalidInput: nobody answers there, or no transport serves the address.
+            Untrusted: another node answers there, or the peer refuses our key.
+        """
+        started = _now()
+        # In pairing mode a session carries nothing, so that it can replace no link in use.
+        link, _ = await self._dial(address, peer, Mode.PAIRING)
+        took_s = _now() - started
+        await link.aclose()
+        return took_s
 
     async def welcome(self, link: Link, transport: str) -> None:
         """A link has come in, by a transport of this URL scheme: who is it? Returns when it is
@@ -286,6 +308,7 @@ class Links:
     def _open(self, link: Link, session: Session, transport: str) -> Channel:
         channel = Channel(link, session, self._counters, transport)
         peer = channel.peer
+        self._refused_by.discard(peer)
         channels = self._channels.setdefault(peer, [])
         channels.append(channel)
         if len(channels) > _CHANNELS_PER_PEER:
@@ -381,6 +404,10 @@ class Links:
         try:
             await self._shake_hands(link, session)
         except BaseException:
+            # A node that knows us lets us in whatever we wish for: it has forgotten us.
+            is_refused = session.refusal in (Refusal.STRANGER, Refusal.NOT_INVITING)
+            if is_refused and peer is not None and peer in self._book.peers():
+                self._refused_by.add(peer)
             with anyio.CancelScope(shield=True):
                 await link.aclose()
             raise

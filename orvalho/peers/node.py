@@ -314,6 +314,19 @@ class Node:
         """Why the last attempt to dial a peer failed; None when none did."""
         return self._links.problem(peer)
 
+    def is_refused_by(self, peer: Key) -> bool:
+        """Whether the peer itself turned our key away when it was last dialled: it has forgotten
+        us, and only pairing again helps."""
+        return self._links.is_refused_by(peer)
+
+    async def probe(self, address: str, peer: Key) -> float:
+        """Prove keys with a peer at one address and hang up: how long that took, in seconds.
+
+        Raises:
+            Unavailable, InvalidInput, Untrusted: as `Links.probe`.
+        """
+        return await self._links.probe(address, peer)
+
     def watch(self) -> MemoryObjectReceiveStream[PeerEvent]:
         """Peers coming and going from now on: `with node.watch() as events: async for ...`. A
         watcher that falls 256 events behind misses some."""

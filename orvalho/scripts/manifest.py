@@ -137,11 +137,15 @@ class _Reader:
 
     def _capabilities(self, table: dict[str, Any], key: str) -> tuple[Capability, ...]:
         items = table.get(key, [])
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            self._problem(key, f'{key} is a list of texts: {key} = ["target.fs.read:/photos/**"]')
+        what = f'{key} is a list of texts: {key} = ["target.fs.read:/photos/**"]'
+        if not isinstance(items, list):
+            self._problem(key, what)
             return ()
         found: dict[str, Capability] = {}
         for item in items:
+            if not isinstance(item, str):
+                self._problem(key, f"{what}, and {item} is none", str(item))
+                continue
             try:
                 found[item] = parse_capability(item)
             except InvalidInput as error:

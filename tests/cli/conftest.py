@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import mesh, road
+from orvalho.control import mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -55,7 +55,67 @@ ENDED = m.RunEnded(
 )
 OUTPUT = m.RunOutput(run=RUN, seq=0, level="log", text="hello", at=1_700_000_000.5)
 
+CHECKED = seeing.AddressCheck(address="ws://127.0.0.1:4455", took_ms=1.5)
 CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
+    seeing.Ping: (
+        seeing.Pong(
+            peer="phone2",
+            number=1,
+            path="direct 127.0.0.1:4455",
+            rtt_ms=3.0,
+            at=1_700_000_000.5,
+            level="info",
+            text="pong from phone2 via direct 127.0.0.1:4455 in 3.0 ms",
+        ),
+    ),
+    seeing.Netcheck: (
+        seeing.NetcheckReply(
+            interfaces=(seeing.Interface(name="lo", addresses=("127.0.0.1",)),),
+            ipv4=True,
+            ipv6=False,
+            multicast=(),
+            proxies=("https_proxy",),
+            listening=(CHECKED,),
+            peers=(
+                seeing.PeerCheck(
+                    name="phone2",
+                    state="online",
+                    paths=("direct 127.0.0.1:4455",),
+                    rtt_ms=3.0,
+                    clock_ahead_ms=-7200.0,
+                    addresses=(CHECKED,),
+                ),
+            ),
+        ),
+    ),
+    seeing.Echo: (),
+    seeing.Bench: (
+        seeing.BenchReply(
+            rows=(
+                seeing.Measured(
+                    what="messages of 256 B",
+                    path="direct",
+                    count=9,
+                    per_second=4.5,
+                    p50_ms=None,
+                    p99_ms=None,
+                ),
+            )
+        ),
+    ),
+    seeing.Bugreport: (seeing.Report(text="== version\nx", redacted={"node": 2}),),
+    seeing.FileSend: (
+        seeing.FileProgress(to="phone2", state="sending", sent_bytes=1, size_bytes=9),
+        seeing.FileSent(
+            to="peer@phone2",
+            path="/inbox/a",
+            size_bytes=9,
+            sha256="ab",
+            took_ms=3,
+            sent_bytes=9,
+            changed=True,
+        ),
+    ),
     m.Status: (
         m.StatusReply(
             node="laptop",

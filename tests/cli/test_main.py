@@ -106,7 +106,8 @@ def test_the_global_options_stand_before_the_noun_or_after_the_verb(daemon, orva
 def test_a_home_given_as_a_flag_wins_over_the_environment(daemon, orvalho, capsys, tmp_path):
     for argv in (("--home", f"{tmp_path}/none", "status"), ("status", "--home", f"{tmp_path}/no")):
         assert orvalho(*argv) == errors.NotFound.exit_status
-        assert "orvalho init --name laptop" in capsys.readouterr().err
+        assert f"orvalho --home {tmp_path}/no" in (shown := capsys.readouterr().err)
+        assert " init --name laptop" in shown
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,17 @@ JSON_COMMANDS = {
     "depot": ("depot", "ls"),
     "findings": ("doctor",),
     "daemon": ("daemon", "status"),
+    "networks": ("use",),
+    "pong": ("ping", "phone2"),
+    "netcheck": ("netcheck",),
+    "bench": ("bench", "phone2", "--duration", "0.1"),
+    "report": ("bugreport",),
+    "files-sent": ("file", "send", __file__, "phone2:"),
 }
+
+
+# What a name of several is answered with; see test_several.
+SEVERAL = ("resolved-all", "runs-of-several")
 
 
 def misfit(value, schema, top, place="$"):
@@ -135,7 +145,7 @@ def test_errors_are_as_their_schema_says(orvalho, capsys):
 
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    assert set(names()) == {*JSON_COMMANDS, *PAIR_KINDS, "error", "init"}
+    assert set(names()) == {*JSON_COMMANDS, *PAIR_KINDS, *SEVERAL, "error", "init"}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 
 
@@ -170,6 +180,26 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
     output.Screen({}).progress("on")
     output.Screen({"NO_COLOR": "1"}).progress("off")
     assert capsys.readouterr().err == "\x1b[2mon\x1b[0m\noff\n"
+
+
+@pytest.mark.parametrize(
+    ("hint", "typed"),
+    [
+        ("orvalho peer ls", "orvalho --home '/my home' peer ls"),
+        ("on phone2: orvalho status", "on phone2: orvalho status"),
+        ("on the other device: orvalho peer add T", "on the other device: orvalho peer add T"),
+        (
+            "on phone2: orvalho peer invite; here: orvalho peer add -",
+            "on phone2: orvalho peer invite; here: orvalho --home '/my home' peer add -",
+        ),
+        ("edit /x/orvalho/config.toml", "edit /x/orvalho/config.toml"),
+    ],
+)
+def test_what_to_type_next_names_the_home_that_was_given(hint, typed):
+    screen = output.Screen({})
+    assert screen.typed_here(hint) == hint
+    screen.home = "/my home"
+    assert screen.typed_here(hint) == typed
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orvalho.contexts.names import (
+    NODE_LABEL,
     Address,
+    Several,
     check_label,
     near_miss,
     new_run_id,
     new_ulid,
     parse_address,
     parse_run_id,
+    parse_target,
 )
 from orvalho.errors import InvalidInput
 
@@ -91,3 +94,37 @@ def test_what_is_no_run_id_is_refused(text):
 def test_a_ulid_takes_ten_random_bytes():
     with pytest.raises(ValueError, match="10 random bytes"):
         new_ulid(0.0, bytes(9))
+
+
+pairs = st.lists(st.from_regex(NODE_LABEL, fullmatch=True), max_size=4, unique=True).map(tuple)
+
+
+@given(st.none() | labels, pairs)
+def test_any_reads_back_as_it_was_printed(context, chosen):
+    name = Several(context, labels=chosen, is_any=True)
+
+    assert parse_target(str(name)) == name
+
+
+@given(st.none() | labels, labels)
+def test_groups_and_all_read_back_as_they_were_printed(context, group):
+    for name in (Several(context, group=group), Several(context)):
+        assert parse_target(str(name)) == name
+
+
+@given(st.text(st.sampled_from("any@,=l1-A. \n"), max_size=20))
+def test_any_text_is_a_target_that_means_the_same_when_printed_or_is_refused(text):
+    try:
+        target = parse_target(text)
+    except InvalidInput as error:
+        assert error.where.isprintable()
+    else:
+        assert parse_target(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    "text", ["any@", "any@gpu", "any@gpu=", "any@a=b,", "@", "x@@", "@a@b", "all@all", "any@a=b\n"]
+)
+def test_what_is_no_name_of_several_is_refused(text):
+    with pytest.raises(InvalidInput):
+        parse_target(text)

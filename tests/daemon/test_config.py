@@ -80,3 +80,11 @@ def test_setting_a_value_keeps_the_comments(directory: Path) -> None:
 def test_an_unknown_key_cannot_be_set(directory: Path) -> None:
     with pytest.raises(InvalidInput, match=r"workers\.contexts_per_worker"):
         config.set_value(directory, "workers.context_per_worker", "2")
+
+
+def test_a_label_that_is_none_names_its_line(tmp_path):
+    (tmp_path / "config.toml").write_text('name = "x"\n[node]\nlabels = ["gpu"]\n')
+    with pytest.raises(InvalidInput) as raised:
+        config.load(tmp_path, {}, {})
+    assert raised.value.where == "config.toml:3"
+    assert "env=home" in raised.value.message

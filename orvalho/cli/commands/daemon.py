@@ -43,7 +43,7 @@ def command() -> None:
 def run(session: Session) -> None:
     """Be the daemon, here in the foreground, until Ctrl-C."""
     sys.stdout.flush()
-    argv = daemon_command(session.home, "run", "--foreground")
+    argv = daemon_command(session.place, "run", "--foreground")
     os.execv(argv[0], argv)  # noqa: S606 - our own program takes this one's place
 
 

@@ -9,7 +9,10 @@ import click
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
-from orvalho.control.messages import Doctor, DoctorReply
+from orvalho.control.client import DaemonError
+from orvalho.control.messages import Doctor, DoctorReply, Finding
+from orvalho.control.offline import ask_offline
+from orvalho.errors import OrvalhoError
 
 _MARKS: Final = {"ok": "ok  ", "warning": "warn", "problem": "FAIL"}
 
@@ -21,9 +24,15 @@ _MARKS: Final = {"ok": "ok  ", "warning": "warn", "problem": "FAIL"}
 )
 @click.pass_obj
 def command(session: Session) -> int:
-    """Check keys, rules, storage and connections. Exit status 1 when something is broken."""
-    with session.connect() as client:
-        reply = client.ask(Doctor(), DoctorReply)
+    """Check keys, rules, storage and connections; when the daemon does not start, what may keep
+    it from that. Exit status 1 when something is broken."""
+    try:
+        with session.connect() as client:
+            reply = client.ask(Doctor(), DoctorReply)
+    except DaemonError:
+        raise
+    except OrvalhoError as error:
+        reply = _without_daemon(session, error)
     if session.screen.as_json:
         session.screen.document(plain(reply))
     else:
@@ -32,5 +41,13 @@ def command(session: Session) -> int:
                 continue
             session.screen.line(f"{_MARKS.get(finding.level, finding.level)}  {finding.text}")
             if finding.hint:
-                session.screen.line(f"      try  {finding.hint}")
+                session.screen.line(f"      try  {session.screen.typed_here(finding.hint)}")
     return int(any(finding.level == "problem" for finding in reply.findings))
+
+
+def _without_daemon(session: Session, error: OrvalhoError) -> DoctorReply:
+    """What the files tell, behind what kept the daemon from answering."""
+    found = ask_offline(session.environ, session.place, "doctor", DoctorReply).findings
+    where = f" ({error.where})" if error.where else ""
+    text = f"the daemon does not answer: {error.message}{where}"
+    return DoctorReply(findings=(Finding(level="problem", text=text, hint=error.hint), *found))

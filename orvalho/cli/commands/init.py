@@ -37,7 +37,7 @@ def command(session: Session, name: str | None, listen: str | None, restore: boo
     arguments += ["--name", name] if name else []
     arguments += ["--listen", listen] if listen else []
     done = subprocess.run(  # noqa: S603 - our own program
-        daemon_command(session.home, *arguments),
+        daemon_command(session.place, *arguments),
         stdout=subprocess.PIPE,
         input=phrase,
         text=True,

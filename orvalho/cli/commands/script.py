@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from orvalho.cli.output import age, duration, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.runs import follow, show_end
 from orvalho.cli.session import Session
+from orvalho.cli.several import follow_each
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.client import error_of
 from orvalho.control.messages import (
@@ -33,6 +35,7 @@ from orvalho.control.messages import (
     ScriptShow,
     ScriptShowReply,
 )
+from orvalho.control.seeing import ScriptPlaced
 from orvalho.errors import InvalidInput, Unavailable
 
 QUEUED_STATUS: Final = 7
@@ -58,6 +61,8 @@ def command() -> None:
         "orvalho script send peer@phone2 job.js --param n=3",
         "orvalho script send peer@phone2 photos.js --expose /album:rw -o photos.zip",
         """orvalho script send peer@phone2 -e 'target.fs.list("/shared")' --wait""",
+        "orvalho script send any@gpu=yes,env=home job.js",
+        "orvalho script send @family job.js",
     ),
 )
 @click.argument("target", metavar="TARGET")
@@ -101,8 +106,10 @@ def send(
     detach: bool,
     output: str | None,
 ) -> int:
-    """Sign FILE (- for stdin) and have TARGET run it. Its log lines come to standard error, its
-    result to standard output. Exit status 7: the target is away, and the run waits for it."""
+    """Sign FILE (- for stdin) and have TARGET run it: peer@phone2, the nearest of any@label=value,
+    or each of @group or all (work@all: their context of that name). Its log lines come to standard
+    error, its result to standard output. Exit status 7: the target is away, and the run waits for
+    it; of several the worst."""
     if wait and detach:
         raise InvalidInput("--wait and --detach exclude each other.")
     if file == "-" and params_file == "-":
@@ -127,7 +134,16 @@ def send(
             session.screen.notice(_waiting(queued))
 
     with session.connect() as client:
-        last = follow(session, client.stream(request), filename, tell_queued)
+        replies = client.stream(request)
+        first = next(replies, None)
+        if isinstance(first, ScriptPlaced) and first.several:
+            return follow_each(session, first, replies, output, detach=detach)
+        if isinstance(first, ScriptPlaced):
+            for choice in first.choices:
+                session.screen.notice(f"{choice.to}: {choice.why}")
+        elif first is not None:
+            replies = chain([first], replies)
+        last = follow(session, replies, filename, tell_queued)
     if isinstance(last, RunEnded):
         show_end(session, last, output)
         return 0

@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,6 +160,21 @@ class RootFS(FS):  # type: ignore[misc]  # fs is untyped here
             if old is not None:
                 _require_plain(old, path)
             _replace(directory, name, contents, stat.S_IMODE(old.st_mode) if old else 0o600)
+
+    def adopt(self, path: str, source: Path) -> None:
+        """Make `source`, a whole file of this machine, the file of a name that is free: others
+        see all of it or nothing. It is gone from where it was."""
+        place = self._relative(path)
+        with _translated(path), self._parent(place) as (directory, name):
+            if _status(directory, name) is not None:
+                raise fs_errors.DestinationExists(path)
+            source.chmod(0o600)
+            if source.stat().st_dev == os.fstat(directory).st_dev:
+                os.rename(source, name, dst_dir_fd=directory)
+                os.fsync(directory)
+            else:
+                _copy(directory, name, source)
+                source.unlink()
 
     def makedir(self, path: str, permissions: Any = None, recreate: bool = False) -> Any:
         place = self._relative(path)
@@ -330,6 +346,22 @@ def _replace(directory: int, name: str, contents: bytes, mode: int) -> None:
                 rest = rest[file.write(rest) :]
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
+        os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        os.unlink(draft, dir_fd=directory)
+        raise
+    os.fsync(directory)
+
+
+def _copy(directory: int, name: str, source: Path) -> None:
+    draft = f".~{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file, source.open("rb") as whole:
+            shutil.copyfileobj(whole, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         os.unlink(draft, dir_fd=directory)

@@ -11,7 +11,7 @@ from orvalho.contexts.identity import key_text
 from orvalho.control import messages as control
 from orvalho.daemon import config as configuration
 from orvalho.daemon.house import House
-from orvalho.daemon.peer_words import peer_state
+from orvalho.daemon.peer_words import pair_again, peer_state
 
 Replies = AsyncIterator[control.Reply]
 
@@ -63,13 +63,16 @@ class NodeOperations:
         )
 
     async def doctor(self, _request: control.Doctor) -> Replies:
-        findings = [
+        yield control.DoctorReply(findings=tuple(await self.findings()))
+
+    async def findings(self) -> list[control.Finding]:
+        """What is well with this node and what is not."""
+        return [
             *self._settings(),
             *self._storage(),
             *await self._peers(),
             *await self._engine(),
         ]
-        yield control.DoctorReply(findings=tuple(findings))
 
     async def complete(self, request: control.Complete) -> Replies:
         words = await self._words(request.kind, request.text)
@@ -81,7 +84,7 @@ class NodeOperations:
         theirs = [f"{e.name}@{peer.name}" for peer in house.trust.peers() for e in peer.contexts]
         match kind:
             case "target":
-                return [*theirs, *own]
+                return [*theirs, *own, *self._several()]
             case "peer":
                 return [peer.name for peer in house.trust.peers()]
             case "context":
@@ -93,6 +96,13 @@ class NodeOperations:
             case "key":
                 return list(configuration.keys())
         return []
+
+    def _several(self) -> Iterator[str]:
+        house = self._house
+        yield "all"
+        yield from (f"@{group}" for group in house.groups.names())
+        labels = {label for each in house.greeted.values() for label in each.labels}
+        yield from (f"any@{label}" for label in sorted(labels))
 
     def _settings(self) -> Iterator[control.Finding]:
         house = self._house
@@ -143,7 +153,9 @@ class NodeOperations:
                 else control.Finding(
                     level="warning",
                     text=f"{peer.name} is not reached: {state.path}",
-                    hint=f"on {peer.name}: orvalho status",
+                    hint=pair_again(peer)
+                    if house.node.is_refused_by(peer.node_key)
+                    else f"on {peer.name}: orvalho status",
                 )
             )
             if refusal := house.node.depots.depositor.refusal(peer.node_key):

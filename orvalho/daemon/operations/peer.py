@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from orvalho.contexts.identity import Key, key_text
-from orvalho.contexts.names import parse_address
+from orvalho.contexts.names import Several, parse_target
 from orvalho.contexts.refused import Refusal
 from orvalho.contexts.trust import Peer, Relation
-from orvalho.control import mesh
+from orvalho.control import mesh, seeing
 from orvalho.control import messages as control
 from orvalho.daemon.greeting import read_greeting
 from orvalho.daemon.house import House
 from orvalho.daemon.parting import Parting
 from orvalho.daemon.peer_words import path_to, peer_state, words_for
-from orvalho.errors import Conflict
+from orvalho.daemon.selection import Selection
+from orvalho.errors import Conflict, InvalidInput, NotFound, Unavailable
 from orvalho.peers.pairing import Paired, format_ticket, parse_ticket
 
 Replies = AsyncIterator[control.Reply]
@@ -27,6 +29,7 @@ class PeerOperations:
     def __init__(self, house: House, parting: Parting) -> None:
         self._house = house
         self._parting = parting
+        self._selection = Selection(house)
 
     async def invite(self, request: control.PeerInvite) -> Replies:
         ticket = await self._house.node.invite(lifetime_s=request.expires_s, is_guest=request.guest)
@@ -89,7 +92,10 @@ class PeerOperations:
 
     async def resolve(self, request: control.Resolve) -> Replies:
         house = self._house
-        address = parse_address(request.name)
+        address = parse_target(request.name)
+        if isinstance(address, Several):
+            yield self._resolve_several(address)
+            return
         if address.node == house.name:
             context = house.contexts.get(address.context) if address.context else None
             yield control.Resolved(
@@ -112,6 +118,31 @@ class PeerOperations:
             context_key=key_text(Key(entry.key)) if entry else None,
             state="online" if house.node.is_online(peer.node_key) else "offline",
             path=path_to(house, peer),
+        )
+
+    def _resolve_several(self, name: Several) -> seeing.ResolvedAll:
+        members = self._selection.members(name)
+        chosen = None
+        if name.is_any:
+            with suppress(Unavailable, InvalidInput, NotFound):
+                chosen = str(self._selection.choose(name).address)
+        return seeing.ResolvedAll(
+            name=str(name),
+            members=tuple(
+                seeing.Member(
+                    name=str(each.address),
+                    node=each.node,
+                    node_key=key_text(each.node_key),
+                    context=each.context.name if each.context else None,
+                    context_key=key_text(Key(each.context.key)) if each.context else None,
+                    state="online" if each.is_online else "offline",
+                    path=each.path,
+                    labels=each.labels,
+                    why=each.problem.message if each.problem else each.why,
+                )
+                for each in members
+            ),
+            chosen=chosen,
         )
 
 

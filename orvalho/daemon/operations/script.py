@@ -6,8 +6,8 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -15,12 +15,20 @@ import msgspec
 from orvalho.contexts.context import Context
 from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.identity import Key, key_text, parse_key
-from orvalho.contexts.names import Address, new_run_id, parse_address, ulid_bytes
+from orvalho.contexts.names import (
+    Address,
+    RunId,
+    Several,
+    new_run_id,
+    parse_target,
+    ulid_bytes,
+)
 from orvalho.control import messages as control
+from orvalho.control import seeing
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
-from orvalho.daemon.peer_words import name_of, path_to
+from orvalho.daemon.peer_words import name_of
 from orvalho.daemon.run_words import (
     RunEvent,
     RunOver,
@@ -29,13 +37,15 @@ from orvalho.daemon.run_words import (
     run_over,
     run_state,
 )
-from orvalho.daemon.subjects import own_subject, peer_subject
-from orvalho.errors import InvalidInput, NotFound
+from orvalho.daemon.selection import Candidate, Selection
+from orvalho.daemon.subjects import own_subject
+from orvalho.daemon.syntax import Syntax
+from orvalho.errors import InvalidInput, NotFound, OrvalhoError
 from orvalho.peers import outbox
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies.access import AccessRequest
 from orvalho.policies.audit import decided
-from orvalho.policies.explain import explain, refusal
+from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.scripts import runs
 from orvalho.scripts.dsse import open_sealed
@@ -50,18 +60,15 @@ from orvalho.scripts.messages import (
 )
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
-from orvalho.scripts.receipts import open_receipt
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import make_script
 from orvalho.scripts.signing import (
-    MAX_ENVELOPE_BYTES,
     Caller,
     SignedScript,
     Target,
     json_value,
     sign_script,
 )
-from orvalho.scripts.signing import PAYLOAD_TYPE as SCRIPT_TYPE
 
 Replies = AsyncIterator[control.Reply]
 
@@ -80,12 +87,33 @@ class ScriptOperations:
     def __init__(self, house: House, handler: ScriptHandler) -> None:
         self._house = house
         self._handler = handler
+        self._selection = Selection(house)
+        self._syntax = Syntax(house)
 
     # ---- send -------------------------------------------------------------------------------
 
     async def send(self, request: control.ScriptSend) -> Replies:
-        destination = self._destination(request.to)
+        name = parse_target(request.to)
+        if not isinstance(name, Several):
+            destination = self._destination(name)
+        elif not name.is_any:
+            async with aclosing(self._send_to_each(request, name)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
+        else:
+            chosen = self._selection.choose(name)
+            yield _placed(name, [chosen])
+            destination = Destination(chosen.address, chosen.node_key)
+        async with aclosing(self._send_to(request, destination)) as replies:
+            async for reply in replies:
+                yield reply
+
+    async def _send_to(
+        self, request: control.ScriptSend, destination: Destination
+    ) -> AsyncGenerator[control.Reply, None]:
         context = self._caller(request.context)
+        await self._syntax.check(request.filename, request.source)
         run, signed = self._sign(request, destination, context)
         with self._house.feed.watch(run.id) as events:
             await self._queue(run, signed, request.source, destination)
@@ -93,19 +121,53 @@ class ScriptOperations:
             yield await self._queued(run, "sending" if is_here else "queued")
             if request.detach:
                 return
-            is_awaited = is_here or request.wait or await self._comes(destination.node_key)
+            deadline = time.monotonic() + self._grace_s()
+            is_awaited = (
+                is_here or request.wait or await self._comes(destination.node_key, deadline)
+            )
             # Between our last look and now it may have ended after all.
             if not is_awaited and events.empty():
                 yield await self._queued(run, "queued")
                 return
-            async for reply in self._follow(run, events):
+            async for reply in self._follow({run.id: run}, events):
                 yield reply
 
-    def _destination(self, to: str) -> Destination:
-        address = parse_address(to)
+    async def _send_to_each(
+        self, request: control.ScriptSend, name: Several
+    ) -> AsyncGenerator[control.Reply, None]:
+        """One run on every member; what keeps it from one does not keep it from the others."""
+        members = self._selection.members(name)
+        yield _placed(name, members)
+        context = self._caller(request.context)
+        await self._syntax.check(request.filename, request.source)
+        signed: list[tuple[Run, SignedScript, Destination]] = []
+        for member in members:
+            destination = Destination(member.address, member.node_key)
+            try:
+                if member.problem is not None:
+                    raise member.problem
+                signed.append((*self._sign(request, destination, context), destination))
+            except OrvalhoError as error:
+                yield _not_sent(member, error)
+        with self._house.feed.watch(*(run.id for run, _, _ in signed)) as events:
+            for run, script, destination in signed:
+                await self._queue(run, script, request.source, destination)
+                is_here = self._is_here(destination.node_key)
+                yield await self._queued(run, "sending" if is_here else "queued")
+            if request.detach:
+                return
+            awaited = {run.id: run for run, _, _ in signed}
+            deadline = time.monotonic() + self._grace_s()
+            for run, _, destination in signed:
+                if not request.wait and not await self._comes(destination.node_key, deadline):
+                    yield await self._queued(awaited.pop(run.id), "queued")
+            async for reply in self._follow(awaited, events):
+                yield reply
+
+    def _destination(self, address: Address) -> Destination:
         if address.context is None:
             raise InvalidInput(
-                f'"{to}" names a node; a script is sent to a context on it',
+                f'"{address}" names a node; a script is sent to a context on it',
                 hint=self._contexts_hint(address),
             )
         if address.node == self._house.name:
@@ -243,30 +305,35 @@ class ScriptOperations:
     def _is_here(self, node_key: Key) -> bool:
         return node_key == self._house.identity.node.key or self._house.node.is_online(node_key)
 
-    async def _comes(self, node_key: Key) -> bool:
-        """Whether the target is reached within the configured grace."""
-        deadline = time.monotonic() + parse_duration(self._house.settings.config.delivery.grace)
-        while time.monotonic() < deadline:
-            if self._is_here(node_key):
-                return True
-            await asyncio.sleep(0.05)
-        return False
+    def _grace_s(self) -> float:
+        return parse_duration(self._house.settings.config.delivery.grace)
 
-    async def _follow(self, run: Run, events: asyncio.Queue[RunEvent]) -> Replies:
-        """Its lines as they come, each once; then those that were lost on the way; then how it
-        ended."""
-        shown: set[int] = set()
-        while True:
+    async def _comes(self, node_key: Key, deadline: float) -> bool:
+        """Whether the target is reached in time."""
+        while not self._is_here(node_key):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def _follow(self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent]) -> Replies:
+        """The lines of runs as they come, each once; of each run then those that were lost on
+        the way, then how it ended."""
+        shown: dict[str, set[int]] = {run: set() for run in awaited}
+        while shown:
             event = await events.get()
+            run = event.reply.run if isinstance(event, RunOver) else event.run
+            if run not in shown:
+                continue
             if isinstance(event, RunOver):
-                if event.lines > len(shown):
-                    for line in await self._house.runs.logs(run.id):
-                        if line.seq not in shown:
+                seen = shown.pop(run)
+                if event.lines > len(seen):
+                    for line in await self._house.runs.logs(RunId(run)):
+                        if line.seq not in seen:
                             yield _output(line)
                 yield event.reply
-                return
-            if event.seq not in shown:
-                shown.add(event.seq)
+            elif event.seq not in shown[run]:
+                shown[run].add(event.seq)
                 yield event
 
     # ---- ask --------------------------------------------------------------------------------
@@ -305,7 +372,7 @@ class ScriptOperations:
 
     async def list(self, request: control.ScriptList) -> Replies:
         found = await self._house.runs.newest(request.limit)
-        yield control.ScriptListReply(runs=tuple([await self._state(run) for run in found]))
+        yield control.ScriptListReply(runs=tuple([await self.state(run) for run in found]))
 
     async def show(self, request: control.ScriptShow) -> Replies:
         run = await self._house.runs.find(request.run)
@@ -315,7 +382,7 @@ class ScriptOperations:
             payload, key = open_sealed(bodies.receipt, RECEIPT_TYPE, max_bytes=RECEIPT_BYTES)
             receipt, signed_by = msgspec.Raw(payload), key_text(key)
         yield control.ScriptShowReply(
-            state=await self._state(run),
+            state=await self.state(run),
             needs=run.needs,
             params_bytes=len(bodies.params),
             expires_at=run.expires_at,
@@ -333,7 +400,7 @@ class ScriptOperations:
                 yield _output(line)
             if not request.follow or run.state == "ended":
                 return
-            async for reply in self._follow(run, events):
+            async for reply in self._follow({run.id: run}, events):
                 if isinstance(reply, control.RunOutput):
                     yield reply
 
@@ -343,7 +410,7 @@ class ScriptOperations:
             run = await self._house.runs.find(run.id)
             if run.state != "ended":
                 if not request.wait:
-                    yield await self._queued(run, (await self._state(run)).state)
+                    yield await self._queued(run, (await self.state(run)).state)
                     return
                 while not isinstance(event := await events.get(), RunOver):
                     continue
@@ -403,72 +470,7 @@ class ScriptOperations:
         self._house.runs.closed(run.id)
         self._house.feed.finish(run.id, run_over(ended, None, peer=run.target))
 
-    async def why(self, request: control.Why) -> Replies:
-        house = self._house
-        run = await house.runs.find(request.run)
-        entries = await house.audit.newest(1000, run=run.id)
-        here = [entry for entry in entries if entry.action != "script.ended"]
-        decisions = [
-            control.DecisionState(
-                action=each.action,
-                object=each.object,
-                allowed=each.allowed,
-                rule=each.rule,
-                text=each.text,
-                nearest=each.nearest,
-                suggestion=each.suggestion,
-                times=each.times,
-            )
-            for each in explain(here)
-        ]
-        bodies = await house.runs.bodies(run.id)
-        if not decisions and bodies.receipt is not None:
-            ran_at = self._ran_at(run, bodies.receipt)
-            decisions = _decisions_of(bodies.receipt, ran_at)
-        _, signed_by = open_sealed(bodies.envelope, SCRIPT_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
-        yield control.WhyReply(
-            state=await self._state(run),
-            caller_key=key_text(signed_by),
-            signature="the caller's signature over script, parameters, target and times holds",
-            road=self._road(run),
-            roles=self._roles(run, signed_by),
-            decisions=tuple(decisions),
-            error=failed(run.error) if run.error else None,
-        )
-
-    def _ran_at(self, run: Run, receipt: bytes) -> Key:
-        """The key that has to have signed a receipt; for our own, the one we had then."""
-        if run.direction != "received":
-            return parse_key(run.peer_key)
-        identity = self._house.identity
-        _, signed_by = open_sealed(receipt, RECEIPT_TYPE, max_bytes=RECEIPT_BYTES)
-        return signed_by if signed_by in identity.former_keys else identity.node.key
-
-    def _road(self, run: Run) -> str:
-        house = self._house
-        node_key = parse_key(run.peer_key)
-        if node_key == house.identity.node.key:
-            return "within this node"
-        peer = house.trust.by_key(node_key)
-        if peer is None:
-            return "a node that is no peer any more"
-        way = "to" if run.direction == "sent" else "from"
-        return f"{way} {peer.name}: {path_to(house, peer)}"
-
-    def _roles(self, run: Run, signed_by: Key) -> tuple[str, ...]:
-        """The words of our policy that hold for the caller now."""
-        house = self._house
-        context = parse_address(run.caller).context or ""
-        me, node_key = house.identity.node.key, parse_key(run.peer_key)
-        if run.direction == "sent" or node_key == me:
-            subject = own_subject(house.name, me, context, signed_by, house.groups)
-        elif (peer := house.trust.by_key(node_key)) is not None:
-            subject = peer_subject(peer, context, signed_by, house.groups)
-        else:
-            return ()
-        return tuple(sorted(subject.names))
-
-    async def _state(self, run: Run) -> control.RunState:
+    async def state(self, run: Run) -> control.RunState:
         """A run of ours that has not ended is queued while its envelope is here, then sent."""
         state = run_state(run)
         if run.direction == "received" or run.state == "ended":
@@ -480,21 +482,25 @@ class ScriptOperations:
         return state if waits else msgspec.structs.replace(state, state="sent")
 
 
-def _decisions_of(receipt: bytes, target: Key) -> list[control.DecisionState]:
-    """What the target shared with us of how it decided."""
-    return [
-        control.DecisionState(
-            action=each.action,
-            object=each.object,
-            allowed=each.allowed,
-            rule=each.rule,
-            text=None,
-            nearest=None,
-            suggestion=None,
-            times=1,
-        )
-        for each in open_receipt(receipt, target).tried
-    ]
+def _placed(name: Several, members: Sequence[Candidate]) -> seeing.ScriptPlaced:
+    return seeing.ScriptPlaced(
+        name=str(name),
+        several=not name.is_any,
+        choices=tuple(seeing.Choice(to=str(each.address), why=each.why) for each in members),
+    )
+
+
+def _not_sent(member: Candidate, error: OrvalhoError) -> seeing.NotSent:
+    return seeing.NotSent(
+        to=str(member.address),
+        code=error.code,
+        message=error.message,
+        where=error.where,
+        rule=error.rule,
+        hint=error.hint,
+        peer=error.peer,
+        detail=error.detail,
+    )
 
 
 def _output(line: ScriptOutput) -> control.RunOutput:
