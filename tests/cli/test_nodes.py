@@ -24,7 +24,7 @@ def test_a_name_from_the_network_cannot_drive_the_terminal(daemon, orvalho, caps
     assert orvalho("nodes", "--lan") == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
-    assert "not paired: orvalho peer invite" in shown
+    assert "not paired: orvalho pair" in shown
     assert daemon.last(mesh.Nodes) == mesh.Nodes(lan=True)
 
 

@@ -80,4 +80,4 @@ def _show_lan(session: Session, reply: NodesReply) -> None:
 def _standing(node: LanNode) -> str:
     if node.paired:
         return "paired"
-    return "revoked" if node.revoked else "not paired: orvalho peer invite"
+    return "revoked" if node.revoked else "not paired: orvalho pair"
