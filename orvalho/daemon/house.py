@@ -69,10 +69,18 @@ class House:
         return self.settings.config.name
 
     def labels_of(self, node_key: Key) -> frozenset[str]:
-        """The labels of a node, `key=value` each, as it says itself."""
+        """What a node may be chosen by, `key=value` each, as it says itself: the labels that its
+        owner gave it, and what it found out itself where these say nothing."""
+        given = self.given_labels_of(node_key)
+        keys = {label.partition("=")[0] for label in given}
+        found = self.mesh.labels_of(node_key)
+        return given | {label for label in found if label.partition("=")[0] not in keys}
+
+    def given_labels_of(self, node_key: Key) -> frozenset[str]:
+        """The labels that a node's owner gave it."""
         if node_key == self.identity.node.key:
-            return frozenset(self.settings.config.node.labels) | self.mesh.labels_of(node_key)
-        return self.greeted.get(node_key, Greeted()).labels | self.mesh.labels_of(node_key)
+            return frozenset(self.settings.config.node.labels)
+        return self.greeted.get(node_key, Greeted()).labels
 
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""

@@ -16,7 +16,7 @@ from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable
 # Nodes are equally near when their round trips differ by no more than this: on one network they
 # share the work, whichever answered a little faster last time.
 _EQUAL_FACTOR: Final = 2.0
-_EQUAL_S: Final = 0.005
+_EQUAL_S: Final = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Selection:
                 return None
         usual = house.settings.config.context
         context, problem = meant_context(house.name, entries, name.context, usual)
-        labels = tuple(sorted(house.labels_of(me)))
+        labels = tuple(sorted(house.given_labels_of(me)))
         return Candidate(house.name, me, context, labels, True, "this node", 0.0, problem)
 
     def _candidate(
@@ -159,7 +159,7 @@ class Selection:
         known = list(peer.contexts if entries is None else entries)
         usual = self._house.greeted.get(peer.node_key, Greeted()).usual
         context, problem = meant_context(peer.name, known, name.context, usual)
-        labels = self._house.labels_of(peer.node_key)
+        labels = self._house.given_labels_of(peer.node_key)
         return Candidate(
             node=peer.name,
             node_key=peer.node_key,

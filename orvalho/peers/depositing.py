@@ -204,7 +204,12 @@ class Depositor:
                 until, _ = self._declined.get((keeper, peer), (0.0, ""))
                 if keeper == peer or not self._terms.kept_by(keeper) or _now() < until:
                     continue
-                refusal = await self._deposit_with(keeper, peer)
+                try:
+                    refusal = await self._deposit_with(keeper, peer)
+                except Unavailable:
+                    # It may be back already, so that nothing more would make us look.
+                    self._look_later()
+                    continue
                 if not refusal:
                     return
                 self._counters["deposits.declined"] += 1
@@ -217,7 +222,11 @@ class Depositor:
                 self._wake.set()
 
     async def _deposit_with(self, keeper: Key, peer: Key) -> str:
-        """Deposit all that waits for a peer with one keeper; why not all of it, or nothing."""
+        """Deposit all that waits for a peer with one keeper; why not all of it, or nothing.
+
+        Raises:
+            Unavailable: the keeper has gone, or nothing can be written here.
+        """
         place, refusal = 0, ""
         page = partial(deposits.page, peer=peer, count=_BATCH_COUNT, size_bytes=_BATCH_BYTES)
         while found := await self._store.read(partial(page, after=place)):
@@ -227,6 +236,8 @@ class Depositor:
             try:
                 refusal = await self._hand_in(keeper, peer, found) or refusal
             except OrvalhoError as error:
+                if isinstance(error, Unavailable) and error.peer is None:
+                    raise
                 return error.message
         return refusal
 

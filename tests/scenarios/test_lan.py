@@ -121,7 +121,7 @@ def test_two_hosts_find_each_other_without_configuration(
         assert found["addresses"], "an address to dial"
         assert all(("[" in address) is ipv6 for address in found["addresses"])
         shown = laptop.does("nodes", "--lan")
-        assert "not paired: orvalho pe" in shown
+        assert "not paired: orvalho pair" in shown
 
         # Paired by a ticket that names no address that holds, they meet by beacon.
         ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
