@@ -118,7 +118,10 @@ async def open_daemon(
     async with open_store(home.database, MIGRATIONS, on_commit) as store:
         book = await open_trust_book(store)
         async with (
-            open_workers(contexts_per_worker=loaded.config.workers.contexts_per_worker) as workers,
+            open_workers(
+                contexts_per_worker=loaded.config.workers.contexts_per_worker,
+                cache=home.cache / "compiled",
+            ) as workers,
             anyio.create_task_group() as tasks,
         ):
             wiring = _Wiring(

@@ -42,17 +42,17 @@ from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
     CancelScript,
-    RunScript,
     ScriptEnded,
     ScriptError,
     ScriptOutput,
     encode,
+    run_script,
 )
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.receipts import open_receipt
 from orvalho.scripts.runs import Run
-from orvalho.scripts.script import make_script
+from orvalho.scripts.script import Source, make_script, raw_source
 from orvalho.scripts.signing import (
     MAX_ENVELOPE_BYTES,
     Caller,
@@ -88,7 +88,7 @@ class ScriptOperations:
         context = self._caller(request.context)
         run, signed = self._sign(request, destination, context)
         with self._house.feed.watch(run.id) as events:
-            await self._queue(run, signed, request.source, destination)
+            await self._queue(run, signed, request.module or request.source, destination)
             is_here = self._is_here(destination.node_key)
             yield self._queued(run, "sending" if is_here else "queued")
             if request.detach:
@@ -140,8 +140,8 @@ class ScriptOperations:
         Denied: our own policy does not let this context send there.
         """
         house, now = self._house, time.time()
-        script = make_script(request.filename, request.source)
-        manifest = read_manifest(script)
+        script = make_script(request.filename, request.module or request.source)
+        manifest = read_manifest(script, request.needs)
         caller = Address(context.name, house.name)
         run_id = new_run_id(now, os.urandom(10))
         asked = AccessRequest(
@@ -194,11 +194,11 @@ class ScriptOperations:
         return run, signed
 
     async def _queue(
-        self, run: Run, signed: SignedScript, source: str, destination: Destination
+        self, run: Run, signed: SignedScript, source: Source, destination: Destination
     ) -> None:
         """Durable from here: the run and its envelope are one commit."""
         house = self._house
-        body = encode(RunScript(envelope=signed.envelope, source=source, params=signed.params))
+        body = encode(run_script(signed.envelope, source, signed.params))
         is_local = destination.node_key == house.identity.node.key
 
         def stage(connection: sqlite3.Connection) -> None:
@@ -267,13 +267,13 @@ class ScriptOperations:
     # ---- ask --------------------------------------------------------------------------------
 
     async def check(self, request: control.ScriptCheck) -> Replies:
-        script = make_script(request.filename, request.source)
-        problems = find_problems(script)
+        script = make_script(request.filename, request.module or request.source)
+        problems = find_problems(script, request.needs)
         needs: tuple[str, ...] = ()
         wants: tuple[str, ...] = ()
         limits: dict[str, int] = {}
         if not problems:
-            manifest = read_manifest(script)
+            manifest = read_manifest(script, request.needs)
             needs, wants = tuple(map(str, manifest.needs)), tuple(map(str, manifest.wants))
             granted = narrow(manifest.limits, allowance(self._house.settings.config.limits))
             limits = {
@@ -291,7 +291,7 @@ class ScriptOperations:
             filename=script.filename,
             language=script.language.value,
             digest=script.id,
-            size_bytes=len(script.source.encode()),
+            size_bytes=len(raw_source(script.filename, script.source)),
             needs=needs,
             wants=wants,
             limits=limits,
