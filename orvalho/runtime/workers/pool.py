@@ -475,14 +475,15 @@ async def open_workers(
 
 
 def _limit(status: int | None) -> str | None:
-    """The limit that a worker of one guest died of: the kernel's two clocks, or an engine that asks
-    for memory and gives up when there is none."""
+    """The limit that a worker of one guest died of: the kernel's two clocks; memory, for which its
+    engine asked in vain; or its stack, which is memory too."""
     if status is None or not os.WIFSIGNALED(status):
         return None
     return {
         signal.SIGALRM: "wall",
         signal.SIGPROF: "cpu",
         signal.SIGABRT: "memory",
+        signal.SIGSEGV: "memory",
     }.get(signal.Signals(os.WTERMSIG(status)))
 
 

@@ -87,7 +87,7 @@ class Memory:
     def measure(self, isolates: int) -> None:
         """Take what is mapped now, with that many isolates, for what the engine itself needs: half
         a gigabyte of reservations."""
-        self._base_bytes = self._field(5) - isolates * _ISOLATE_BYTES
+        self._base_bytes = self._field(5) - (0 if self._is_alone else isolates * _ISOLATE_BYTES)
         self.allow(isolates=isolates)
 
     def allow(self, *, isolates: int | None = None, largest_bytes: int | None = None) -> None:
@@ -96,10 +96,11 @@ class Memory:
         self._largest_bytes = self._largest_bytes if largest_bytes is None else largest_bytes
         if self._base_bytes is None or self._file is None:
             return
-        budget = max(_BUDGET_BYTES, 2 * self._largest_bytes)
         if self._is_alone:
-            budget = self._largest_bytes + _ALONE_BYTES
-        limit = self._base_bytes + self._isolates * _ISOLATE_BYTES + budget
+            limit = self._base_bytes + self._largest_bytes + _ALONE_BYTES
+        else:
+            budget = max(_BUDGET_BYTES, 2 * self._largest_bytes)
+            limit = self._base_bytes + self._isolates * _ISOLATE_BYTES + budget
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
     def _field(self, index: int) -> int:

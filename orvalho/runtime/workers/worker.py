@@ -192,7 +192,8 @@ class _Worker:
 
     def _allow_memory(self) -> None:
         largest = max((run.memory_limit_bytes for run in self._runs.values()), default=0)
-        self._memory.allow(largest_bytes=largest)
+        if largest or not self._is_alone:
+            self._memory.allow(largest_bytes=largest)
 
     def _check(self, message: CheckSource) -> None:
         problems = self._engine.check(message.filename, message.source)
