@@ -56,7 +56,8 @@ class BlockingIsolate:
         self._thread: threading.Thread | None = None
         self._native_id: int | None = None
         self._clock: int | None = None
-        self._cpu_s: float | None = None
+        self._cpu_s = 0.0
+        self._has_ended = False
         self._records: list[bytes] = []
         self._records_bytes = 0
         self._flushed_at = 0.0
@@ -166,13 +167,13 @@ class BlockingIsolate:
         self._report(Turn(b""))
 
     def cpu_s(self) -> float:
-        if self._cpu_s is not None or self._clock is None:
-            return self._cpu_s or 0.0
+        if self._clock is None or self._has_ended:
+            return self._cpu_s
         try:
             return time.clock_gettime(self._clock)
         except OSError:
             # It has ended just now.
-            return self._cpu_s or 0.0
+            return self._cpu_s
 
     def step_back(self) -> None:
         if self._native_id is not None and sys.platform == "linux":
@@ -210,6 +211,7 @@ class BlockingIsolate:
         except BaseException as error:  # noqa: BLE001 -- an engine that breaks ends this guest only
             turn = Turn(None, f"{type(error).__name__}: {error}"[:1000])
         self._cpu_s = time.thread_time()
+        self._has_ended = True
         if turn is None:
             self._flush()
         else:

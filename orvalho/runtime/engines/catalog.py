@@ -29,6 +29,7 @@ class Kind:
 
 _KINDS: Final = {
     "javascript": Kind("v8.engine", "V8Engine", "py_mini_racer", "", is_shared=True),
+    "wasm": Kind("wasm.engine", "WasmEngine", "wasmtime", "wasm", is_shared=True),
     "starlark": Kind("starlark", "StarlarkEngine", "starlark", "starlark", is_shared=False),
 }
 # A number names a language between processes.

@@ -153,7 +153,7 @@ class StarlarkIsolate(BlockingIsolate):
         def guarded(*arguments: Any) -> Any:
             try:
                 return function(*arguments)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 -- goes on where the interpreter ends
                 self._cause = error
                 raise RuntimeError(str(error)) from None
 
