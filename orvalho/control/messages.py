@@ -361,7 +361,8 @@ class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
-    """`problems`: each with `line:column` in front. Empty when the script can be sent."""
+    """`problems`: each with `line:column` in front. Empty when the script can be sent. `imports`
+    and `exports` are a module's, with the types of functions."""
 
     filename: str
     language: str
@@ -371,6 +372,8 @@ class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
     wants: tuple[str, ...]
     limits: dict[str, int]
     problems: tuple[str, ...]
+    imports: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):

@@ -45,9 +45,7 @@ def module(body: str, *, data: dict[int, str] | None = None, imports: str = HEAD
         f'(data (i32.const {at}) "{text}")' for at, text in (data or {}).items()
     ).replace("\n", "\\n")
     helpers = HELPERS if imports.startswith(HEAD) else ""
-    return assemble(
-        f'(module {imports} (memory (export "memory") 4) {texts} {helpers} {body})'
-    )
+    return assemble(f'(module {imports} (memory (export "memory") 4) {texts} {helpers} {body})')
 
 
 def run(body: str, **settings: object) -> bytes:

@@ -62,6 +62,7 @@ from orvalho.scripts.signing import (
     sign_script,
 )
 from orvalho.scripts.signing import PAYLOAD_TYPE as SCRIPT_TYPE
+from orvalho.scripts.wasm_module import check_call, read_module
 
 Replies = AsyncIterator[control.Reply]
 
@@ -143,6 +144,9 @@ class ScriptOperations:
         script = make_script(request.filename, request.module or request.source)
         manifest = read_manifest(script, request.needs)
         caller = Address(context.name, house.name)
+        params = json_value(bytes(request.params))
+        if script.module:
+            _check_arguments(script.module, params)
         run_id = new_run_id(now, os.urandom(10))
         asked = AccessRequest(
             own_subject(
@@ -156,7 +160,7 @@ class ScriptOperations:
         if not decision.allowed:
             house.audit.note(decided(asked, decision, at=now))
             raise refusal(asked, decision)
-        house.runs.keep_params(run_id, params := json_value(bytes(request.params)))
+        house.runs.keep_params(run_id, params)
         signed = sign_script(
             script,
             manifest,
@@ -269,6 +273,7 @@ class ScriptOperations:
     async def check(self, request: control.ScriptCheck) -> Replies:
         script = make_script(request.filename, request.module or request.source)
         problems = find_problems(script, request.needs)
+        described = read_module(script.module) if script.module else None
         needs: tuple[str, ...] = ()
         wants: tuple[str, ...] = ()
         limits: dict[str, int] = {}
@@ -296,6 +301,8 @@ class ScriptOperations:
             wants=wants,
             limits=limits,
             problems=problems,
+            imports=tuple(map(str, described.imports)) if described else (),
+            exports=tuple(map(str, described.exports)) if described else (),
         )
 
     async def list(self, request: control.ScriptList) -> Replies:
@@ -487,6 +494,13 @@ def _output(line: ScriptOutput) -> control.RunOutput:
     return control.RunOutput(
         run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at
     )
+
+
+def _check_arguments(module: bytes, params: bytes) -> None:
+    """Before anything is signed: a library's function is called with what it can take."""
+    described = read_module(module)
+    if not described.is_command:
+        check_call(described, msgspec.json.decode(params))
 
 
 def _exposed(text: str) -> str:

@@ -35,8 +35,15 @@ _TABLES: Final = 8
 _PAGE_BYTES: Final = 65_536
 # A guest that trapped with so much of its memory in use is taken to have wanted more.
 _ALMOST_ALL: Final = 0.75
+_MOST_OFFSET: Final = 1 << 32
 _TYPES: Final = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
-_NO_ROOM: Final = ("exceeds memory limits", "allocate", "Cannot allocate", "memory limit")
+_NO_ROOM: Final = (
+    "exceeds memory limits",
+    "exceeds table limits",
+    "allocate",
+    "Cannot allocate",
+    "memory limit",
+)
 _INDEX_FORM: Final = "wasm-function[{}]"
 
 
@@ -354,6 +361,9 @@ def _stack(start: Start, trap: wasmtime.Trap) -> str:
     """Line 1, and as column the byte in the module: what its tools know a place by."""
     lines = []
     for frame in trap.frames[:20]:
+        if frame.module_offset > _MOST_OFFSET:
+            # Where a stack overflows there may be no place.
+            continue
         name = frame.func_name or _INDEX_FORM.format(frame.func_index)
         lines.append(f"    at {name} ({start.filename}:1:{frame.module_offset})")
     return "\n".join(lines)
