@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
@@ -46,9 +47,9 @@ class Thrown(Exception):
         self.stack = stack
 
 
-class BlockingIsolate:
-    """See `engine.Isolate`. A subclass says in `run` what its guest does, and in `interrupt` how
-    that is stopped."""
+class BlockingIsolate(ABC):
+    """See `engine.Isolate`. A subclass says in `run` what its guest does, and has its engine call
+    `look_in` while that computes."""
 
     def __init__(self) -> None:
         self._report: Callable[[Turn], Any] = _ignore
@@ -68,6 +69,7 @@ class BlockingIsolate:
 
     # ---- for the subclass --------------------------------------------------------------------
 
+    @abstractmethod
     def run(self, start: Start) -> bytes:
         """The whole life of the guest, on its thread. Answers its last record (see `bridge.py`).
 
@@ -76,10 +78,6 @@ class BlockingIsolate:
             OutOfMemory: it wanted too much.
             Stopped: passed on from the methods below.
         """
-        raise NotImplementedError
-
-    def interrupt(self) -> None:
-        """Make the engine look in soon. From any thread."""
 
     def look_in(self) -> None:
         """Called by the engine now and then while the guest computes.
@@ -187,7 +185,6 @@ class BlockingIsolate:
         self._report = _ignore
         self.is_stopping = True
         self._inbox.put(_STOP)
-        self.interrupt()
         if self._thread is not None:
             self._thread.join(_CLOSE_S)
 
