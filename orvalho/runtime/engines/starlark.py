@@ -160,7 +160,7 @@ class StarlarkIsolate(BlockingIsolate):
         return guarded
 
     def _ask(self, op: Any, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-        answer = self.call(str(op), json.dumps(arguments, ensure_ascii=False).encode())
+        answer = self.call(str(op), _json(arguments).encode())
         return answer.is_error, json.loads(answer.value)
 
     def _call(self, op: Any, *arguments: Any) -> Any:
@@ -245,11 +245,15 @@ def _result(value: Any) -> bytes:
         return b"U"
     if isinstance(value, dict) and list(value) == ["$bytes"]:
         return b"B" + str(value["$bytes"]).encode()
-    return b"R" + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    return b"R" + _json(value).encode("utf-8", "replace")
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _loads(params: bytes) -> Any:
