@@ -97,6 +97,24 @@ def test_a_module_carries_its_needs_in_a_section(laptop: Device, tmp_path: Path)
     assert "function orvalho.take (i32) -> nothing" in said["imports"]
 
 
+def test_a_large_module_travels_whole(laptop: Device, tmp_path: Path) -> None:
+    size = 6 << 20
+    large = bytes([0, *_number(size + 2), 1]) + b"x" + bytes(size)
+    file = tmp_path / "large.wasm"
+    file.write_bytes((EXAMPLES / "add.wasm").read_bytes() + large)
+    words = ("script", "send", "peer@phone2", str(file), "--param", "call=add")
+    assert laptop.types(*words, "--param", "args=[2,3]", "--wait").json == 5
+    file.write_bytes(file.read_bytes() + large)
+    refused = laptop.types(*words)
+    assert refused.status == 2
+    assert "more than 8388608" in refused.err
+
+
+def _number(value: int) -> list[int]:
+    """LEB128."""
+    return [value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14 & 0x7F | 0x80, value >> 21]
+
+
 def test_text_of_a_module_is_not_guessed_at(laptop: Device, tmp_path: Path) -> None:
     for name in ("add.wat", "add.wasm"):
         (tmp_path / name).write_text((EXAMPLES / "add.wat").read_text())

@@ -327,17 +327,16 @@ class Workers:
             Unavailable: no worker can be started.
         """
         key = code_key(module)
-        lock = self._compiling.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._compiling.setdefault(key, asyncio.Lock()):
             found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
             if found is None:
                 async with self._compilers:
                     found = await self._compile(key, filename, module)
+            self._compiling.pop(key, None)
             if found.problems:
                 self._refused[key] = found
                 if len(self._refused) > _MOST_REFUSED:
                     self._refused.popitem(last=False)
-        self._compiling.pop(key, None)
         return found
 
     async def _compile(self, key: str, filename: str, module: bytes) -> Code:
@@ -441,7 +440,8 @@ class Workers:
         worker = self._by_pid.pop(pid, None)
         if worker is None or worker.id not in self._workers:
             return
-        self._deaths += 1
+        # One for a single guest may well end that way.
+        self._deaths += not worker.is_alone
         self._forget(worker)
         limit = _limit(status) if worker.is_alone else None
         worker.lost("limited" if limit else "failed", _cause(status), limit)
