@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 
-from orvalho.errors import Unavailable
+from orvalho.errors import InvalidInput, Unavailable
+from orvalho.runtime.engine import Compiler
 from orvalho.runtime.engines import catalog
 from orvalho.runtime.engines.catalog import Kind, make_engine, pick_language
 from orvalho.runtime.job import Jobs
+from orvalho.runtime.workers import pool
 from orvalho.runtime.workers.code import Code, CodeCache, code_key
 from orvalho.runtime.workers.pool import open_workers
 from tests.runtime import wat
@@ -100,3 +103,23 @@ def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mon
 def test_each_language_has_its_engine() -> None:
     for language in catalog.LANGUAGES:
         make_engine(language).open_isolate().close()
+
+
+@pytest.mark.anyio
+async def test_an_engine_that_does_not_load_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zygote cannot import what stands at that number; it and the other languages go on."""
+    monkeypatch.setattr(pool, "LANGUAGES", (*catalog.LANGUAGES[:1], "-", "-", "-", "wasm"))
+    async with open_workers(cache=tmp_path) as workers:
+        with pytest.raises(Unavailable, match="cannot be loaded on this machine"):
+            await workers.compile("job.wasm", SOURCE)
+        ended, _ = await play(Jobs(workers), "1 + 1")
+        assert ended.result == b"2"
+
+
+def test_compiled_code_is_not_taken_for_a_module() -> None:
+    engine = cast("Compiler", make_engine("wasm"))
+    _, code = engine.compile("job.wasm", SOURCE)
+    with pytest.raises(InvalidInput, match="no WebAssembly module"):
+        pick_language("job.wasm", code)

@@ -297,6 +297,47 @@ async def test_what_was_used_adds_up(jobs: Jobs, language: str) -> None:
     assert 0 < usage.cpu_ms <= usage.wall_ms + 20
 
 
+async def test_what_a_host_function_raises_reaches_its_own_guest(jobs: Jobs) -> None:
+    """wasmtime-py keeps the last exception of all threads in one place."""
+    failed: dict[int, str | None] = {}
+
+    async def one(number: int) -> None:
+        text = f"wrong {number:03}"
+        source = wat.module(
+            '(func (export "run") (local $i i32) (loop $l'
+            f" {KV} (local.set $i (i32.add (local.get $i) (i32.const 1)))"
+            " (br_if $l (i32.lt_u (local.get $i) (i32.const 3))))"
+            " (call $fail (i32.const 3000) (i32.const 9)))",
+            data={**KV_DATA, 3000: text},
+        )
+        ended, _ = await play(jobs, source, filename="job.wasm", ops=OPS)
+        failed[number] = ended.error_message
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(60):
+            tasks.start_soon(one, number)
+    assert failed == {number: f"wrong {number:03}" for number in range(60)}
+
+
+async def test_guests_alone_wait_for_each_other_and_keep_nobody_else(jobs: Jobs) -> None:
+    done: list[str] = []
+
+    async def one() -> None:
+        source = "def main(job):\n  job.sleep(300)\n  return 1"
+        ended, _ = await play(jobs, source, filename="job.star")
+        done.append(ended.outcome)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(40):
+            tasks.start_soon(one)
+        await anyio.sleep(0.1)
+        assert await jobs.check("a.star", "x = 1") == ()
+        ended, _ = await play(jobs, wat.run("(nop)"), filename="job.wasm")
+        assert ended.outcome == "done"
+        assert done != ["done"] * 40, "some still wait"
+    assert done == ["done"] * 40
+
+
 # ---- WASI preview 1 --------------------------------------------------------------------------
 
 

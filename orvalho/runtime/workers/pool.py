@@ -62,7 +62,7 @@ _MOST_RUNNING: Final = 96
 # So many runs at once are much for one worker, and so many workers are enough for one context.
 _BUSY: Final = 12
 # Workers of one guest each, at once.
-_MOST_SINGLES: Final = 8
+_MOST_SINGLES: Final = 16
 _MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
 
 
@@ -264,6 +264,7 @@ class Workers:
         self.contexts_per_worker = contexts_per_worker
         self._codes = codes
         self._compilers = asyncio.Semaphore(_MOST_COMPILERS)
+        self._seats: dict[int, asyncio.Semaphore] = {}
         self._compiling: dict[str, asyncio.Lock] = {}
         self._refused: OrderedDict[str, Code] = OrderedDict()
         self.tasks = tasks
@@ -286,7 +287,7 @@ class Workers:
         """
         while True:
             if not kind_of(language).is_shared:
-                worker = await self._alone(language)
+                worker = await self._alone(language, self._singles)
                 worker.contexts.add(context)
                 return worker
             worker = self._worker_for(context, language)
@@ -294,14 +295,16 @@ class Workers:
             if not worker.is_gone:
                 return worker
 
-    async def _alone(self, language: str) -> Worker:
-        """A worker for one guest, when not too many others have one."""
-        await self._singles.acquire()
+    async def _alone(self, language: str, seats: asyncio.Semaphore) -> Worker:
+        """A worker for one guest or one source, when not too many others have one; it takes a seat
+        as long as it lives."""
+        await seats.acquire()
         try:
             worker = self._start(language, is_alone=True)
         except OrvalhoError:
-            self._singles.release()
+            seats.release()
             raise
+        self._seats[worker.id] = seats
         await worker.sit_down()
         return worker
 
@@ -330,8 +333,7 @@ class Workers:
         async with self._compiling.setdefault(key, asyncio.Lock()):
             found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
             if found is None:
-                async with self._compilers:
-                    found = await self._compile(key, filename, module)
+                found = await self._compile(key, filename, module)
             self._compiling.pop(key, None)
             if found.problems:
                 self._refused[key] = found
@@ -340,7 +342,7 @@ class Workers:
         return found
 
     async def _compile(self, key: str, filename: str, module: bytes) -> Code:
-        worker = await self._alone(pick_language(filename, module))
+        worker = await self._alone(pick_language(filename, module), self._compilers)
         check = CompileSource(check=next(self._checks), filename=filename, module=module)
         try:
             compiled = await worker.compile(check)
@@ -365,7 +367,7 @@ class Workers:
             known = (w for w in self._workers.values() if w.language == language and not w.is_alone)
             worker = next(known, None) or self._start(language)
         else:
-            worker = await self._alone(language)
+            worker = await self._alone(language, self._compilers)
         return await worker.check(
             CheckSource(check=next(self._checks), filename=filename, source=source)
         )
@@ -447,8 +449,9 @@ class Workers:
         worker.lost("limited" if limit else "failed", _cause(status), limit)
 
     def _forget(self, worker: Worker) -> None:
-        if self._workers.pop(worker.id, None) is not None and worker.is_alone:
-            self._singles.release()
+        self._workers.pop(worker.id, None)
+        if (seats := self._seats.pop(worker.id, None)) is not None:
+            seats.release()
         self._idle.pop(worker.id, None)
         for context in worker.contexts if not worker.is_alone else ():
             self._by_context[context, worker.language].remove(worker)
