@@ -18,11 +18,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Device, Device]]:
     with two_devices(tmp_path_factory.mktemp("languages")) as (laptop, phone):
-        notes = phone.home / "data" / "contexts" / "peer"
-        tree = next(path for path in (notes / "files", notes / "tree", notes) if path.is_dir())
+        tree = phone.home / "data" / "contexts" / "peer"
         (tree / "notes").mkdir(exist_ok=True)
         (tree / "notes" / "a.txt").write_text("first\nsecond\n")
         (tree / "notes" / "b.md").write_text("#")
+        (tree / "notes" / "link.txt").symlink_to("/etc/passwd")
         yield laptop, phone
 
 
@@ -84,6 +84,16 @@ def test_what_is_not_in_the_side_file_is_not_reached(
     wrong = laptop.types(*words)
     assert wrong.status == 2
     assert "cat.wasm.toml:1" in wrong.err
+
+
+def test_no_link_or_path_leads_out_of_the_tree(laptop: Device, phone: Device) -> None:
+    phone.allow("p, laptop, peer, fs.read, /notes/*, allow")
+    words = ("script", "send", "peer@phone2", str(EXAMPLES / "cat.wasm"), "--param")
+    assert laptop.types(*words, 'args=["/notes/a.txt"]').status == 0
+    for path in ("/notes/link.txt", "/notes/../../../../../../etc/passwd", "//etc/passwd", "/.."):
+        printed = laptop.types(*words, f'args=["{path}"]')
+        assert printed.status in (1, 3), printed
+        assert "root:" not in printed.out + printed.err
 
 
 def test_a_module_carries_its_needs_in_a_section(laptop: Device, tmp_path: Path) -> None:
