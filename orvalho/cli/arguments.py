@@ -13,6 +13,8 @@ import click
 from orvalho.errors import InvalidInput
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# How a WebAssembly module begins.
+_MODULE: Final = b"\0asm"
 
 
 class Duration(click.ParamType[int]):
@@ -41,6 +43,26 @@ def read_text(file: str) -> str:
         return Path(file).read_bytes().decode()
     except OSError as error:
         raise InvalidInput(f"{file} cannot be read: {error.strerror}.", where=file) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text: {error}.", where=file) from error
+
+
+def read_script(file: str) -> tuple[str, bytes, str | None]:
+    """A script as it is sent: its text, or the bytes of a WebAssembly module (standard input for
+    `-`); and the text of the file beside a module that says what it needs, `FILE.toml`.
+
+    Raises:
+        InvalidInput: it cannot be read, or is neither a module nor UTF-8.
+    """
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be read: {error.strerror}.", where=file) from error
+    if raw.startswith(_MODULE) or file.endswith((".wasm", ".wat")):
+        beside = Path(f"{file}.toml")
+        return "", raw, read_text(str(beside)) if beside.exists() else None
+    try:
+        return raw.decode(), b"", None
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{file} is not UTF-8 text: {error}.", where=file) from error
 

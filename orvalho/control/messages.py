@@ -91,25 +91,33 @@ class Resolve(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class ScriptCheck(Message, frozen=True, kw_only=True, tag=_tag):
-    """Read a script without running it. -> ScriptChecked"""
+    """Read a script without running it. -> ScriptChecked
+
+    A WebAssembly module stands in `module`, and `source` is empty then; `needs` is the text of the
+    file that says what it needs, if there is one.
+    """
 
     filename: str
     source: str
+    module: bytes = b""
+    needs: str | None = None
 
 
 class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     """Sign a script and send it.
 
-    `params` is any JSON value. `expose` are paths of our own context the run may read
-    (`/notes`) or also write (`/notes:rw`). `context`: which of our contexts is the caller (None:
-    the first one). Streams RunQueued, then RunOutput as it comes, then RunEnded; with `detach`,
-    ends after RunQueued; when the target cannot be reached and `wait` is false, ends after a
-    second RunQueued whose `state` is "queued".
+    `source`, `module` and `needs` are as in ScriptCheck. `params` is any JSON value. `expose` are
+    paths of our own context the run may read (`/notes`) or also write (`/notes:rw`). `context`:
+    which of our contexts is the caller (None: the first one). Streams RunQueued, then RunOutput as
+    it comes, then RunEnded; with `detach`, ends after RunQueued; when the target cannot be reached
+    and `wait` is false, ends after a second RunQueued whose `state` is "queued".
     """
 
     to: str
     filename: str
     source: str
+    module: bytes = b""
+    needs: str | None = None
     params: msgspec.Raw = msgspec.Raw(b"null")
     expose: tuple[str, ...] = ()
     context: str | None = None
@@ -370,7 +378,8 @@ class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
-    """`problems`: each with `line:column` in front. Empty when the script can be sent."""
+    """`problems`: each with `line:column` in front. Empty when the script can be sent. `imports`
+    and `exports` are a module's, with the types of functions."""
 
     filename: str
     language: str
@@ -380,6 +389,8 @@ class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
     wants: tuple[str, ...]
     limits: dict[str, int]
     problems: tuple[str, ...]
+    imports: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):

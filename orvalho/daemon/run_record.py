@@ -117,7 +117,7 @@ class RunRecord:
             connection,
             row,
             envelope=arrival.message.envelope,
-            source=arrival.message.source,
+            source=arrival.message.script,
             params=arrival.script.params,
             ended=ended,
         )

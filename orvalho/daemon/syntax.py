@@ -8,7 +8,7 @@ from typing import Final
 from orvalho.daemon.house import House
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.scripts.manifest import read_manifest
-from orvalho.scripts.script import make_script
+from orvalho.scripts.script import Language, Source, make_script
 
 # Sources that were found good of late: who sends the same script again does not wait again.
 _KNOWN: Final = 256
@@ -22,14 +22,19 @@ class Syntax:
         self._house = house
         self._good: OrderedDict[str, None] = OrderedDict()
 
-    async def check(self, filename: str, source: str) -> None:
-        """Raises:
-        InvalidInput: with every mistake in `detail`, a line each: `job.js:3:1: ...`.
+    async def check(self, filename: str, source: Source, needs: str | None) -> None:
+        """Read what it needs, which may stand beside it, and its text if it is JavaScript: what
+        other engines take to look at it, the target spends anyway, and we may not have them.
+
+        Raises:
+            InvalidInput: with every mistake in `detail`, a line each: `job.js:3:1: ...`.
         """
         script = make_script(filename, source)
         if script.digest in self._good:
             return
-        read_manifest(script)
+        read_manifest(script, needs)
+        if script.language is not Language.JAVASCRIPT:
+            return
         try:
             problems = await self._house.jobs.check(script.filename, script.source)
         except Unavailable:

@@ -143,7 +143,10 @@ async def open_daemon(
         book = await open_trust_book(store)
         refused_keys = await open_refused_keys(store)
         async with (
-            open_workers(contexts_per_worker=loaded.config.workers.contexts_per_worker) as workers,
+            open_workers(
+                contexts_per_worker=loaded.config.workers.contexts_per_worker,
+                cache=home.cache / "compiled",
+            ) as workers,
             anyio.create_task_group() as tasks,
         ):
             wiring = _Wiring(

@@ -18,8 +18,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a run begins with. `params` is JSON; `caller` and `target` have `id` and `name`; the
-    last three bound what the guest can pile up before the host has a look."""
+    """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
+    JSON; `caller` and `target` have `id` and `name`; the last three bound what the guest can pile
+    up before the host has a look."""
 
     filename: str
     source: str
@@ -98,3 +99,17 @@ class Engine(Protocol):
 
     def check(self, filename: str, source: str) -> tuple[Problem, ...]:
         """All that keeps the source from running. Compiles and runs nothing. Blocks."""
+
+
+class Compiler(Engine, Protocol):
+    """An Engine whose sources are modules: compiled apart from where they run, since a compiler
+    that a stranger's module keeps busy can be stopped only together with its process."""
+
+    def compile(self, filename: str, module: bytes) -> tuple[tuple[Problem, ...], bytes]:
+        """What keeps the module from running, or its code. Blocks, for as long as it likes."""
+
+    def load(self, key: str, code: bytes, problems: tuple[Problem, ...]) -> None:
+        """Keep code, or why there is none: a run whose source is `key` is a run of that."""
+
+    def drop(self, key: str) -> None:
+        """Keep it no longer. Runs that have started have it still."""

@@ -24,8 +24,10 @@ from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Problem
+from orvalho.runtime.engines.catalog import pick_language
 from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
 from orvalho.runtime.workers.pool import Worker, Workers
+from orvalho.scripts.script import Source
 
 # HostCall is bridge.py's: whoever makes a Job needs it beside the rest.
 __all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]
@@ -34,6 +36,7 @@ _log: Final = logging.getLogger(__name__)
 _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
 _GRACE_S: Final = 5.0
+_ALONE_GRACE_S: Final = 0.05
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -45,7 +48,7 @@ class Job:
     run_id: str
     context: str
     filename: str
-    source: str
+    source: Source
     params: bytes
     caller: Mapping[str, str]
     target: Mapping[str, str]
@@ -100,27 +103,51 @@ class Jobs:
         Raises:
             Unavailable: no worker can be started.
         """
-        worker = await self.workers.seat(job.context)
-        run = Run(job, next(self._numbers), worker, self.workers.tasks, self._grace_s)
+        language, source = pick_language(job.filename, job.source), job.source
+        code = None
+        if isinstance(source, bytes):
+            code = await self.workers.compile(job.filename, source)
+            source = code.key
+        worker = await self.workers.seat(job.context, language)
+        if code is not None:
+            worker.hold(code)
+        run = Run(
+            job,
+            source,
+            next(self._numbers),
+            worker,
+            tasks=self.workers.tasks,
+            grace_s=self._grace_s,
+        )
         try:
             yield run
         finally:
             run.abandon()
 
-    async def check(self, filename: str, source: str) -> tuple[Problem, ...]:
+    async def check(self, filename: str, source: Source) -> tuple[Problem, ...]:
         """All that keeps a source from running, nothing of which is run.
 
         Raises:
             Unavailable: no worker can be started, or it did not survive the source.
         """
+        if isinstance(source, bytes):
+            return (await self.workers.compile(filename, source)).problems
         return await self.workers.check(filename, source)
 
 
 class Run:
-    """One run under way. Made by `Jobs.open`; iterated once."""
+    """One run under way. Made by `Jobs.open`; iterated once. `source` is the job's, or the key of
+    its code."""
 
     def __init__(
-        self, job: Job, number: int, worker: Worker, tasks: TaskGroup, grace_s: float
+        self,
+        job: Job,
+        source: str,
+        number: int,
+        worker: Worker,
+        *,
+        tasks: TaskGroup,
+        grace_s: float,
     ) -> None:
         self.job = job
         self._number = number
@@ -129,6 +156,7 @@ class Run:
         self._events: deque[Output | Ended] = deque()
         self._wake: asyncio.Event = asyncio.Event()
         self._has_ended = False
+        self._is_cancelled = False
         self._lines = 0
         self._output_bytes = 0
         self._calls = 0
@@ -138,13 +166,14 @@ class Run:
         self._written_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._worker = worker
+        self._began_at = self._loop.time()
         limits = job.limits
         self._overdue = self._loop.call_later(limits.wall_s + grace_s, self._kill_worker)
         self._worker.start(
             StartRun(
                 run=number,
                 filename=job.filename,
-                source=job.source,
+                source=source,
                 params=job.params,
                 caller=dict(job.caller),
                 target=dict(job.target),
@@ -166,7 +195,10 @@ class Run:
             return
         self._worker.send(StopRun(run=self._number))
         self._overdue.cancel()
-        self._overdue = self._loop.call_later(self._grace_s, self._kill_worker)
+        self._is_cancelled = True
+        # Nobody else is in a worker of one guest: it need not be waited for.
+        grace_s = _ALONE_GRACE_S if self._worker.is_alone else self._grace_s
+        self._overdue = self._loop.call_later(grace_s, self._kill_worker)
 
     def abandon(self) -> None:
         """Nobody follows the run any more: stop it, if it is not over."""
@@ -174,6 +206,8 @@ class Run:
             return
         self._has_ended = True
         self._worker.send(StopRun(run=self._number))
+        if self._worker.is_alone:
+            self._loop.call_later(_ALONE_GRACE_S, self._worker.kill)
         self._worker.forget(self._number)
         self._stop_serving()
 
@@ -219,14 +253,20 @@ class Run:
         )
         self._end(self._checked(ended, usage))
 
-    def lost(self, outcome: str, why: str) -> None:
+    def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
         usage = Usage(
+            wall_ms=round((self._loop.time() - self._began_at) * 1000),
             output_bytes=self._output_bytes,
             host_calls=self._calls,
             read_bytes=self._read_bytes,
             written_bytes=self._written_bytes,
         )
-        self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
+        if self._is_cancelled and self._worker.is_alone:
+            self._end(Ended("cancelled", usage))
+        elif limit is not None:
+            self._end(Ended(outcome, usage, limit=limit))
+        else:
+            self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
         if ended.outcome not in _OUTCOMES:

@@ -5,7 +5,9 @@
     // timeout = "30s"
     // ///
 
-The lines between are TOML. `needs` are granted or the script does not run; `wants` may be refused.
+The lines between are TOML. In Starlark the marks are `#`. A WebAssembly module carries the same
+TOML in a custom section named `orvalho`, or a file beside it (`job.wasm.toml`) does. `needs` are
+granted or the script does not run; `wants` may be refused.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from orvalho.policies.quota import (
     parse_duration,
     parse_size,
 )
-from orvalho.scripts.script import Script
+from orvalho.scripts.script import Language, Script
+from orvalho.scripts.wasm_module import custom_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,18 @@ class Manifest:
     limits: Asked = field(default_factory=Asked)
 
 
-def read_manifest(script: Script) -> Manifest:
-    """What the script's header asks for; a script without one asks for nothing.
+def read_manifest(script: Script, beside: str | None = None) -> Manifest:
+    """What the script's header asks for; a script without one asks for nothing. `beside` is the
+    text of the file beside a module, which then counts instead of its section.
 
     Raises:
         InvalidInput: with every mistake in `detail`, a line each: `job.js:3: ...`.
     """
-    reader = _Reader(script.source)
+    reader = _reader(script, beside)
     manifest = reader.read()
     if reader.problems:
-        problems = [f"{script.filename}:{line}: {what}" for line, what in sorted(reader.problems)]
+        name = script.filename if beside is None else f"{script.filename}.toml"
+        problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
         raise InvalidInput(
             f"the header of {script.filename} has {len(problems)} "
             + ("mistake" if len(problems) == 1 else "mistakes"),
@@ -59,16 +64,17 @@ def read_manifest(script: Script) -> Manifest:
     return manifest
 
 
-def find_problems(script: Script) -> tuple[str, ...]:
+def find_problems(script: Script, beside: str | None = None) -> tuple[str, ...]:
     """Every mistake of the header, each as `line: what`."""
-    reader = _Reader(script.source)
+    reader = _reader(script, beside)
     reader.read()
     return tuple(f"{line}: {what}" for line, what in sorted(reader.problems))
 
 
 _BLOCK: Final = "orvalho"
-_OPENING: Final = re.compile(r"// /// ([A-Za-z0-9-]+)[ \t]*")
-_CLOSING: Final = re.compile(r"// ///[ \t]*")
+_OPENING: Final = re.compile(r"/// ([A-Za-z0-9-]+)[ \t]*")
+_CLOSING: Final = re.compile(r"///[ \t]*")
+_MARKS: Final = {Language.JAVASCRIPT: "//", Language.STARLARK: "#"}
 _LISTS: Final = ("needs", "wants")
 # How a limit is called in a header -> its field, how it is read, how its maximum is shown.
 _LIMITS: Final[dict[str, tuple[str, Callable[[str], float | int], Callable[[Any], str]]]] = {
@@ -80,9 +86,30 @@ _LIMITS: Final[dict[str, tuple[str, Callable[[str], float | int], Callable[[Any]
 _KEYS: Final = (*_LISTS, *_LIMITS, "host_calls")
 
 
+def _reader(script: Script, beside: str | None) -> _Reader:
+    if script.language is not Language.WASM:
+        if beside is not None:
+            raise InvalidInput(
+                "its own header says what it needs, not a file beside it", where=script.filename
+            )
+        return _Reader(script.text, _MARKS[script.language])
+    if beside is not None:
+        return _Reader(beside, "")
+    section = custom_section(script.module, _BLOCK)
+    try:
+        return _Reader((section or b"").decode(), "")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f'the section "{_BLOCK}" is not UTF-8 text', where=script.filename
+        ) from error
+
+
 class _Reader:
-    def __init__(self, source: str) -> None:
+    """`mark` begins each line of the header; without one the whole text is the header."""
+
+    def __init__(self, source: str, mark: str) -> None:
         self._lines = source.splitlines()
+        self._mark = mark
         self._first = 0  # the line of the source that the TOML begins on
         self._toml: list[str] = []
         self.problems: list[tuple[int, str]] = []
@@ -110,13 +137,17 @@ class _Reader:
         return Manifest(needs, wants, self._limits(table))
 
     def _find_block(self) -> None:
+        if not self._mark:
+            self._first, self._toml = 1, self._lines
+            return
         openings = []
+        start = f"{self._mark} "
         for number, line in enumerate(self._lines, 1):
-            if found := _OPENING.fullmatch(line):
+            if line.startswith(start) and (found := _OPENING.fullmatch(line, len(start))):
                 if found[1] == _BLOCK:
                     openings.append(number)
                 elif near_miss(found[1], [_BLOCK]):
-                    self.problems.append((number, f'did you mean "// /// {_BLOCK}"?'))
+                    self.problems.append((number, f'did you mean "{start}/// {_BLOCK}"?'))
         if not openings:
             return
         for number in openings[1:]:
@@ -126,13 +157,14 @@ class _Reader:
 
     def _block(self, opening: int) -> list[str]:
         toml: list[str] = []
+        start = f"{self._mark} "
         for line in self._lines[opening:]:
-            if _CLOSING.fullmatch(line):
+            if line.startswith(start) and _CLOSING.fullmatch(line, len(start)):
                 return toml
-            if line.rstrip() != "//" and not line.startswith("// "):
+            if line.rstrip() != self._mark and not line.startswith(start):
                 break
-            toml.append(line[3:])
-        self.problems.append((opening, 'this header never ends: its last line is "// ///"'))
+            toml.append(line[len(start) :])
+        self.problems.append((opening, f'this header never ends: its last line is "{start}///"'))
         return []
 
     def _capabilities(self, table: dict[str, Any], key: str) -> tuple[Capability, ...]:

@@ -15,12 +15,25 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunScript(_Body, frozen=True, kw_only=True):
-    """Run this. `envelope` is what `sign_script` made, `source` the script it is about, `params`
-    one JSON value."""
+    """Run this. `envelope` is what `sign_script` made, `source` the script it is about, or
+    `module` when that is a WebAssembly module, `params` one JSON value."""
 
     envelope: bytes
     source: str
     params: bytes
+    module: bytes = b""
+
+    @property
+    def script(self) -> str | bytes:
+        """The source, whichever it is."""
+        return self.module or self.source
+
+
+def run_script(envelope: bytes, source: str | bytes, params: bytes) -> RunScript:
+    """The message for a source of either kind."""
+    if isinstance(source, str):
+        return RunScript(envelope=envelope, source=source, params=params)
+    return RunScript(envelope=envelope, source="", module=source, params=params)
 
 
 class ScriptOutput(_Body, frozen=True, kw_only=True):

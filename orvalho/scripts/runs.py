@@ -23,6 +23,7 @@ from sqlite_utils.migrations import Migrations
 from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
 from orvalho.policies.quota import Usage
 from orvalho.scripts.messages import ScriptEnded, ScriptError, ScriptOutput
+from orvalho.scripts.script import Source
 from orvalho.store import Store
 
 Direction = Literal["sent", "received"]
@@ -73,8 +74,14 @@ def tables(database: Database) -> None:
         database.conn.execute(statement)
 
 
+def modules(database: Database) -> None:
+    """A source that is bytes stands here, and its text is empty."""
+    database.conn.execute("alter table sources add column module blob")
+
+
 MIGRATIONS: Final = Migrations("runs")
 MIGRATIONS()(tables)
+MIGRATIONS()(modules)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +113,7 @@ class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
     """What is large about a run. `result` is JSON, or bytes when `is_bytes`."""
 
     envelope: bytes
-    source: str
+    source: Source
     params: bytes
     result: bytes | None
     is_bytes: bool
@@ -158,7 +165,7 @@ def stage_new(
     run: Run,
     *,
     envelope: bytes,
-    source: str,
+    source: Source,
     params: bytes,
     ended: ScriptEnded | None = None,
 ) -> None:
@@ -167,7 +174,8 @@ def stage_new(
     Raises:
         Conflict: there is a run of that id.
     """
-    connection.execute("insert or ignore into sources values (?, ?)", [run.digest, source])
+    text, module = (source, None) if isinstance(source, str) else ("", source)
+    connection.execute("insert or ignore into sources values (?, ?, ?)", [run.digest, text, module])
     row = _row(run) | {"envelope": envelope, "params": params}
     if len(params) > _LARGE_BYTES:
         # Apart: a run's row is written again when it starts and ends.
@@ -324,9 +332,9 @@ def find(connection: sqlite3.Connection, prefix: str) -> Run:
 def bodies(connection: sqlite3.Connection, run: str) -> RunBodies:
     """See `Runs.bodies`."""
     row = connection.execute(
-        "select envelope, source, coalesce(large.params, runs.params), result, is_bytes, receipt"
-        " from runs join sources using (digest) left join large_params as large on run = id"
-        " where id = ?",
+        "select envelope, coalesce(module, source), coalesce(large.params, runs.params), result,"
+        " is_bytes, receipt from runs join sources using (digest)"
+        " left join large_params as large on run = id where id = ?",
         [run],
     ).fetchone()
     if row is None:

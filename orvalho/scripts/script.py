@@ -1,4 +1,4 @@
-"""A script: source text, the language it is in, and the digest that names it."""
+"""A script: its source, the language it is in, and the digest that names it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from orvalho.errors import InvalidInput
 from orvalho.policies.access import is_unprintable
 
 MAX_SOURCE_BYTES: Final = 1 << 20
+MAX_MODULE_BYTES: Final = 8 << 20
 _MAX_FILENAME_CHARACTERS: Final = 255
 
 
@@ -18,17 +19,33 @@ class Language(Enum):
     """What can be run. The value is the name shown to people."""
 
     JAVASCRIPT = "javascript"
+    WASM = "wasm"
+    STARLARK = "starlark"
 
 
-_SUFFIXES: Final = {".js": Language.JAVASCRIPT, ".mjs": Language.JAVASCRIPT}
+# Text, or a WebAssembly module as it is.
+Source = str | bytes
+
+_SUFFIXES: Final = {
+    ".js": Language.JAVASCRIPT,
+    ".mjs": Language.JAVASCRIPT,
+    ".wasm": Language.WASM,
+    ".star": Language.STARLARK,
+}
+# The first bytes of a module and of a component (WebAssembly core 1, section 5.5.16; the component
+# model's binary format).
+_MAGIC: Final = b"\0asm"
+_MODULE: Final = _MAGIC + b"\x01\0\0\0"
+_COMPONENT: Final = _MAGIC + b"\x0d\0\x01\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """`digest` is SHA-256 over the source in UTF-8, 64 hex digits."""
+    """`source` is bytes for WASM alone. `digest` is SHA-256 over it (text in UTF-8), 64 hex
+    digits."""
 
     filename: str
-    source: str
+    source: Source
     language: Language
     digest: str
 
@@ -37,36 +54,95 @@ class Script:
         """How a policy names it."""
         return f"sha256:{self.digest}"
 
+    @property
+    def text(self) -> str:
+        """The source of a text language; empty for a module."""
+        return self.source if isinstance(self.source, str) else ""
 
-def make_script(filename: str, source: str) -> Script:
-    """Raises:
-    InvalidInput: no supported suffix, too large, or text that is not Unicode.
+    @property
+    def module(self) -> bytes:
+        """The module; empty for a text language."""
+        return self.source if isinstance(self.source, bytes) else b""
+
+
+def make_script(filename: str, source: Source) -> Script:
+    """Text may come as its bytes, too.
+
+    Raises:
+        InvalidInput: no supported suffix, bytes that are not what the suffix says, too large, or
+            text that is not Unicode.
     """
-    language = _language(filename)
-    try:
-        raw = source.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput("the source is not Unicode text", where=filename) from error
-    if len(raw) > MAX_SOURCE_BYTES:
+    raw = raw_source(filename, source)
+    language = language_of(filename, raw)
+    limit = MAX_MODULE_BYTES if language is Language.WASM else MAX_SOURCE_BYTES
+    if len(raw) > limit:
         raise InvalidInput(
-            f"the source has {len(raw)} bytes, more than {MAX_SOURCE_BYTES}",
+            f"the source has {len(raw)} bytes, more than {limit}",
             where=filename,
             hint="hand large data over as params, or in a file that the script reads",
         )
-    return Script(filename, source, language, hashlib.sha256(raw).hexdigest())
+    digest = hashlib.sha256(raw).hexdigest()
+    if language is Language.WASM:
+        return Script(filename, raw, language, digest)
+    try:
+        return Script(filename, raw.decode(), language, digest)
+    except UnicodeDecodeError as error:
+        raise InvalidInput("the source is not Unicode text", where=filename) from error
 
 
-def _language(filename: str) -> Language:
+def raw_source(filename: str, source: Source) -> bytes:
+    """The bytes that the digest is over.
+
+    Raises:
+        InvalidInput: text that is not Unicode.
+    """
+    try:
+        return source if isinstance(source, bytes) else source.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("the source is not Unicode text", where=filename) from error
+
+
+def language_of(filename: str, raw: bytes) -> Language:
+    """By the suffix, which the first bytes must bear out; by these alone for a name without a known
+    suffix. Nothing is guessed: WebAssembly text is not taken for a module.
+
+    Raises:
+        InvalidInput: neither tells, or they contradict each other.
+    """
+    language = _named(filename)
+    if raw.startswith(_COMPONENT):
+        raise InvalidInput(
+            "this is a WebAssembly component: core modules and WASI preview 1 programs can be run",
+            where=filename,
+        )
+    if raw.startswith(_MODULE):
+        if language in (None, Language.WASM):
+            return Language.WASM
+        raise InvalidInput(
+            "these are the bytes of a WebAssembly module", where=filename, hint="name it *.wasm"
+        )
+    if language is Language.WASM or filename.endswith(".wat"):
+        is_text = raw.lstrip()[:1] in (b"(", b";")
+        raise InvalidInput(
+            "this is WebAssembly text, which is not run: only its binary form is"
+            if is_text
+            else "this is no WebAssembly module of version 1",
+            where=filename,
+            hint="wat2wasm makes the binary" if is_text else None,
+        )
+    if language is None:
+        raise InvalidInput(
+            f"scripts end in {' or '.join(_SUFFIXES)}: other languages cannot be run",
+            where=filename,
+        )
+    return language
+
+
+def _named(filename: str) -> Language | None:
     # The name is shown on other people's terminals and stands in stack traces.
     if len(filename) > _MAX_FILENAME_CHARACTERS or (
         not filename.isprintable() and any(map(is_unprintable, filename))
     ):
         raise InvalidInput("a script's filename is short and printable", where=ascii(filename[:80]))
     stem, dot, ending = filename.rpartition(".")
-    language = _SUFFIXES.get(dot + ending) if stem else None
-    if language is None:
-        raise InvalidInput(
-            f"scripts end in {' or '.join(_SUFFIXES)}: other languages cannot be run yet",
-            where=filename,
-        )
-    return language
+    return _SUFFIXES.get(dot + ending) if stem else None

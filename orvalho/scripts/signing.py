@@ -21,7 +21,7 @@ from orvalho.policies.capability import MAX_CAPABILITIES, Capability, parse_capa
 from orvalho.policies.quota import Asked
 from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
 from orvalho.scripts.manifest import Manifest
-from orvalho.scripts.script import Script, make_script
+from orvalho.scripts.script import Script, Source, make_script
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
 MAX_PARAMS_BYTES: Final = 16 << 20
@@ -125,7 +125,7 @@ def sign_script(
 
 def verify_script(
     envelope: bytes,
-    source: str,
+    source: Source,
     params: bytes,
     *,
     node_key: Key,

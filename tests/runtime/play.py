@@ -11,6 +11,7 @@ import anyio
 from orvalho.policies.quota import Limits
 from orvalho.runtime.bridge import HostCall
 from orvalho.runtime.job import Ended, Job, Jobs, Output
+from orvalho.scripts.script import Source
 
 LIMITS = Limits(
     wall_s=3.0, cpu_s=1.0, memory_bytes=48 << 20, output_bytes=3_000_000, host_calls=100
@@ -20,7 +21,7 @@ TARGET = {"id": "ed25519:b", "name": "peer"}
 
 
 def make_job(
-    source: str,
+    source: Source,
     *,
     params: object = None,
     context: str = "peer",
@@ -41,7 +42,7 @@ def make_job(
     )
 
 
-async def play(jobs: Jobs, source: str, **settings: Any) -> tuple[Ended, list[Output]]:
+async def play(jobs: Jobs, source: Source, **settings: Any) -> tuple[Ended, list[Output]]:
     """How it ended, and its lines."""
     lines: list[Output] = []
     with anyio.fail_after(20):

@@ -10,7 +10,7 @@ from typing import Final
 import click
 import msgspec
 
-from orvalho.cli.arguments import Duration, read_text, script_params
+from orvalho.cli.arguments import Duration, read_script, script_params
 from orvalho.cli.inline import inline_source
 from orvalho.cli.output import age, duration, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
@@ -59,6 +59,7 @@ def command() -> None:
     cls=Verb,
     examples=(
         "orvalho script send peer@phone2 job.js --param n=3",
+        """orvalho script send peer@phone2 job.wasm --param 'args=["a", "b"]'""",
         "orvalho script send peer@phone2 photos.js --expose /album:rw -o photos.zip",
         """orvalho script send peer@phone2 -e 'target.fs.list("/shared")' --wait""",
         "orvalho script send any@gpu=yes,env=home job.js",
@@ -114,11 +115,13 @@ def send(
         raise InvalidInput("--wait and --detach exclude each other.")
     if file == "-" and params_file == "-":
         raise InvalidInput("standard input holds the script or the parameters, not both.")
-    filename, source = _source(file, code)
+    filename, source, module, needs = _source(file, code)
     request = ScriptSend(
         to=target,
         filename=filename,
         source=source,
+        module=module,
+        needs=needs,
         params=msgspec.Raw(script_params(pairs, params_file)),
         expose=expose,
         context=context,
@@ -152,13 +155,20 @@ def send(
     return _left(session, last, detach=detach)
 
 
-def _source(file: str | None, code: str | None) -> tuple[str, str]:
+def _source(file: str | None, code: str | None) -> tuple[str, str, bytes, str | None]:
+    """Name, text, module, and what the file beside the module says."""
     if (file is None) == (code is None):
         raise InvalidInput("give a script FILE, or code with -e.", hint="orvalho script send -h")
     if code is not None:
-        return "inline.js", inline_source(code)
+        return "inline.js", inline_source(code), b"", None
     assert file is not None
-    return ("stdin.js" if file == "-" else Path(file).name), read_text(file)
+    return _read(file)
+
+
+def _read(file: str) -> tuple[str, str, bytes, str | None]:
+    source, module, needs = read_script(file)
+    stdin = "stdin.wasm" if module else "stdin.js"
+    return (stdin if file == "-" else Path(file).name), source, module, needs
 
 
 def _waiting(queued: RunQueued) -> str:
@@ -184,7 +194,7 @@ def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
     cls=Verb,
     examples=(
         "orvalho script check job.js",
-        "orvalho script check job.js --json",
+        "orvalho script check job.wasm --json",
         "orvalho script check - < job.js",
     ),
 )
@@ -192,9 +202,10 @@ def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
 @click.pass_obj
 def check(session: Session, file: str) -> None:
     """Read a script without running it. Tells what it asks for, or every mistake in it."""
-    filename = "stdin.js" if file == "-" else Path(file).name
+    filename, source, module, needs = _read(file)
+    request = ScriptCheck(filename=filename, source=source, module=module, needs=needs)
     with session.connect() as client:
-        reply = client.ask(ScriptCheck(filename=filename, source=read_text(file)), ScriptChecked)
+        reply = client.ask(request, ScriptChecked)
     if session.screen.as_json:
         session.screen.document(plain(reply))
     elif reply.problems:
@@ -205,6 +216,8 @@ def check(session: Session, file: str) -> None:
         session.screen.lines(f"  needs   {capability}" for capability in reply.needs)
         session.screen.lines(f"  wants   {capability}" for capability in reply.wants)
         session.screen.lines(f"  limit   {name} {value}" for name, value in reply.limits.items())
+        session.screen.lines(f"  import  {each}" for each in reply.imports)
+        session.screen.lines(f"  export  {each}" for each in reply.exports)
     if reply.problems:
         raise InvalidInput(f"{filename} has {many(len(reply.problems), 'mistake')} in it.")
 

@@ -57,9 +57,11 @@ from orvalho.scripts.messages import (
     ScriptOutput,
     decode,
     encode,
+    run_script,
 )
 from orvalho.scripts.receipts import sign_receipt
 from orvalho.scripts.runs import Run
+from orvalho.scripts.script import raw_source
 from orvalho.scripts.signing import VerifiedScript, verify_script
 
 _log = logging.getLogger(__name__)
@@ -105,9 +107,7 @@ class ScriptHandler:
         for run in await self._house.runs.open_runs("sent"):
             if run.peer_key == me:
                 bodies = await self._house.runs.bodies(run.id)
-                message = RunScript(
-                    envelope=bodies.envelope, source=bodies.source, params=bodies.params
-                )
+                message = run_script(bodies.envelope, bodies.source, bodies.params)
                 self.run_here(encode(message), run if run.state == "running" else None)
         self._resumed.set()
 
@@ -196,7 +196,7 @@ class ScriptHandler:
 
         script = verify_script(
             message.envelope,
-            message.source,
+            message.script,
             message.params,
             node_key=me,
             now=begun.created_at if begun else time.time(),
@@ -424,7 +424,7 @@ class ScriptHandler:
             actor=peer.name if peer else key_text(sender),
             context="",
             action="script.run",
-            object=f"sha256:{hashlib.sha256(message.source.encode()).hexdigest()}",
+            object=f"sha256:{hashlib.sha256(raw_source('', message.script)).hexdigest()}",
             allowed=False,
             text=error.message,
         )

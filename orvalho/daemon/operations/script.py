@@ -52,16 +52,16 @@ from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
     CancelScript,
-    RunScript,
     ScriptEnded,
     ScriptError,
     ScriptOutput,
     encode,
+    run_script,
 )
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.runs import Run
-from orvalho.scripts.script import make_script
+from orvalho.scripts.script import Source, make_script, raw_source
 from orvalho.scripts.signing import (
     Caller,
     SignedScript,
@@ -69,6 +69,7 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
+from orvalho.scripts.wasm_module import check_call, read_module
 
 Replies = AsyncIterator[control.Reply]
 
@@ -113,10 +114,10 @@ class ScriptOperations:
         self, request: control.ScriptSend, destination: Destination
     ) -> AsyncGenerator[control.Reply, None]:
         context = self._caller(request.context)
-        await self._syntax.check(request.filename, request.source)
+        await self._syntax.check(request.filename, request.module or request.source, request.needs)
         run, signed = self._sign(request, destination, context)
         with self._house.feed.watch(run.id) as events:
-            await self._queue(run, signed, request.source, destination)
+            await self._queue(run, signed, request.module or request.source, destination)
             is_here = self._is_here(destination.node_key)
             yield await self._queued(run, "sending" if is_here else "queued")
             if request.detach:
@@ -139,7 +140,7 @@ class ScriptOperations:
         members = self._selection.members(name)
         yield _placed(name, members)
         context = self._caller(request.context)
-        await self._syntax.check(request.filename, request.source)
+        await self._syntax.check(request.filename, request.module or request.source, request.needs)
         signed: list[tuple[Run, SignedScript, Destination]] = []
         for member in members:
             destination = Destination(member.address, member.node_key)
@@ -151,7 +152,7 @@ class ScriptOperations:
                 yield _not_sent(member, error)
         with self._house.feed.watch(*(run.id for run, _, _ in signed)) as events:
             for run, script, destination in signed:
-                await self._queue(run, script, request.source, destination)
+                await self._queue(run, script, request.module or request.source, destination)
                 is_here = self._is_here(destination.node_key)
                 yield await self._queued(run, "sending" if is_here else "queued")
             if request.detach:
@@ -202,9 +203,12 @@ class ScriptOperations:
         Denied: our own policy does not let this context send there.
         """
         house, now = self._house, time.time()
-        script = make_script(request.filename, request.source)
-        manifest = read_manifest(script)
+        script = make_script(request.filename, request.module or request.source)
+        manifest = read_manifest(script, request.needs)
         caller = Address(context.name, house.name)
+        params = json_value(bytes(request.params))
+        if script.module:
+            _check_arguments(script.module, params)
         run_id = new_run_id(now, os.urandom(10))
         asked = AccessRequest(
             own_subject(
@@ -218,7 +222,7 @@ class ScriptOperations:
         if not decision.allowed:
             house.audit.note(decided(asked, decision, at=now))
             raise refusal(asked, decision)
-        house.runs.keep_params(run_id, params := json_value(bytes(request.params)))
+        house.runs.keep_params(run_id, params)
         signed = sign_script(
             script,
             manifest,
@@ -256,11 +260,11 @@ class ScriptOperations:
         return run, signed
 
     async def _queue(
-        self, run: Run, signed: SignedScript, source: str, destination: Destination
+        self, run: Run, signed: SignedScript, source: Source, destination: Destination
     ) -> None:
         """Durable from here: the run and its envelope are one commit."""
         house = self._house
-        body = encode(RunScript(envelope=signed.envelope, source=source, params=signed.params))
+        body = encode(run_script(signed.envelope, source, signed.params))
         is_local = destination.node_key == house.identity.node.key
 
         def stage(connection: sqlite3.Connection) -> None:
@@ -339,13 +343,14 @@ class ScriptOperations:
     # ---- ask --------------------------------------------------------------------------------
 
     async def check(self, request: control.ScriptCheck) -> Replies:
-        script = make_script(request.filename, request.source)
-        problems = find_problems(script)
+        script = make_script(request.filename, request.module or request.source)
+        problems = find_problems(script, request.needs)
+        described = read_module(script.module) if script.module else None
         needs: tuple[str, ...] = ()
         wants: tuple[str, ...] = ()
         limits: dict[str, int] = {}
         if not problems:
-            manifest = read_manifest(script)
+            manifest = read_manifest(script, request.needs)
             needs, wants = tuple(map(str, manifest.needs)), tuple(map(str, manifest.wants))
             granted = narrow(manifest.limits, allowance(self._house.settings.config.limits))
             limits = {
@@ -363,11 +368,13 @@ class ScriptOperations:
             filename=script.filename,
             language=script.language.value,
             digest=script.id,
-            size_bytes=len(script.source.encode()),
+            size_bytes=len(raw_source(script.filename, script.source)),
             needs=needs,
             wants=wants,
             limits=limits,
             problems=problems,
+            imports=tuple(map(str, described.imports)) if described else (),
+            exports=tuple(map(str, described.exports)) if described else (),
         )
 
     async def list(self, request: control.ScriptList) -> Replies:
@@ -507,6 +514,13 @@ def _output(line: ScriptOutput) -> control.RunOutput:
     return control.RunOutput(
         run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at
     )
+
+
+def _check_arguments(module: bytes, params: bytes) -> None:
+    """Before anything is signed: a library's function is called with what it can take."""
+    described = read_module(module)
+    if not described.is_command:
+        check_call(described, msgspec.json.decode(params))
 
 
 def _exposed(text: str) -> str:

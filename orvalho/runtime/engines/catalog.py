@@ -1,24 +1,74 @@
-"""Which engine runs which language. An engine is imported when it is first asked for."""
+"""Which engine runs which language. An engine is imported when it is first asked for.
+
+A worker runs one language. Those of a language whose engine holds its guests apart and can stop
+each of them run many; a guest of any other has a worker of its own, which ends with it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Final, cast
 
-from orvalho.errors import NotFound
+from orvalho.errors import NotFound, Unavailable
 from orvalho.runtime.engine import Engine
+from orvalho.scripts.script import Source, language_of, raw_source
 
-_ENGINES: Final = {"javascript": ("orvalho.runtime.engines.v8.engine", "V8Engine")}
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`library` is what must be installed for it, which comes with the package's extra `extra`."""
+
+    module: str
+    engine: str
+    library: str
+    extra: str
+    is_shared: bool
+
+
+_KINDS: Final = {
+    "javascript": Kind("v8.engine", "V8Engine", "py_mini_racer", "", is_shared=True),
+    "wasm": Kind("wasm.engine", "WasmEngine", "wasmtime", "wasm", is_shared=True),
+    "starlark": Kind("starlark", "StarlarkEngine", "starlark", "starlark", is_shared=False),
+}
+# A number names a language between processes.
+LANGUAGES: Final = tuple(_KINDS)
+
+
+def pick_language(filename: str, source: Source) -> str:
+    """The language of a source: by its suffix and its first bytes, never by a guess.
+
+    Raises:
+        InvalidInput: neither tells.
+        Unavailable: its engine is not installed here.
+    """
+    language = language_of(filename, raw_source(filename, source)[:64]).value
+    kind = kind_of(language)
+    if find_spec(kind.library) is None:
+        raise Unavailable(
+            f"this node cannot run {language}: its engine is not installed",
+            hint=f"pip install orvalho[{kind.extra}]",
+        )
+    return language
+
+
+def kind_of(language: str) -> Kind:
+    """Raises:
+    NotFound: nothing here runs that language.
+    """
+    found = _KINDS.get(language)
+    if found is None:
+        raise NotFound(
+            f'there is no engine for "{language}"', hint=f"there is one for {', '.join(_KINDS)}"
+        )
+    return found
 
 
 def make_engine(language: str) -> Engine:
     """Raises:
     NotFound: nothing here runs that language.
     """
-    found = _ENGINES.get(language)
-    if found is None:
-        raise NotFound(
-            f'there is no engine for "{language}"', hint=f"there is one for {', '.join(_ENGINES)}"
-        )
-    module, name = found
-    return cast("Engine", getattr(import_module(module), name)())
+    kind = kind_of(language)
+    module = import_module(f"orvalho.runtime.engines.{kind.module}")
+    return cast("Engine", getattr(module, kind.engine)())

@@ -10,10 +10,14 @@ import msgspec
 from orvalho.runtime.engine import Problem
 
 # What daemon and zygote say, not in msgpack since a worker's end of a pipe comes along: `F` (fork,
-# with the descriptor) or `K` (kill) and a process number; then `S` (started) or `D` (died), the
+# with the descriptor and the number of a language, plus ALONE for a worker of one guest) or `K`
+# (kill) and a process number; then `S` (started) or `D` (died), the
 # number and its wait status.
 ZYGOTE_REQUEST: Final = struct.Struct("<cI")
 ZYGOTE_REPLY: Final = struct.Struct("<cIi")
+ALONE: Final = 256
+# The exit status of a worker whose engine cannot be imported.
+NO_ENGINE: Final = 69
 
 
 class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):
@@ -24,7 +28,8 @@ class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):
 
 
 class StartRun(_Message, tag=1, frozen=True):
-    """`run` is a number of the pool's own. `params` is JSON."""
+    """`run` is a number of the pool's own. `params` is JSON. `source` is text, or the key of code
+    that was loaded before."""
 
     run: int
     filename: str
@@ -58,7 +63,28 @@ class CheckSource(_Message, tag=4, frozen=True):
     source: str
 
 
-ToWorker = StartRun | AnswerCall | StopRun | CheckSource
+class LoadCode(_Message, tag=5, frozen=True):
+    """What `Compiled` brought, for the runs whose source is `key`; with `problems`, why those
+    cannot run."""
+
+    key: str
+    code: bytes
+    problems: tuple[Problem, ...]
+
+
+class DropCode(_Message, tag=6, frozen=True):
+    """No further run will name that key."""
+
+    key: str
+
+
+class CompileSource(_Message, tag=7, frozen=True):
+    check: int
+    filename: str
+    module: bytes
+
+
+ToWorker = StartRun | AnswerCall | StopRun | CheckSource | LoadCode | DropCode | CompileSource
 
 
 # ---- from a worker -------------------------------------------------------------------------
@@ -108,7 +134,15 @@ class Checked(_Message, tag=5, frozen=True):
     problems: tuple[Problem, ...]
 
 
-FromWorker = Opened | Line | Call | RunEnded | Checked
+class Compiled(_Message, tag=6, frozen=True):
+    """`code` is the engine's own form; empty when there are problems."""
+
+    check: int
+    problems: tuple[Problem, ...]
+    code: bytes
+
+
+FromWorker = Opened | Line | Call | RunEnded | Checked | Compiled
 
 Message = ToWorker | FromWorker
 

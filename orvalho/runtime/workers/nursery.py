@@ -45,15 +45,15 @@ class Nursery:
     def pid(self) -> int:
         return self._process.pid
 
-    def fork(self, pipe: socket.socket, born: Callable[[int], None]) -> None:
-        """Start a worker that holds `pipe`. `born` is called with its process number, before `died`
-        can be.
+    def fork(self, pipe: socket.socket, number: int, born: Callable[[int], None]) -> None:
+        """Start a worker of that number (see ZYGOTE_REQUEST) that holds `pipe`. `born` is called
+        with its process number, before `died` can be.
 
         Raises:
             Unavailable: the zygote has gone.
         """
         try:
-            socket.send_fds(self._control, [ZYGOTE_REQUEST.pack(b"F", 0)], [pipe.fileno()])
+            socket.send_fds(self._control, [ZYGOTE_REQUEST.pack(b"F", number)], [pipe.fileno()])
         except OSError as error:
             raise Unavailable(f"no worker can be started: {error}") from error
         self._born.append(born)

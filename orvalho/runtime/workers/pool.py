@@ -8,23 +8,34 @@ import os
 import signal
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.runtime.engine import Problem
+from orvalho.runtime.engines.catalog import LANGUAGES, kind_of, pick_language
+from orvalho.runtime.workers.code import Code, CodeCache, code_key
 from orvalho.runtime.workers.messages import (
+    ALONE,
+    NO_ENGINE,
     Call,
     Checked,
     CheckSource,
+    Compiled,
+    CompileSource,
+    DropCode,
     FromWorker,
     Line,
+    LoadCode,
     Opened,
     RunEnded,
     StartRun,
@@ -36,10 +47,22 @@ from orvalho.runtime.workers.pipe import Pipe, open_pipe
 
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
+# A compiler has its own clock, by which the kernel ends it.
+_COMPILE_S: Final = 60.0
+_MOST_COMPILERS: Final = 2
+_MOST_CODE_BYTES: Final = 64 << 20
+_MOST_REFUSED: Final = 256
+_TOO_MUCH: Final = {
+    "wall": "it takes too long to compile",
+    "cpu": "it takes too long to compile",
+    "memory": "it takes too much memory to compile",
+}
 # More wait: each takes an isolate, and of those a worker makes a limited number.
 _MOST_RUNNING: Final = 96
 # So many runs at once are much for one worker, and so many workers are enough for one context.
 _BUSY: Final = 12
+# Workers of one guest each, at once.
+_MOST_SINGLES: Final = 16
 _MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
 
 
@@ -55,9 +78,9 @@ class Guest(Protocol):
     def ended(self, ended: RunEnded) -> None:
         """The run is over."""
 
-    def lost(self, outcome: str, why: str) -> None:
+    def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
         """Its worker has ended, and the run with it: "failed" when the worker died, "lost" when
-        the pool was closed."""
+        the pool was closed, "limited" when a worker of one guest died of that limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +100,17 @@ class WorkerInfo:
 class Worker:
     """The daemon's side of one worker process."""
 
-    def __init__(self, number: int, idle: Callable[[Worker], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        idle: Callable[[Worker], None],
+        language: str = LANGUAGES[0],
+        *,
+        is_alone: bool = False,
+    ) -> None:
         self.id = number
+        self.language = language
+        self.is_alone = is_alone
         self.pid = 0
         self.contexts: set[str] = set()
         self.runs = 0
@@ -90,7 +122,8 @@ class Worker:
         self._missing: tuple[str, ...] = ()
         self._seats = asyncio.Semaphore(_MOST_RUNNING)
         self._guests: dict[int, Guest] = {}
-        self._checks: dict[int, asyncio.Future[tuple[Problem, ...]]] = {}
+        self._checks: dict[int, asyncio.Future[Checked | Compiled]] = {}
+        self._codes: OrderedDict[str, int] = OrderedDict()
         self.pipe = Pipe(from_worker(), self._received, self.kill)
 
     @property
@@ -130,18 +163,40 @@ class Worker:
     def send(self, message: ToWorker) -> None:
         self.pipe.send(message)
 
+    def hold(self, code: Code) -> None:
+        """See that it has that code, for a run that is about to be started."""
+        if code.key in self._codes:
+            self._codes.move_to_end(code.key)
+            return
+        # A run that waits may still name what it was started with.
+        while self.is_idle and sum(self._codes.values()) > _MOST_CODE_BYTES:
+            oldest, _ = self._codes.popitem(last=False)
+            self.send(DropCode(key=oldest))
+        self._codes[code.key] = len(code.code)
+        self.send(LoadCode(key=code.key, code=code.code, problems=code.problems))
+
     async def check(self, check: CheckSource) -> tuple[Problem, ...]:
+        return (await self._ask(check, _CHECK_S)).problems
+
+    async def compile(self, check: CompileSource) -> Compiled:
+        answer = await self._ask(check, _COMPILE_S)
+        assert isinstance(answer, Compiled)
+        return answer
+
+    async def _ask(self, check: CheckSource | CompileSource, wait_s: float) -> Checked | Compiled:
         future = self._checks[check.check] = asyncio.get_running_loop().create_future()
         self.send(check)
         try:
-            with anyio.fail_after(_CHECK_S):
-                problems: tuple[Problem, ...] = await future
-                return problems
+            with anyio.fail_after(wait_s):
+                answer: Checked | Compiled = await future
+                return answer
         except TimeoutError:
             self.kill()
             raise Unavailable("the check of the script did not come to an end") from None
         finally:
             self._checks.pop(check.check, None)
+            if self.is_alone:
+                self._idle(self)
 
     def info(self) -> WorkerInfo:
         return WorkerInfo(
@@ -155,26 +210,27 @@ class Worker:
             self._missing,
         )
 
-    def lost(self, outcome: str, why: str) -> None:
+    def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
         """The process has ended. Tells all that wait for it."""
         self.is_gone = True
         self.pipe.close()
         guests, self._guests = self._guests, {}
         for guest in guests.values():
-            guest.lost(outcome, why)
+            guest.lost(outcome, why, limit)
             self._seats.release()
         for check in self._checks.values():
             if not check.done():
-                check.set_exception(Unavailable(why))
+                hint = _TOO_MUCH.get(limit or "")
+                check.set_exception(Unavailable(why, hint=hint) if hint else Unavailable(why))
 
     def _received(self, messages: list[FromWorker]) -> None:
         for message in messages:
             if isinstance(message, Opened):
                 self._missing = message.missing
-            elif isinstance(message, Checked):
+            elif isinstance(message, (Checked, Compiled)):
                 check = self._checks.get(message.check)
                 if check is not None and not check.done():
-                    check.set_result(message.problems)
+                    check.set_result(message)
             else:
                 self._tell(message)
 
@@ -204,39 +260,62 @@ class Workers:
     Made by `open_workers`.
     """
 
-    def __init__(self, tasks: TaskGroup, contexts_per_worker: int) -> None:
+    def __init__(self, tasks: TaskGroup, contexts_per_worker: int, codes: CodeCache) -> None:
         self.contexts_per_worker = contexts_per_worker
+        self._codes = codes
+        self._compilers = asyncio.Semaphore(_MOST_COMPILERS)
+        self._seats: dict[int, asyncio.Semaphore] = {}
+        self._compiling: dict[str, asyncio.Lock] = {}
+        self._refused: OrderedDict[str, Code] = OrderedDict()
         self.tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._checks = itertools.count(1)
-        self._by_context: dict[str, list[Worker]] = {}
+        self._by_context: dict[tuple[str, str], list[Worker]] = {}
+        self._singles = asyncio.Semaphore(_MOST_SINGLES)
         self._workers: dict[int, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
         self._deaths = 0
         self._nursery = Nursery(self._died)
 
-    async def seat(self, context: str) -> Worker:
+    async def seat(self, context: str, language: str = LANGUAGES[0]) -> Worker:
         """A worker that will run a script of that context, once it has room for one more.
 
         Raises:
             Unavailable: no process can be started.
         """
         while True:
-            worker = self._worker_for(context)
+            if not kind_of(language).is_shared:
+                worker = await self._alone(language, self._singles)
+                worker.contexts.add(context)
+                return worker
+            worker = self._worker_for(context, language)
             await worker.sit_down()
             if not worker.is_gone:
                 return worker
 
-    def _worker_for(self, context: str) -> Worker:
-        """A worker of that context. One is started when there is
+    async def _alone(self, language: str, seats: asyncio.Semaphore) -> Worker:
+        """A worker for one guest or one source, when not too many others have one; it takes a seat
+        as long as it lives."""
+        await seats.acquire()
+        try:
+            worker = self._start(language, is_alone=True)
+        except OrvalhoError:
+            seats.release()
+            raise
+        self._seats[worker.id] = seats
+        await worker.sit_down()
+        return worker
+
+    def _worker_for(self, context: str, language: str) -> Worker:
+        """A worker of that context and language. One is started when there is
         none, and a further one when all have much to do: isolates of one process get in each
         other's way, so that two processes do half as much again on two processors."""
-        own = self._by_context.setdefault(context, [])
+        own = self._by_context.setdefault((context, language), [])
         worker = min(own, key=lambda worker: worker.running, default=None)
         if worker is None or (worker.running >= _BUSY and len(own) < _MOST_PER_CONTEXT):
-            worker = self._with_room(context) or self._start()
+            worker = self._with_room(context, language) or self._start(language)
             worker.contexts.add(context)
             own.append(worker)
         timer = self._idle.pop(worker.id, None)
@@ -244,13 +323,51 @@ class Workers:
             timer.cancel()
         return worker
 
+    async def compile(self, filename: str, module: bytes) -> Code:
+        """The code of a module: made in a process of its own, and only the first time.
+
+        Raises:
+            Unavailable: no worker can be started.
+        """
+        key = code_key(module)
+        async with self._compiling.setdefault(key, asyncio.Lock()):
+            found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
+            if found is None:
+                found = await self._compile(key, filename, module)
+            self._compiling.pop(key, None)
+            if found.problems:
+                self._refused[key] = found
+                if len(self._refused) > _MOST_REFUSED:
+                    self._refused.popitem(last=False)
+        return found
+
+    async def _compile(self, key: str, filename: str, module: bytes) -> Code:
+        worker = await self._alone(pick_language(filename, module), self._compilers)
+        check = CompileSource(check=next(self._checks), filename=filename, module=module)
+        try:
+            compiled = await worker.compile(check)
+        except Unavailable as error:
+            if error.hint not in _TOO_MUCH.values():
+                raise
+            return Code(key, b"", (Problem(1, 1, error.hint or error.message),))
+        code = Code(key, compiled.code, compiled.problems)
+        if not code.problems:
+            with suppress(OSError):
+                await to_thread.run_sync(self._codes.keep, code)
+        return code
+
     async def check(self, filename: str, source: str) -> tuple[Problem, ...]:
         """All that keeps the source from running, in the order of the lines.
 
         Raises:
             Unavailable: no worker can be started, or it died of the source.
         """
-        worker = next(iter(self._workers.values()), None) or self._start()
+        language = pick_language(filename, source)
+        if kind_of(language).is_shared:
+            known = (w for w in self._workers.values() if w.language == language and not w.is_alone)
+            worker = next(known, None) or self._start(language)
+        else:
+            worker = await self._alone(language, self._compilers)
         return await worker.check(
             CheckSource(check=next(self._checks), filename=filename, source=source)
         )
@@ -280,20 +397,23 @@ class Workers:
         """Blocks until the zygote has ended."""
         self._nursery.wait()
 
-    def _with_room(self, context: str) -> Worker | None:
+    def _with_room(self, context: str, language: str) -> Worker | None:
         for worker in self._workers.values():
+            if worker.is_alone or worker.language != language:
+                continue
             if len(worker.contexts) < self.contexts_per_worker and context not in worker.contexts:
                 return worker
         return None
 
-    def _start(self) -> Worker:
+    def _start(self, language: str, *, is_alone: bool = False) -> Worker:
         if not self._nursery.is_alive:
             self._nursery.wait()
             self._nursery = Nursery(self._died)
-        worker = Worker(next(self._numbers), self._rest)
+        worker = Worker(next(self._numbers), self._rest, language, is_alone=is_alone)
+        number = LANGUAGES.index(language) + (ALONE if is_alone else 0)
         ours, theirs = socket.socketpair()
         try:
-            self._nursery.fork(theirs, lambda pid: self._born(worker, pid))
+            self._nursery.fork(theirs, number, lambda pid: self._born(worker, pid))
         except OrvalhoError:
             ours.close()
             raise
@@ -308,10 +428,13 @@ class Workers:
         worker.born(pid, self._nursery.kill)
 
     def _rest(self, worker: Worker) -> None:
+        if worker.is_alone:
+            self._retire(worker)
+            return
         self._idle[worker.id] = self._loop.call_later(_IDLE_S, self._retire, worker)
 
     def _retire(self, worker: Worker) -> None:
-        if worker.is_idle:
+        if worker.is_idle and worker.id in self._workers:
             self._forget(worker)
             worker.pipe.close()
 
@@ -319,35 +442,58 @@ class Workers:
         worker = self._by_pid.pop(pid, None)
         if worker is None or worker.id not in self._workers:
             return
-        self._deaths += 1
+        # One for a single guest may well end that way.
+        self._deaths += not worker.is_alone
         self._forget(worker)
-        worker.lost("failed", _cause(status))
+        limit = _limit(status) if worker.is_alone else None
+        worker.lost("limited" if limit else "failed", _cause(status), limit)
 
     def _forget(self, worker: Worker) -> None:
         self._workers.pop(worker.id, None)
+        if (seats := self._seats.pop(worker.id, None)) is not None:
+            seats.release()
         self._idle.pop(worker.id, None)
-        for context in worker.contexts:
-            self._by_context[context].remove(worker)
+        for context in worker.contexts if not worker.is_alone else ():
+            self._by_context[context, worker.language].remove(worker)
         worker.contexts = set()
 
 
 @asynccontextmanager
-async def open_workers(*, contexts_per_worker: int = 8) -> AsyncIterator[Workers]:
+async def open_workers(
+    *, contexts_per_worker: int = 8, cache: Path | None = None
+) -> AsyncIterator[Workers]:
     """The pool of workers, for the block's length. A worker starts with the first run of a context
-    that it takes; up to `contexts_per_worker` share one."""
+    that it takes; up to `contexts_per_worker` share one. `cache` is the directory for compiled
+    modules; without one they are forgotten at the end."""
     async with anyio.create_task_group() as tasks:
-        workers = Workers(tasks, contexts_per_worker)
-        try:
-            yield workers
-        finally:
-            tasks.cancel_scope.cancel()
-            workers.close()
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(workers.wait_closed)
+        with TemporaryDirectory() if cache is None else nullcontext(cache) as directory:
+            workers = Workers(tasks, contexts_per_worker, CodeCache(Path(directory)))
+            try:
+                yield workers
+            finally:
+                tasks.cancel_scope.cancel()
+                workers.close()
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(workers.wait_closed)
+
+
+def _limit(status: int | None) -> str | None:
+    """The limit that a worker of one guest died of: the kernel's two clocks; memory, for which its
+    engine asked in vain; or its stack, which is memory too."""
+    if status is None or not os.WIFSIGNALED(status):
+        return None
+    return {
+        signal.SIGALRM: "wall",
+        signal.SIGPROF: "cpu",
+        signal.SIGABRT: "memory",
+        signal.SIGSEGV: "memory",
+    }.get(signal.Signals(os.WTERMSIG(status)))
 
 
 def _cause(status: int | None) -> str:
     what = "its worker process died"
+    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_ENGINE:
+        return "the engine of its language cannot be loaded on this machine"
     if status is not None and os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         what += f" ({name})"

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ _SIGKILL: Final = 9
 _ISOLATE_BYTES: Final = 16 << 20
 # For all guests of a worker together, and at the least.
 _BUDGET_BYTES: Final = 256 << 20
+# What the process of a single guest needs beside that guest's memory.
+_ALONE_BYTES: Final = 24 << 20
 
 
 def leave_everything(pipe: int) -> None:
@@ -52,6 +55,13 @@ def close_the_gate() -> tuple[str, ...]:
     return tuple(missing)
 
 
+def end_after(*, wall_s: float, cpu_s: float) -> None:
+    """Have the kernel end this process, when so much time has passed or it has used so much of a
+    processor: by SIGALRM or SIGPROF, whatever its threads do then."""
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+
+
 class Memory:
     """How much memory this process has, and the most it may have.
 
@@ -59,7 +69,9 @@ class Memory:
     the process may map no more, a large one throws in the guest, and a small one ends the worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_alone: bool = False) -> None:
+        """`is_alone`: there is one guest, and the limit is its own."""
+        self._is_alone = is_alone
         # Opened while it still can be: afterwards no file can.
         path = Path("/proc/self/statm")
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else None
@@ -75,7 +87,7 @@ class Memory:
     def measure(self, isolates: int) -> None:
         """Take what is mapped now, with that many isolates, for what the engine itself needs: half
         a gigabyte of reservations."""
-        self._base_bytes = self._field(5) - isolates * _ISOLATE_BYTES
+        self._base_bytes = self._field(5) - (0 if self._is_alone else isolates * _ISOLATE_BYTES)
         self.allow(isolates=isolates)
 
     def allow(self, *, isolates: int | None = None, largest_bytes: int | None = None) -> None:
@@ -84,8 +96,11 @@ class Memory:
         self._largest_bytes = self._largest_bytes if largest_bytes is None else largest_bytes
         if self._base_bytes is None or self._file is None:
             return
-        budget = max(_BUDGET_BYTES, 2 * self._largest_bytes)
-        limit = self._base_bytes + self._isolates * _ISOLATE_BYTES + budget
+        if self._is_alone:
+            limit = self._base_bytes + self._largest_bytes + _ALONE_BYTES
+        else:
+            budget = max(_BUDGET_BYTES, 2 * self._largest_bytes)
+            limit = self._base_bytes + self._isolates * _ISOLATE_BYTES + budget
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
     def _field(self, index: int) -> int:

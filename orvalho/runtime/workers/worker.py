@@ -13,13 +13,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
-from orvalho.runtime.engine import Answer, Engine, Isolate, Problem, Turn
+from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Problem, Turn
 from orvalho.runtime.workers.messages import (
     AnswerCall,
     Checked,
     CheckSource,
+    Compiled,
+    CompileSource,
+    DropCode,
+    LoadCode,
     Opened,
     StartRun,
     StopRun,
@@ -29,26 +33,33 @@ from orvalho.runtime.workers.messages import (
 from orvalho.runtime.workers.pipe import Pipe, open_pipe
 from orvalho.runtime.workers.run import GuestRun
 from orvalho.runtime.workers.supply import Supply
-from orvalho.runtime.workers.walls import Memory, close_the_gate, leave_everything
+from orvalho.runtime.workers.walls import Memory, close_the_gate, end_after, leave_everything
 
 _PIPE_BROKE: Final = 0
 _BUG: Final = 70
 _LONG_SOURCE: Final = 20_000
+# What a compiler may have.
+COMPILE_S: Final = 20.0
+_COMPILE_BYTES: Final = 1 << 30
+# How long after its time a guest that is alone is ended by the kernel: before that its engine may
+# still do it, which knows more to tell.
+_LATE_S: Final = 0.3
 # More isolates than these in their first moments only take the processor's caches from each other.
 _FRESH: Final = 4
 _FRESH_S: Final = 0.015
 
 
-def run_worker(pipe: int, engine: Engine) -> None:
-    """The whole life of a forked worker. Does not return."""
+def run_worker(pipe: int, engine: Engine, *, is_alone: bool = False) -> None:
+    """The whole life of a forked worker. Does not return. `is_alone`: it is there for one guest,
+    and ends when that goes beyond its limits."""
     try:
         leave_everything(pipe)
-        memory = Memory()
+        memory = Memory(is_alone=is_alone)
         # Before the event loop is made: libuv would keep a ring of io_uring, a second way into the
         # kernel that no filter sees. Each thread that is started later has the walls too.
         missing = close_the_gate()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(socket.socket(fileno=pipe), engine, memory, missing))
+            runner.run(_serve(socket.socket(fileno=pipe), engine, memory, missing, is_alone))
     finally:
         os._exit(_PIPE_BROKE)
 
@@ -62,21 +73,26 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    sock: socket.socket, engine: Engine, memory: Memory, missing: tuple[str, ...]
+    sock: socket.socket,
+    engine: Engine,
+    memory: Memory,
+    missing: tuple[str, ...],
+    is_alone: bool,
 ) -> None:
     # A run whose handling failed would be waited for in vain: the daemon hears of a dead worker.
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: os._exit(_BUG))
     over = asyncio.Event()
-    worker = _Worker(engine, memory, over)
+    worker = _Worker(engine, memory, over, is_alone)
     worker.pipe.send(Opened(missing=missing))
     await open_pipe(sock, worker.pipe)
     await over.wait()
 
 
 class _Worker:
-    def __init__(self, engine: Engine, memory: Memory, over: asyncio.Event) -> None:
+    def __init__(self, engine: Engine, memory: Memory, over: asyncio.Event, is_alone: bool) -> None:
         self.pipe = Pipe(to_worker(), self._received, over.set)
         self._engine = engine
+        self._is_alone = is_alone
         self._loop = asyncio.get_running_loop()
         self._memory = memory
         self._runs: dict[int, GuestRun] = {}
@@ -106,12 +122,27 @@ class _Worker:
             elif isinstance(message, StopRun):
                 if message.run in self._runs:
                     self._runs[message.run].cancel()
+            elif isinstance(message, LoadCode):
+                cast("Compiler", self._engine).load(message.key, message.code, message.problems)
+            elif isinstance(message, DropCode):
+                cast("Compiler", self._engine).drop(message.key)
             else:
-                self._reading.submit(self._check, message)
+                self._examine(message)
         for run in touched.values():
             run.go_on()
 
+    def _examine(self, message: CheckSource | CompileSource) -> None:
+        if self._is_alone:
+            self._memory.allow(largest_bytes=_COMPILE_BYTES)
+            end_after(wall_s=COMPILE_S, cpu_s=COMPILE_S)
+        if isinstance(message, CheckSource):
+            self._reading.submit(self._check, message)
+        else:
+            self._reading.submit(self._compile, message)
+
     def _start(self, message: StartRun) -> None:
+        if self._is_alone:
+            end_after(wall_s=message.wall_s + _LATE_S, cpu_s=message.cpu_s + _LATE_S)
         run = GuestRun(message, self.pipe.send, self._memory.rss_bytes, self._finished)
         self._runs[run.number] = run
         self._allow_memory()
@@ -161,7 +192,8 @@ class _Worker:
 
     def _allow_memory(self) -> None:
         largest = max((run.memory_limit_bytes for run in self._runs.values()), default=0)
-        self._memory.allow(largest_bytes=largest)
+        if largest or not self._is_alone:
+            self._memory.allow(largest_bytes=largest)
 
     def _check(self, message: CheckSource) -> None:
         problems = self._engine.check(message.filename, message.source)
@@ -169,6 +201,12 @@ class _Worker:
 
     def _checked(self, check: int, problems: tuple[Problem, ...]) -> None:
         self.pipe.send(Checked(check=check, problems=problems))
+
+    def _compile(self, message: CompileSource) -> None:
+        compiler = cast("Compiler", self._engine)
+        problems, code = compiler.compile(message.filename, message.module)
+        answer = Compiled(check=message.check, problems=problems, code=code)
+        self._loop.call_soon_threadsafe(self.pipe.send, answer)
 
     # ---- from the isolates, on their threads -------------------------------------------------
 

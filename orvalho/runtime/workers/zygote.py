@@ -1,5 +1,6 @@
 """`python -m orvalho.runtime.workers.zygote FD`: a process that has everything imported and V8
-initialised, and forks a worker in milliseconds whenever the daemon asks.
+initialised, and forks a worker in milliseconds whenever the daemon asks. Other engines it imports
+when the first worker of their language is asked for.
 
 It never makes an isolate, since an isolate is a thread and threads do not survive a fork.
 
@@ -17,14 +18,14 @@ import sys
 from types import FrameType
 
 from orvalho.runtime.engine import Engine
-from orvalho.runtime.engines.catalog import make_engine
-from orvalho.runtime.workers.messages import ZYGOTE_REPLY, ZYGOTE_REQUEST
+from orvalho.runtime.engines.catalog import LANGUAGES, make_engine
+from orvalho.runtime.workers.messages import ALONE, NO_ENGINE, ZYGOTE_REPLY, ZYGOTE_REQUEST
 from orvalho.runtime.workers.worker import run_worker
 
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    engine = make_engine("javascript")
+    engines = {0: make_engine(LANGUAGES[0])}
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: F401, PLC0415 -- so that no worker has to import it
     children: set[int] = set()
@@ -37,11 +38,11 @@ def main() -> None:
     # What is allocated by now is shared by all workers as long as the collector does not touch it.
     gc.collect()
     gc.freeze()
-    while _serve(control, engine, children):
+    while _serve(control, engines, children):
         pass
 
 
-def _serve(control: socket.socket, engine: Engine, children: set[int]) -> bool:
+def _serve(control: socket.socket, engines: dict[int, Engine], children: set[int]) -> bool:
     request, descriptors, _, _ = socket.recv_fds(control, ZYGOTE_REQUEST.size, 1)
     while request and len(request) < ZYGOTE_REQUEST.size:
         request += control.recv(ZYGOTE_REQUEST.size - len(request))
@@ -49,13 +50,32 @@ def _serve(control: socket.socket, engine: Engine, children: set[int]) -> bool:
         return False
     kind, number = ZYGOTE_REQUEST.unpack(request)
     if kind == b"F":
-        _fork(control, engine, children, descriptors[0])
+        is_alone = number >= ALONE
+        engine = engines.get(number % ALONE) or _import(engines, number % ALONE)
+        _fork(control, engine, children, descriptors[0], is_alone)
     elif number in children:
         os.kill(number, signal.SIGKILL)
     return True
 
 
-def _fork(control: socket.socket, engine: Engine, children: set[int], pipe: int) -> None:
+def _import(engines: dict[int, Engine], number: int) -> Engine | None:
+    """None when it cannot be: a library may be made for another machine than this."""
+    try:
+        engines[number] = make_engine(LANGUAGES[number])
+    except Exception:  # noqa: BLE001 -- whatever a foreign library raises, the others still run
+        return None
+    gc.collect()
+    gc.freeze()
+    return engines[number]
+
+
+def _fork(
+    control: socket.socket,
+    engine: Engine | None,
+    children: set[int],
+    pipe: int,
+    is_alone: bool,
+) -> None:
     # No child may be buried before it is known here.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     child = os.fork()
@@ -63,7 +83,9 @@ def _fork(control: socket.socket, engine: Engine, children: set[int], pipe: int)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         control.detach()
-        run_worker(pipe, engine)
+        if engine is None:
+            os._exit(NO_ENGINE)
+        run_worker(pipe, engine, is_alone=is_alone)
     os.close(pipe)
     children.add(child)
     control.sendall(ZYGOTE_REPLY.pack(b"S", child, 0))

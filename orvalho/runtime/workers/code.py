@@ -1,0 +1,94 @@
+"""Compiled modules, kept on disk between runs and daemons.
+
+Only what a compiler of our own made is in here. A module is named by its digest together with all
+that its code depends on: the engine's version and settings, and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from orvalho.runtime.engine import Problem
+
+_DIGEST_BYTES: Final = 32
+_MOST_BYTES: Final = 256 << 20
+# Goes up whenever the engine is set up otherwise.
+_SETTINGS: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """`code` is the engine's own form of a module, or empty when `problems` say why not."""
+
+    key: str
+    code: bytes
+    problems: tuple[Problem, ...] = ()
+
+
+def code_key(module: bytes) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(_machine() + hashlib.sha256(module).digest()).hexdigest()
+
+
+@cache
+def _machine() -> bytes:
+    try:
+        engine = version("wasmtime")
+    except PackageNotFoundError:
+        engine = "none"
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return f"{engine} {_SETTINGS} {platform.machine()} {features}\n".encode()
+    return f"{engine} {_SETTINGS} {platform.machine()}\n".encode()
+
+
+class CodeCache:
+    """Files of a directory, each with the digest of its content in front. Its calls block."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, key: str) -> Code | None:
+        """None when it is not here, or is damaged."""
+        file = self._directory / key
+        try:
+            raw = file.read_bytes()
+            # What is used lately is dropped last.
+            os.utime(file)
+        except OSError:
+            return None
+        code = raw[_DIGEST_BYTES:]
+        if hashlib.sha256(code).digest() != raw[:_DIGEST_BYTES]:
+            return None
+        return Code(key, code)
+
+    def keep(self, code: Code) -> None:
+        """Raises:
+        OSError: the disk does not take it.
+        """
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._prune(len(code.code))
+        with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
+            file.write(hashlib.sha256(code.code).digest())
+            file.write(code.code)
+        Path(file.name).replace(self._directory / code.key)
+
+    def _prune(self, room_bytes: int) -> None:
+        """Make room: what was not used for the longest time goes first."""
+        found = [(entry.stat(), entry) for entry in self._directory.iterdir()]
+        total = sum(status.st_size for status, _ in found) + room_bytes
+        for status, entry in sorted(found, key=lambda each: each[0].st_mtime):
+            if total <= _MOST_BYTES:
+                return
+            entry.unlink(missing_ok=True)
+            total -= status.st_size
