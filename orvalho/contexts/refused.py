@@ -40,10 +40,18 @@ def create_refused(database: Any) -> None:
     )
 
 
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def add_owner_key(database: Any) -> None:
+    """A node may change its key, but not its owner's."""
+    database["refused"].add_column("owner_key", bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """`node_key`, which was called `name`, is refused since `by_key` said so. `at` is the
-    moment on the clock of that node."""
+    """`node_key`, which was called `name`, is refused since `by_key` said so, and with it every
+    other key of a node of `owner_key`: each home has an owner key of its own, and keeps it when it
+    changes its node key. None refuses the one key alone. `at` is the moment on the clock of
+    `by_key`."""
 
     node_key: Key
     by_key: Key
@@ -52,6 +60,7 @@ class Refusal:
     by_name: str
     at: float
     is_lifted: bool = False
+    owner_key: Key | None = None
 
 
 class RefusedKeys:
@@ -64,6 +73,12 @@ class RefusedKeys:
 
     def __contains__(self, node_key: object) -> bool:
         return any(each.node_key == node_key for each in self.in_force())
+
+    def refuses(self, node_key: Key, owner_key: Key) -> bool:
+        """Whether a node is refused, by its present key or one that it had."""
+        return any(
+            each.node_key == node_key or each.owner_key == owner_key for each in self.in_force()
+        )
 
     def in_force(self) -> list[Refusal]:
         return [each for each in self._held.values() if not each.is_lifted]
@@ -90,20 +105,21 @@ class RefusedKeys:
         await self._store.transact("refused.add", lambda connection: _put(connection, refusal))
         self._held[refusal.node_key, refusal.by_key] = refusal
 
-    async def lift(self, node_key: Key) -> None:
-        """The owner has paired with this key again."""
-        if node_key not in self:
+    async def lift(self, node_key: Key, owner_key: Key) -> None:
+        """The owner has paired with this node again."""
+        if not self.refuses(node_key, owner_key):
             return
         await self._store.transact(
             "refused.lift",
             lambda connection: (
                 connection.execute(
-                    "update refused set is_lifted = 1 where node_key = ?", (node_key,)
+                    "update refused set is_lifted = 1 where node_key = ? or owner_key = ?",
+                    (node_key, owner_key),
                 ).rowcount
             ),
         )
         for id_, each in list(self._held.items()):
-            if each.node_key == node_key:
+            if each.node_key == node_key or each.owner_key == owner_key:
                 self._held[id_] = replace(each, is_lifted=True)
 
 
@@ -114,8 +130,9 @@ async def open_refused_keys(store: Store) -> RefusedKeys:
 
 def _put(connection: sqlite3.Connection, refusal: Refusal) -> None:
     connection.execute(
-        "insert or replace into refused (node_key, by_key, why, name, by_name, at, is_lifted)"
-        " values (?, ?, ?, ?, ?, ?, ?)",
+        "insert or replace into refused"
+        " (node_key, by_key, why, name, by_name, at, is_lifted, owner_key)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             refusal.node_key,
             refusal.by_key,
@@ -124,15 +141,19 @@ def _put(connection: sqlite3.Connection, refusal: Refusal) -> None:
             refusal.by_name,
             refusal.at,
             int(refusal.is_lifted),
+            refusal.owner_key,
         ),
     )
 
 
 def _read_all(connection: sqlite3.Connection) -> list[Refusal]:
     rows = connection.execute(
-        "select node_key, by_key, why, name, by_name, at, is_lifted from refused"
+        "select node_key, by_key, why, name, by_name, at, is_lifted, owner_key from refused"
     ).fetchall()
     return [
-        Refusal(Key(node), Key(by), why, name, by_name, at, bool(lifted))
-        for node, by, why, name, by_name, at, lifted in rows
+        Refusal(
+            *(Key(node), Key(by), why, name, by_name, at, bool(lifted)),
+            owner_key=Key(owner) if owner else None,
+        )
+        for node, by, why, name, by_name, at, lifted, owner in rows
     ]

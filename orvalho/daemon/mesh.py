@@ -177,7 +177,11 @@ class Mesh:
         with contextlib.suppress(OrvalhoError):
             await self._parts.node.ask(peer.node_key, REVOKED, b"", _SEND_S)
         at = self._parts.refused.next_at(peer.node_key, self._me, time.time())
-        await self._refuse(Refusal(peer.node_key, self._me, "revoked", peer.name, "this node", at))
+        refusal = Refusal(
+            *(peer.node_key, self._me, "revoked", peer.name, "this node", at),
+            owner_key=peer.owner_key,
+        )
+        await self._refuse(refusal)
 
     # ---- the work ---------------------------------------------------------------------------
 
@@ -190,7 +194,7 @@ class Mesh:
         self._gossip.trust(self._own_peers())
         # An earlier run may have ended between the refusal and the parting.
         for peer in self._parts.trust.peers():
-            if peer.node_key in self._parts.refused:
+            if self._parts.refused.refuses(peer.node_key, peer.owner_key):
                 await self._parts.part(peer)
 
     async def run(self) -> None:
@@ -301,13 +305,21 @@ class Mesh:
         record = self._gossip.records.get(key)
         name = known.name if known else record.name if record else key_text(key)
         _log.warning("peer.revoked", extra={"peer": name, "by": by.name})
-        await self._refuse(Refusal(key, by.node_key, "revoked", name, by.name, revocation.at))
+        owner = revocation.owner_key or (known.owner_key if known else b"")
+        if owner in (by.owner_key, self._parts.identity.owner.key):
+            owner = b""  # nobody speaks for the homes of others' owners, nor for ours
+        refusal = Refusal(
+            *(key, by.node_key, "revoked", name, by.name, revocation.at),
+            owner_key=Key(owner) if owner else None,
+        )
+        await self._refuse(refusal)
 
     async def _refuse(self, refusal: Refusal) -> None:
         # First the refusal: a crash after it leaves a peer that is refused, not one that is not.
         await self._parts.refused.add(refusal)
-        if peer := self._parts.trust.by_key(refusal.node_key):
-            await self._parts.part(peer)
+        for peer in self._parts.trust.peers():
+            if self._parts.refused.refuses(peer.node_key, peer.owner_key):
+                await self._parts.part(peer)
         self._gossip.trust(self._own_peers())
         self._wake.set()
 
@@ -322,7 +334,9 @@ class Mesh:
             for vouch in record.vouches:
                 key = Key(vouch.node_key)
                 theirs = self._gossip.records.get(key)
-                if key == self._me or key in refused or trust.by_key(key) or theirs is None:
+                if key == self._me or trust.by_key(key) or theirs is None:
+                    continue
+                if refused.refuses(key, Key(vouch.owner_key)):
                     continue
                 if theirs.owner_key == vouch.owner_key:
                     await self._take_over(introducer, key, theirs)
@@ -410,7 +424,7 @@ class Mesh:
                 for peer in own[: records.MAX_VOUCHES]
             ),
             revocations=tuple(
-                Revocation(node_key=each.node_key, at=each.at)
+                Revocation(node_key=each.node_key, at=each.at, owner_key=each.owner_key or b"")
                 for each in ours[-records.MAX_REVOCATIONS :]
             ),
             issued_at=0.0,

@@ -7,9 +7,10 @@ import sqlite3
 import time
 
 from orvalho.contexts.identity import Identity, Key, check_certificate, key_text
+from orvalho.contexts.refused import Refusal, RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.house import House
-from orvalho.peers import outbox, succession
+from orvalho.peers import deposits, outbox, succession
 from orvalho.peers.succession import Heir
 from orvalho.scripts import runs
 
@@ -32,17 +33,19 @@ def write_succession(identity: Identity, certificate: bytes, now: float) -> byte
     return succession.write(certificate, changes, identity.node.key, now)
 
 
-def heir_by(book: TrustBook) -> Heir:
-    """Checks what a node says of its earlier keys against the book."""
+def heir_by(book: TrustBook, refused: RefusedKeys) -> Heir:
+    """Checks what a node says of its earlier keys against the book, and that it is not refused."""
 
     def owner_of(key: Key) -> Key | None:
         peer = book.by_key(key)
         return peer.owner_key if peer else None
 
     def heir(new_key: Key, said: bytes) -> Key | None:
-        return succession.forerunner(
+        old = succession.forerunner(
             said, new_key, now=time.time(), owner_of=owner_of, check=node_certificate
         )
+        owner = owner_of(old) if old else None
+        return None if owner is None or refused.refuses(new_key, owner) else old
 
     return heir
 
@@ -53,11 +56,17 @@ async def succeed(house: House, old: Key, new: Key) -> None:
 
     def move(connection: sqlite3.Connection) -> None:
         outbox.move(connection, old, new)
+        deposits.drop_recipient(connection, old)
         runs.stage_moved(connection, key_text(old), key_text(new))
 
     peer = await house.trust.succeed(old, new, move)
     if peer is None:
         return
+    # Or an introducer that has not heard of the change would bring the old key back.
+    me = house.identity.node.key
+    await house.refused.add(
+        Refusal(old, me, "removed", peer.name, "its change of key", time.time())
+    )
     house.runs.moved(key_text(old), key_text(new))
     house.node.move(old, new)
     house.mesh.stir()

@@ -238,7 +238,7 @@ class _Wiring:
             certificate=certificate,
             formerly=frozenset(identity.former_keys),
             succession=write_succession(identity, certificate, time.time()),
-            heir=heir_by(self._book),
+            heir=heir_by(self._book, self._refused),
             on_succeeded=self._on_succeeded,
             listen=addresses.usable(config.listen),
             advertise=addresses.advertised,

@@ -66,6 +66,7 @@ class Carrying:
         carrier: Carrier,
         *,
         signer: Signer,
+        formerly: frozenset[Key] = frozenset(),
         store: Store,
         book: PeerBook,
         links: Links,
@@ -76,6 +77,7 @@ class Carrying:
     ) -> None:
         self._carrier = carrier
         self._signer = signer
+        self._formerly = formerly
         self._store = store
         self._book = book
         self._links = links
@@ -175,7 +177,10 @@ class Carrying:
             case Mail():
                 if sender_of(frame.sealed) != bearer.peer:
                     raise Untrusted("the envelope is not from the node that sent it")
-                if open_sealed(frame.sealed, self._signer.key, self._clock()).blob is not None:
+                envelope = open_sealed(
+                    frame.sealed, self._signer.key, self._clock(), formerly=self._formerly
+                )
+                if envelope.blob is not None:
                     raise Untrusted("a large body does not travel so")
                 # It answers by `_Bearer.send`, as a channel would.
                 self._receiver.take(bearer, frame)

@@ -99,6 +99,7 @@ class Collector:
         blobs: Blobs,
         counters: Counter[str],
         signer: Signer,
+        formerly: frozenset[Key],
         clock: Callable[[], float],
         ask: Asks,
         peers: Callable[[], Collection[Key]],
@@ -111,6 +112,7 @@ class Collector:
         self._blobs = blobs
         self._counters = counters
         self._signer = signer
+        self._formerly = formerly
         self._clock = clock
         self._ask = ask
         self._peers = peers
@@ -144,7 +146,7 @@ class Collector:
     def _open(self, item: Item, peers: Collection[Key]) -> _Opened:
         try:
             sealed = self._signer.unseal(item.content)
-            envelope = open_sealed(sealed, self._signer.key, self._clock())
+            envelope = open_sealed(sealed, self._signer.key, self._clock(), formerly=self._formerly)
             if envelope.sender not in peers:
                 raise Untrusted("the sender of a kept envelope is no peer here")
             if item.body_bytes > MAX_BODY_BYTES + TAG_BYTES or (

@@ -124,6 +124,11 @@ def drop_keeper(connection: sqlite3.Connection, keeper: Key) -> None:
     connection.execute("DELETE FROM deposit WHERE keeper=?", (keeper,))
 
 
+def drop_recipient(connection: sqlite3.Connection, peer: Key) -> None:
+    """The peer has another key: what was sealed for this one has to be deposited anew."""
+    connection.execute("UPDATE deposit SET is_over=1 WHERE peer=?", (peer,))
+
+
 def expire(connection: sqlite3.Connection, now: float) -> None:
     """Keepers drop what has expired without being told."""
     connection.execute("DELETE FROM deposit WHERE is_over AND expires_at<=?", (now,))

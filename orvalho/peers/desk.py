@@ -15,6 +15,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from orvalho.contexts.identity import Key
+from orvalho.errors import Unavailable
 from orvalho.peers import mailbox
 from orvalho.peers.blobs import Blobs, incoming_name
 from orvalho.peers.envelope import Envelope, EnvelopeId
@@ -278,7 +279,15 @@ class Desk:
                 return mailbox.done(connection, envelope.id)
             return mailbox.close(connection, envelope)
 
-        await self._store.transact("mailbox.done", finish)
+        backoff = Backoff()
+        while True:
+            try:
+                await self._store.transact("mailbox.done", finish)
+                break
+            except Unavailable as error:  # a full disk, for now
+                _log.error("mailbox.failed", extra={"reason": error.message})
+                backoff.failed(0.0)
+                await anyio.sleep(backoff.retry_at)
         if envelope.blob is not None:
             await to_thread.run_sync(self._blobs.remove, _file_of(envelope))
 

@@ -11,6 +11,7 @@ the way is the session's doing.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from dataclasses import dataclass, replace
 from typing import Final, NewType, Protocol
@@ -216,6 +217,8 @@ def _check_age(header: _Header, now: float) -> None:
         raise Untrusted("the envelope has expired")
     if not header.expires_at < now + MAX_LIFETIME_S + SKEW_S:
         raise Untrusted("the envelope lives for too long")
+    if not math.isfinite(header.sent_at):
+        raise Untrusted("the envelope is malformed")
 
 
 def _with_body(envelope: Envelope, expected: BlobRef, body: bytes) -> Envelope:

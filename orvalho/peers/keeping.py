@@ -252,7 +252,9 @@ class Keeper:
             answer = await self._ask(
                 recipient, "depot.collect", msgspec.msgpack.encode(offer), _COLLECT_S
             )
-            taken = read_message(answer, Places).places
+            offered = {item.place for item in page}
+            # Only what was offered: the answer is somebody else's.
+            taken = tuple(offered.intersection(read_message(answer, Places).places))
             removed = await self._store.transact(
                 "depot.taken", partial(depot.take, recipient=recipient, places=taken)
             )

@@ -307,8 +307,7 @@ class Node:
 
     def rtt_s(self, peer: Key) -> float | None:
         """The round trip on the best way to a peer; None until it has been measured."""
-        paths = self._links.paths(peer)
-        return paths[0].rtt_s if paths else None
+        return next((path.rtt_s for path in self._links.paths(peer)), None)
 
     def problem(self, peer: Key) -> str | None:
         """Why the last attempt to dial a peer failed; None when none did."""
@@ -427,6 +426,7 @@ class Node:
         return Carrying(
             config.carrier,
             signer=config.signer,
+            formerly=config.formerly,
             store=config.store,
             book=config.book,
             links=self._links,
@@ -560,6 +560,7 @@ class Node:
             tasks=self._tasks,
             counters=self._counters,
             signer=config.signer,
+            formerly=config.formerly,
             clock=config.clock,
             terms=config.depot,
             book=config.book,

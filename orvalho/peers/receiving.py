@@ -37,6 +37,8 @@ _WAITING_BYTES: Final = 64 << 20
 # How long an envelope whose handler has begun may wait to be kept. Far below what its sender waits
 # before it sends it again.
 _LINGER_S: Final = 0.15
+_LINGER_AGAIN_S: Final = 2.0
+_BEARERS: Final = 7
 # Ids of what was handled of late: one that comes again is not handled once more to find that out.
 _RECENT: Final = 4096
 
@@ -66,7 +68,7 @@ class _Begun:
 
     bearers: list[Bearer]
     timer: asyncio.TimerHandle
-    is_acknowledged: bool = False
+    is_kept: bool = False
 
 
 class _Staged(Enum):
@@ -151,7 +153,7 @@ class Receiver:
         if begun is None:
             return
         begun.timer.cancel()
-        for bearer in () if begun.is_acknowledged else begun.bearers:
+        for bearer in () if begun.is_kept else begun.bearers:
             if bearer.is_open:
                 bearer.send_along(Ack(ids=(id_,)))
 
@@ -184,9 +186,7 @@ class Receiver:
         """Do what may be done with an envelope before it is kept. False: keep it first."""
         id_ = envelope.id
         if id_ in self._begun:
-            self._begun[id_].bearers.append(channel)
-            self._begun[id_].is_acknowledged = False
-            self._counters["envelopes.repeated"] += 1
+            self._repeated(self._begun[id_], channel, id_)
             return True
         if envelope.kind in self._folds:
             stage = None if id_ in self._unfolded else self._fold(envelope)
@@ -199,11 +199,20 @@ class Receiver:
         self._begun[id_] = _Begun([channel], timer)
         return True
 
+    def _repeated(self, begun: _Begun, channel: Bearer, id_: EnvelopeId) -> None:
+        self._counters["envelopes.repeated"] += 1
+        if begun.is_kept:
+            channel.send_along(Ack(ids=(id_,)))
+        else:
+            begun.bearers = [*begun.bearers[-_BEARERS:], channel]
+
     def _linger(self, envelope: Envelope) -> None:
-        """Its handler takes long."""
+        """Its handler takes long. Looked at again, should there be no room for it now."""
         begun = self._begun.get(envelope.id)
-        if begun is None:
+        if begun is None or begun.is_kept:
             return
+        loop = asyncio.get_running_loop()
+        begun.timer = loop.call_later(_LINGER_AGAIN_S, self._linger, envelope)
         if envelope.blob is None:
             self._keep(_Arrived(begun.bearers[0], envelope, is_begun=True))
         else:
@@ -239,12 +248,25 @@ class Receiver:
                 is_known = mailbox.has_seen(connection, arrived.envelope.id)
                 staged.append(_Staged.KNOWN if is_known else _Staged.FULL)
                 continue
-            try:
-                is_new = mailbox.stage(connection, arrived.envelope, self._quota)
-                staged.append(_Staged.NEW if is_new else _Staged.KNOWN)
-            except LimitExceeded:
-                staged.append(_Staged.FULL)
+            staged.append(self._stage_one(connection, arrived.envelope))
         return staged
+
+    def _stage_one(self, connection: sqlite3.Connection, envelope: Envelope) -> _Staged:
+        connection.execute("SAVEPOINT mail")
+        try:
+            is_new = mailbox.stage(connection, envelope, self._quota)
+            return _Staged.NEW if is_new else _Staged.KNOWN
+        except LimitExceeded:
+            return _Staged.FULL
+        except sqlite3.OperationalError:
+            raise  # a full disk, say: nothing of the batch can be kept
+        except Exception:  # noqa: BLE001 -- one envelope must not cost the others their commit
+            _log.exception("mail.unkept", extra={"kind": envelope.kind})
+            connection.execute("ROLLBACK TO mail")
+            return _Staged.FULL
+        finally:
+            if connection.in_transaction:
+                connection.execute("RELEASE mail")
 
     def _folded(
         self, connection: sqlite3.Connection, arrived: _Arrived
@@ -278,7 +300,7 @@ class Receiver:
             for bearer in begun.bearers if begun else [arrived.channel]:
                 kept.setdefault(bearer, []).append(arrived.envelope.id)
             if begun:
-                begun.is_acknowledged = True
+                begun.is_kept = True
             elif result is _Staged.KNOWN:
                 self._counters["envelopes.repeated"] += 1
         for channel, ids in kept.items():

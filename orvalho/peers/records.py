@@ -85,11 +85,13 @@ class Vouch(_Body, frozen=True):
 
 
 class Revocation(_Body, frozen=True):
-    """A key that the signer has revoked. `at` is on its clock, and tells one revocation of a
-    key from a later one."""
+    """A key that the signer has revoked, and with it every other key of a node of that owner;
+    `owner_key` is empty where it is not known. `at` is on the signer's clock, and tells one
+    revocation of a key from a later one."""
 
     node_key: bytes
     at: float
+    owner_key: bytes = b""
 
 
 class Record(_Body, frozen=True):

@@ -277,7 +277,10 @@ class Sender:
                 self._give_up(connection, each, Outcome.REJECTED, reason)
             return removed
 
-        if removed := await self._store.transact("outbox.reject", remove):
+        removed: list[Removed] = []
+        with suppress(Unavailable):  # a full disk: it is rejected again when it is sent again
+            removed = await self._store.transact("outbox.reject", remove)
+        if removed:
             self._counters["outbox.rejected"] += 1
             await self._discard(removed)
             self._lane(peer).landed(id_)

@@ -269,9 +269,14 @@ class Runs:
 
     async def _settled(self) -> None:
         """Until the endings that are under way now have been written."""
-        with anyio.move_on_after(_SETTLED_S):
-            for ending in list(self._endings.values()):
+        endings = dict(self._endings)
+        with anyio.move_on_after(_SETTLED_S) as scope:
+            for ending in endings.values():
                 await ending.wait()
+        if scope.cancelled_caught:
+            # They were not written after all. Nobody waits for them a second time.
+            for run in endings:
+                self._endings.pop(run, None)
 
     async def newest(self, limit: int) -> list[Run]:
         """Newest first."""

@@ -115,7 +115,14 @@ def test_what_would_be_refused_is_not_sealed() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"id": EnvelopeId(b"short")}, {"reply_to": b"odd"}, {"recipient": b""}]
+    "changes",
+    [
+        {"id": EnvelopeId(b"short")},
+        {"reply_to": b"odd"},
+        {"recipient": b""},
+        {"sent_at": float("nan")},
+        {"sent_at": float("inf")},
+    ],
 )
 def test_a_signed_but_malformed_envelope_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(Untrusted):

@@ -177,3 +177,33 @@ def test_a_crash_around_a_change_leaves_one_of_the_keys(tmp_path: Path) -> None:
         phone.start()
         wait_until(lambda: laptop.online("phone2") and phone.online("laptop"), "linked again")
         assert phone.types("peer", "ls", "--json").json["peers"][0]["key"] == new
+
+
+def test_a_revoked_device_does_not_come_back_by_changing_its_key(tmp_path: Path) -> None:
+    heartbeat = '[mesh]\nheartbeat = "1s"\n'
+    with devices(tmp_path, "laptop", "server", "phone2", config=heartbeat) as (
+        laptop,
+        server,
+        phone,
+    ):
+        for one, other in ((server, laptop), (server, phone), (laptop, phone)):
+            with showing(one) as shown:
+                other.does("pair", shown.first)
+                assert shown.ends()[0] == 0
+        laptop.does("peer", "set", "server", "--introducer")
+        # given a phone that is revoked while the server is off
+        server.stop()
+        laptop.does("peer", "revoke", "phone2", "-y")
+        laptop.stop()
+        # when it changes its key and is the first whom the server meets
+        assert phone.types("key", "rotate", "-y").status == 0
+        server.start()
+        wait_until(lambda: server.online("phone2"), "the server does not know yet")
+        # then it is shut out all the same once the server hears, and introduced by nobody
+        laptop.start()
+        wait_until(lambda: not server.online("phone2"), "the server has heard")
+        wait_until(lambda: laptop.online("server"), "they are linked")
+        peers = [each["name"] for each in laptop.types("peer", "ls", "--json").json["peers"]]
+        assert peers == ["server"]
+        peers = [each["name"] for each in server.types("peer", "ls", "--json").json["peers"]]
+        assert peers == ["laptop"]

@@ -60,7 +60,10 @@ class PeerOperations:
         peer, me = house.trust.by_name(request.name), house.identity.node.key
         # First of all, or an introducer would bring it back.
         await house.refused.add(
-            Refusal(peer.node_key, me, "removed", peer.name, "this node", time.time())
+            Refusal(
+                *(peer.node_key, me, "removed", peer.name, "this node", time.time()),
+                owner_key=peer.owner_key,
+            )
         )
         await self._parting.part(peer)
         house.mesh.stir()
@@ -168,7 +171,7 @@ async def remember(
         last_seen_at=time.time(),
         is_introducer=known.is_introducer if known else False,
     )
-    await house.refused.lift(peer.node_key)
+    await house.refused.lift(peer.node_key, peer.owner_key)
     await house.trust.add(peer)
     house.node.refresh()
     house.mesh.stir()
