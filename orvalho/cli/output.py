@@ -114,7 +114,8 @@ class Screen:
 
     def typed_here(self, text: str) -> str:
         """A text that names commands, with the `--home` of this invocation in those that are to
-        be typed here: `on phone2: orvalho status` is typed elsewhere."""
+        be typed here: `on phone2: orvalho status` is typed elsewhere, and so is what ends in `, on
+        the other device` or `, over there`."""
         if self.home is None or "orvalho " not in text:
             return text
         import re  # noqa: PLC0415 - only with --home, and only when there is a command to type
@@ -122,7 +123,7 @@ class Screen:
 
         here = f"orvalho --home {shlex.quote(self.home)} "
         return re.sub(
-            r"(\bon [\w -]+: )?\borvalho (?=[a-z])",
+            r"(\bon [\w -]+: )?\borvalho (?=[a-z])(?![\w ]+, (?:on the other device|over there))",
             lambda found: found[0] if found[1] else here,
             text,
         )

@@ -20,13 +20,13 @@ def show_added(session: Session, reply: PeerAdded) -> int:
     elif reply.held:
         show_peer(session, f"{peer.name} knows us now", peer)
         screen.notice(
-            f"waits for approval at {peer.name}: orvalho node approve, over there. The rest goes"
-            " by itself."
+            f"waits for approval at {peer.name}; on {peer.name}: orvalho node pending, then"
+            " approve. The rest goes by itself."
         )
     else:
         verb = "paired with" if reply.changed else "already paired with"
         show_peer(session, f"{verb} {peer.name}", peer)
-        screen.notice("the other device shows the same words: orvalho peer ls")
+        screen.notice("the same words, on the other device: orvalho peer ls")
     return HELD_STATUS if reply.held else 0
 
 

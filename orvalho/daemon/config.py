@@ -167,6 +167,7 @@ _COUNTS: Final = (
 )
 # Each element of a list: the form, and an example of it.
 _FORMS: Final = {
+    "listen": (re.compile(r"[a-z][a-z0-9+]*://\S{1,200}"), "ws://0.0.0.0:4455"),
     "node.labels": (NODE_LABEL, "env=home"),
     "mesh.bootstrap": (
         re.compile(r"[a-z0-9-]{1,63}=[a-z0-9+]+://\S{1,200}"),

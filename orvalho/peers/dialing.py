@@ -149,7 +149,8 @@ class Dialer:
             over.set()
 
     def _note(self, peer: Key, problem: str) -> None:
-        if not self._paths(peer):
+        # That a relay does not reach it either is nothing to mend.
+        if not self._paths(peer) and not problem.startswith("relay://"):
             self._problems[peer] = problem
 
 
