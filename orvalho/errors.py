@@ -7,7 +7,19 @@ CLI exits with. From another peer an error is the same class with `peer` set.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypedDict
+
+
+class ErrorParts(TypedDict):
+    """An error as fields, with the names and order that every Struct of ours gives them."""
+
+    code: str
+    message: str
+    where: str | None
+    rule: str | None
+    hint: str | None
+    peer: str | None
+    detail: str | None
 
 
 class OrvalhoError(Exception):
@@ -42,6 +54,18 @@ class OrvalhoError(Exception):
         self.hint = hint
         self.peer = peer
         self.detail = detail
+
+    def parts(self) -> ErrorParts:
+        """All of it, for the Struct that carries it somewhere; `from_code` is the way back."""
+        return ErrorParts(
+            code=self.code,
+            message=self.message,
+            where=self.where,
+            rule=self.rule,
+            hint=self.hint,
+            peer=self.peer,
+            detail=self.detail,
+        )
 
 
 class InvalidInput(OrvalhoError):

@@ -1,8 +1,7 @@
 """Node keys in the text form that NATS servers know, an nkey.
 
 An nkey is the base32 (RFC 4648, without padding) of a prefix byte, the 32 bytes of an Ed25519 key
-and the CRC-16/XMODEM of both, little-endian. A user's public key starts with `U`, an account's
-with `A`.
+and the CRC-16/XMODEM of both, little-endian. A user's public key starts with `U`.
 """
 
 from __future__ import annotations
@@ -15,18 +14,12 @@ from orvalho.contexts.identity import Key
 from orvalho.errors import InvalidInput
 
 _USER: Final = 20 << 3
-_ACCOUNT: Final = 0
 _RAW_BYTES: Final = 35
 
 
 def user_nkey(key: Key) -> str:
     """The 56 characters by which a NATS server knows this key as a user."""
     return _encode(_USER, key)
-
-
-def account_nkey(key: Key) -> str:
-    """The same key as that of an account, which signs for its users."""
-    return _encode(_ACCOUNT, key)
 
 
 def parse_user_nkey(text: str) -> Key:

@@ -152,7 +152,13 @@ def _read_all(connection: sqlite3.Connection) -> list[Refusal]:
     ).fetchall()
     return [
         Refusal(
-            *(Key(node), Key(by), why, name, by_name, at, bool(lifted)),
+            node_key=Key(node),
+            by_key=Key(by),
+            why=why,
+            name=name,
+            by_name=by_name,
+            at=at,
+            is_lifted=bool(lifted),
             owner_key=Key(owner) if owner else None,
         )
         for node, by, why, name, by_name, at, lifted, owner in rows

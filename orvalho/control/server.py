@@ -251,12 +251,4 @@ def _bug(error: Exception, request: Request) -> DaemonError:
 
 
 def _failed(error: OrvalhoError) -> Failed:
-    return Failed(
-        code=error.code,
-        message=error.message,
-        where=error.where,
-        rule=error.rule,
-        hint=error.hint,
-        peer=error.peer,
-        detail=error.detail,
-    )
+    return Failed(**error.parts())

@@ -178,7 +178,12 @@ class Mesh:
             await self._parts.node.ask(peer.node_key, REVOKED, b"", _SEND_S)
         at = self._parts.refused.next_at(peer.node_key, self._me, time.time())
         refusal = Refusal(
-            *(peer.node_key, self._me, "revoked", peer.name, "this node", at),
+            node_key=peer.node_key,
+            by_key=self._me,
+            why="revoked",
+            name=peer.name,
+            by_name="this node",
+            at=at,
             owner_key=peer.owner_key,
         )
         await self._refuse(refusal)
@@ -309,7 +314,12 @@ class Mesh:
         if owner in (by.owner_key, self._parts.identity.owner.key):
             owner = b""  # nobody speaks for the homes of others' owners, nor for ours
         refusal = Refusal(
-            *(key, by.node_key, "revoked", name, by.name, revocation.at),
+            node_key=key,
+            by_key=by.node_key,
+            why="revoked",
+            name=name,
+            by_name=by.name,
+            at=revocation.at,
             owner_key=Key(owner) if owner else None,
         )
         await self._refuse(refusal)

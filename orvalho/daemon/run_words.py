@@ -80,12 +80,4 @@ def failed(error: ScriptError, *, peer: str | None = None) -> control.Failed:
 
 def script_error(error: OrvalhoError) -> ScriptError:
     """An error as it travels, and as it is kept with its run."""
-    return ScriptError(
-        code=error.code,
-        message=error.message,
-        where=error.where,
-        rule=error.rule,
-        hint=error.hint,
-        peer=error.peer,
-        detail=error.detail,
-    )
+    return ScriptError(**error.parts())

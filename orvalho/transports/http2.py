@@ -16,7 +16,6 @@ import asyncio
 import logging
 import socket
 import ssl
-import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +44,7 @@ from h2.settings import SettingCodes
 
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.certificates import self_signed
+from orvalho.transports.framing import LENGTH_BYTES, framed, take_frames
 from orvalho.transports.link import OnLink
 
 _log = logging.getLogger(__name__)
@@ -54,9 +54,8 @@ MAX_STRANGERS: Final = 64
 _PATH: Final = "/orvalho/1"
 _OPEN_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 1.0
-_LENGTH: Final = struct.Struct(">I")
 # Four frames of the largest size may wait unread; then the far side's `send` waits.
-_WINDOW_BYTES: Final = 4 * (MAX_FRAME_BYTES + _LENGTH.size)
+_WINDOW_BYTES: Final = 4 * (MAX_FRAME_BYTES + LENGTH_BYTES)
 # The largest DATA frame. The library copies what it has of one again with each read.
 _PIECE_BYTES: Final = 1 << 17
 _DEFAULT_WINDOW_BYTES: Final = 65_535
@@ -102,7 +101,7 @@ class Http2Link(asyncio.Protocol):
         self._check()
         if len(frame) > self.max_frame_bytes:
             raise ValueError(f"a frame has at most {self.max_frame_bytes} bytes, not {len(frame)}")
-        rest = memoryview(_LENGTH.pack(len(frame)) + frame)
+        rest = memoryview(framed(frame))
         is_begun = False
         try:
             while True:
@@ -130,7 +129,7 @@ class Http2Link(asyncio.Protocol):
             self._arrived.clear()
             await self._arrived.wait()
         frame = self._frames.popleft()
-        self._acknowledge(len(frame) + _LENGTH.size)
+        self._acknowledge(len(frame) + LENGTH_BYTES)
         return frame
 
     async def aclose(self) -> None:
@@ -268,22 +267,13 @@ class Http2Link(asyncio.Protocol):
         content = event.data or b""
         # Padding is read already.
         self._acknowledge((event.flow_controlled_length or 0) - len(content))
-        buffer = self._buffer
-        buffer += content
-        at = 0
-        while len(buffer) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, at)
-            if length > MAX_FRAME_BYTES:
-                self._end(f"a frame has at most {MAX_FRAME_BYTES} bytes, not {length}")
-                return
-            end = at + _LENGTH.size + length
-            if end > len(buffer):
-                break
-            self._frames.append(bytes(buffer[at + _LENGTH.size : end]))
-            at = end
-        if at:
-            del buffer[:at]
-            self._arrived.set()
+        self._buffer += content
+        try:
+            for frame in take_frames(self._buffer, MAX_FRAME_BYTES):
+                self._frames.append(frame)
+                self._arrived.set()
+        except Unavailable as error:
+            self._end(error.message)
 
     def _acknowledge(self, size_bytes: int) -> None:
         if size_bytes <= 0 or self._reason is not None:

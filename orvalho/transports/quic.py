@@ -13,7 +13,6 @@ import ctypes
 import logging
 import os
 import re
-import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +29,7 @@ from anyio.abc import TaskGroup
 from iroh import iroh_ffi
 
 from orvalho.errors import InvalidInput, Unavailable
+from orvalho.transports.framing import LENGTH_BYTES, framed, take_frames
 from orvalho.transports.link import OnLink
 
 iroh: Any = _iroh  # its names are made at import
@@ -43,7 +43,6 @@ _ALPN: Final = b"orvalho/1"
 _FIRST: Final = b"orvalho1"
 _OPEN_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 1.0
-_LENGTH: Final = struct.Struct(">I")
 _READ_BYTES: Final = 1 << 17
 # Four frames of the largest size may wait unread; then QUIC's window shuts.
 _UNREAD_BYTES: Final = 4 * MAX_FRAME_BYTES
@@ -81,7 +80,7 @@ class QuicLink:
         self._input = stream.recv()
         self._strangers = {} if strangers is None else strangers
         self._endpoint = endpoint
-        self._buffer = bytearray(_LENGTH.pack(len(_FIRST)) if strangers is not None else b"")
+        self._buffer = bytearray(framed(_FIRST)[:LENGTH_BYTES] if strangers is not None else b"")
         self._is_first = strangers is not None
         self._frames: deque[bytes] = deque()
         self._unread_bytes = 0
@@ -97,7 +96,7 @@ class QuicLink:
         if len(frame) > self.max_frame_bytes:
             raise ValueError(f"a frame has at most {self.max_frame_bytes} bytes, not {len(frame)}")
         try:
-            await self._output.write_all(_LENGTH.pack(len(frame)) + frame)
+            await self._output.write_all(framed(frame))
         except asyncio.CancelledError:
             self._end("a frame was broken off")
             raise
@@ -162,28 +161,16 @@ class QuicLink:
         """Raises:
         Unavailable: what comes are no frames.
         """
-        buffer = self._buffer
-        buffer += content
-        at = 0
-        while len(buffer) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, at)
-            if length > MAX_FRAME_BYTES:
-                raise Unavailable(f"a frame has at most {MAX_FRAME_BYTES} bytes, not {length}")
-            end = at + _LENGTH.size + length
-            if end > len(buffer):
-                break
-            frame = bytes(buffer[at + _LENGTH.size : end])
-            at = end
+        self._buffer += content
+        for frame in take_frames(self._buffer, MAX_FRAME_BYTES):
+            self._changed.set()
             if self._is_first:
                 self._is_first = False
                 if frame != _FIRST:
                     raise Unavailable("it speaks something else")
                 continue
             self._frames.append(frame)
-            self._unread_bytes += length
-        if at:
-            del buffer[:at]
-            self._changed.set()
+            self._unread_bytes += len(frame)
 
     def _end(self, reason: str) -> None:
         if self._reason is None:

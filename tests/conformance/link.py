@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import tracemalloc
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -18,14 +19,15 @@ from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.link import Link, Transport
 
 
-class LinkSuite:
+class LinkSuite(ABC):
     """Subclass it with a transport and an address to listen on."""
 
     address: str
     nobody: str
 
+    @abstractmethod
     def make(self) -> Transport:
-        raise NotImplementedError
+        """A transport of its own for each test."""
 
     @asynccontextmanager
     async def pair(self) -> AsyncIterator[tuple[Link, Link]]:

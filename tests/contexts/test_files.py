@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
@@ -26,6 +29,7 @@ from orvalho.errors import (
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
+NOBODY = 65534
 
 
 class Rules:
@@ -326,12 +330,27 @@ async def test_a_tree_that_is_gone_is_unavailable(tmp_path):
         await files.read("/f", 10)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-async def test_what_the_system_forbids_is_denied(tmp_path):
-    (tmp_path / "f").write_bytes(b"")
-    (tmp_path / "f").chmod(0)
+@pytest.fixture
+def plain_tree() -> Iterator[Path]:
+    """A directory of somebody who is not root, who this process is meanwhile: root may read
+    every file."""
+    with tempfile.TemporaryDirectory() as name:
+        if os.geteuid() == 0:
+            os.chown(name, NOBODY, -1)
+            os.seteuid(NOBODY)
+            try:
+                yield Path(name)
+            finally:
+                os.seteuid(0)
+        else:
+            yield Path(name)
+
+
+async def test_what_the_system_forbids_is_denied(plain_tree):
+    (plain_tree / "f").write_bytes(b"")
+    (plain_tree / "f").chmod(0)
     quota = Quota("context gil", limit_bytes=10, limit_files=10)
-    mount = Mount("gil", lambda: RootFS(tmp_path), quota)
+    mount = Mount("gil", lambda: RootFS(plain_tree), quota)
     files = ContextFiles("gil", Namespace({"/": mount}), lambda action, path: None)
 
     with pytest.raises(Denied, match="system"):

@@ -61,7 +61,12 @@ class PeerOperations:
         # First of all, or an introducer would bring it back.
         await house.refused.add(
             Refusal(
-                *(peer.node_key, me, "removed", peer.name, "this node", time.time()),
+                node_key=peer.node_key,
+                by_key=me,
+                why="removed",
+                name=peer.name,
+                by_name="this node",
+                at=time.time(),
                 owner_key=peer.owner_key,
             )
         )

@@ -498,16 +498,7 @@ def _placed(name: Several, members: Sequence[Candidate]) -> seeing.ScriptPlaced:
 
 
 def _not_sent(member: Candidate, error: OrvalhoError) -> seeing.NotSent:
-    return seeing.NotSent(
-        to=str(member.address),
-        code=error.code,
-        message=error.message,
-        where=error.where,
-        rule=error.rule,
-        hint=error.hint,
-        peer=error.peer,
-        detail=error.detail,
-    )
+    return seeing.NotSent(to=str(member.address), **error.parts())
 
 
 def _output(line: ScriptOutput) -> control.RunOutput:
