@@ -14,7 +14,7 @@ import anyio
 
 from orvalho.contexts.identity import Key
 from orvalho.errors import OrvalhoError
-from orvalho.peers.routing import Path, wanted
+from orvalho.peers.routing import Path, is_relay, wanted
 from orvalho.retry import Backoff
 
 _log = logging.getLogger(__name__)
@@ -138,20 +138,20 @@ class Dialer:
         try:
             await self._dial(address, peer)
         except OrvalhoError as error:
-            self._note(peer, f"{address}: {error.message}")
+            self._note(peer, address, error.message)
         except Exception:  # noqa: BLE001 -- a transport may be anybody's: a bug costs this try
             _log.exception("dial.failed", extra={"address": address})
-            self._note(peer, f"{address}: the transport broke; the log says why")
+            self._note(peer, address, "the transport broke; the log says why")
         else:
             self._problems.pop(peer, None)
             others.cancel()
         finally:
             over.set()
 
-    def _note(self, peer: Key, problem: str) -> None:
+    def _note(self, peer: Key, address: str, problem: str) -> None:
         # That a relay does not reach it either is nothing to mend.
-        if not self._paths(peer) and not problem.startswith("relay://"):
-            self._problems[peer] = problem
+        if not self._paths(peer) and not is_relay(address):
+            self._problems[peer] = f"{address}: {problem}"
 
 
 def _draw() -> float:

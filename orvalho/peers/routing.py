@@ -77,10 +77,10 @@ def wanted(addresses: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """Which addresses to dial, in this order, when these paths are open: any, direct ones first,
     when none is; direct ones when only relays are; and beside direct ones a spare over another
     transport."""
-    in_order = sorted(dict.fromkeys(addresses), key=_is_relay)
+    in_order = sorted(dict.fromkeys(addresses), key=is_relay)
     if not paths:
         return in_order
-    direct = [address for address in in_order if not _is_relay(address)]
+    direct = [address for address in in_order if not is_relay(address)]
     used = {family(path.transport) for path in paths if path.kind == "direct"}
     if len(used) >= _LIVE_TRANSPORTS:
         return []
@@ -93,7 +93,8 @@ def family(scheme: str) -> str:
     return _FAMILIES.get(plain, plain)
 
 
-def _is_relay(address: str) -> bool:
+def is_relay(address: str) -> bool:
+    """Whether it leads through another node."""
     return _scheme(address) == RELAY
 
 
