@@ -63,8 +63,10 @@ def tab(shell, program, words, environ, cwd):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "wanted"), CASES, ids=str)
-@pytest.mark.parametrize(("shell", "program"), [("bash", BASH_TAB), ("zsh", ZSH_TAB)])
+@pytest.mark.parametrize(("words", "wanted"), CASES, ids=[" ".join(words) for words, _ in CASES])
+@pytest.mark.parametrize(
+    ("shell", "program"), [("bash", BASH_TAB), ("zsh", ZSH_TAB)], ids=["bash", "zsh"]
+)
 def test_tab(  # noqa: PLR0917
     shell, program, words, wanted, daemon, environ, path, tmp_path
 ):
@@ -77,7 +79,7 @@ def test_tab(  # noqa: PLR0917
     assert not (tmp_path / "owned").exists(), "a completion was evaluated"
 
 
-@pytest.mark.parametrize(("words", "wanted"), CASES, ids=str)
+@pytest.mark.parametrize(("words", "wanted"), CASES, ids=[" ".join(words) for words, _ in CASES])
 def test_tab_in_fish(  # noqa: PLR0917
     words, wanted, daemon, environ, path, tmp_path
 ):
