@@ -13,8 +13,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python demo/story.py
 
+# Three at a time: much of a test is waiting. A file's tests stay together, they share daemons.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -114,7 +114,8 @@ class Store:
     def _move(self) -> None:
         """From the log into the file, again and again."""
         connection = _connect(self.path)
-        while True:
+        # `close` may call while the pause runs out: then its call is cleared here, unseen.
+        while not self._is_closing.is_set():
             self._is_dirty.wait()
             if self._is_closing.wait(_MOVE_AFTER_S):
                 break

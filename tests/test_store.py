@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -125,3 +127,37 @@ async def test_the_log_is_begun_anew_while_others_write_on(
         assert (tmp_path / "db-wal").stat().st_size < 300 * 40_000 / 2
         count = await store.read(lambda c: c.execute("select count(*) from much").fetchone())
         assert count == (300,)
+
+
+class _CalledTooLate(threading.Event):
+    """Whoever waits for it in vain is told so only after `close` has made all its calls."""
+
+    def __init__(self, store: Store, closer: ThreadPoolExecutor) -> None:
+        super().__init__()
+        self._store, self._closer = store, closer
+        self.closed: Future[None] | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if super().wait(timeout):
+            return True
+        self.closed = self._closer.submit(self._store.close)
+        for _ in range(1000):
+            if self.is_set():
+                break
+            threading.Event().wait(0.01)
+        self._store._is_dirty.set()
+        return False
+
+
+def test_a_store_that_is_closed_while_the_mover_looks_away_ends(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as closer:
+        store = Store(tmp_path / "db")
+        calls = store._is_closing = _CalledTooLate(store, closer)
+        store.transact_soon("any", lambda connection: connection.execute("select 1"))
+        store._mover.join(timeout=20)
+        is_stuck = store._mover.is_alive()
+        if is_stuck:
+            store._is_dirty.set()
+        assert calls.closed is not None
+        calls.closed.result(timeout=20)
+    assert not is_stuck
