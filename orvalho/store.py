@@ -1,7 +1,8 @@
 """The one SQLite file: open it, migrate it, run transactions off the event loop.
 
 One thread writes. Jobs that wait while it commits are committed together, each in a savepoint
-of its own, so a hundred small transactions cost about one fsync (group commit). A caller's
+of its own, so a hundred small transactions cost about one fsync (group commit). A job that is in no
+hurry is done at once, and committed with the next one that is, or a moment later. A caller's
 `await` returns after the commit, which is durable: WAL with `synchronous=FULL`. A second thread
 moves what is committed from the log into the database file, so that no commit has to.
 """
@@ -12,11 +13,12 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sqlite_utils import Database
@@ -31,6 +33,8 @@ Work = Callable[[sqlite3.Connection], T]
 CommitHook = Callable[[str, Sequence[str]], None]
 
 _GROUP: Final = 512
+# So long a job that is in no hurry waits for another to be committed with.
+_LINGER_S: Final = 0.005
 # What is committed is moved into the file at the latest so long after.
 _MOVE_AFTER_S: Final = 0.25
 # A log beyond this is begun anew, for which the writer has to pause.
@@ -38,7 +42,7 @@ _LOG_PAGES: Final = 16_384
 
 
 class _Job:
-    __slots__ = ("error", "future", "loop", "name", "result", "work")
+    __slots__ = ("error", "future", "is_urgent", "loop", "name", "result", "work")
 
     def __init__(
         self,
@@ -46,7 +50,10 @@ class _Job:
         work: Work[Any],
         loop: asyncio.AbstractEventLoop | None,
         future: asyncio.Future[Any] | None,
+        *,
+        is_urgent: bool,
     ) -> None:
+        self.is_urgent = is_urgent
         self.name = name
         self.work = work
         self.loop = loop
@@ -80,24 +87,25 @@ class Store:
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()
 
-    async def transact(self, name: str, work: Work[T]) -> T:
+    async def transact(self, name: str, work: Work[T], *, is_urgent: bool = True) -> T:
         """Run `work(connection)` in a transaction; return its value once that is durable.
 
         `name` says which transaction this is, `noun.verb`. `work` runs on the writer thread: it
-        must not wait for anything but SQLite. An exception in it rolls back this work alone.
+        must not wait for anything but SQLite. An exception in it rolls back this work alone. What
+        nobody waits for `is_urgent` no more: it may be some milliseconds until the commit.
 
         Raises:
             Unavailable: the disk is full, or the database cannot be written.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(name, work, loop, future))
+        self._jobs.put(_Job(name, work, loop, future, is_urgent=is_urgent))
         return await future
 
     def transact_soon(self, name: str, work: Work[Any]) -> None:
         """Like `transact`, for a writer who need not know when: lost only if we crash first.
         May be called from any thread."""
-        self._jobs.put(_Job(name, work, None, None))
+        self._jobs.put(_Job(name, work, None, None, is_urgent=False))
 
     async def read(self, work: Work[T]) -> T:
         """Run `work(connection)` on a read-only connection, in a thread."""
@@ -130,52 +138,54 @@ class Store:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         running = True
         while running:
-            group: list[_Job] = []
             job = self._jobs.get()
-            while job is not None:
-                group.append(job)
-                if len(group) >= _GROUP or self._jobs.empty():
-                    break
-                job = self._jobs.get()
-            running = job is not None
-            if group:
-                self._commit(connection, group)
-                self._is_dirty.set()
+            if job is None:
+                break
+            running = self._commit_with(connection, job)
+            self._is_dirty.set()
             if self._is_log_long:
                 self._is_log_long = False
                 with suppress(sqlite3.Error):
                     connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+    def _commit_with(self, connection: sqlite3.Connection, first: _Job) -> bool:
+        """Do a job, and what else comes until a commit is due. False when the store closes."""
+        group: list[_Job] = []
+        job: _Job | None = first
+        linger_until = time.monotonic() + _LINGER_S
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in group:
+            while job is not None:
+                group.append(job)
                 _run(connection, job)
-            names = [job.name for job in group]
-            if self._on_commit:
-                self._on_commit("before", names)
-            connection.execute("COMMIT")
-            if self._on_commit:
-                self._on_commit("after", names)
+                if job.is_urgent:
+                    linger_until = 0.0
+                if len(group) >= _GROUP:
+                    break
+                try:
+                    job = self._jobs.get(timeout=max(0.0, linger_until - time.monotonic()))
+                except Empty:
+                    break
+            self._commit(connection, [each.name for each in group])
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            for job in group:
-                job.error = job.error or Unavailable(
+            for each in group or [first]:
+                each.error = each.error or Unavailable(
                     f"the database could not be written: {error}",
                     where=str(self.path),
                     hint="free some disk space, then try again",
                 )
-        loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-        for job in group:
-            if job.loop is not None:
-                loops.setdefault(job.loop, []).append(job)
-        for loop, jobs in loops.items():
-            try:
-                loop.call_soon_threadsafe(_settle_all, jobs)
-            except RuntimeError:  # the loop has closed: nobody waits any more
-                continue
+        _tell(group or [first])
+        return job is not None
+
+    def _commit(self, connection: sqlite3.Connection, names: Sequence[str]) -> None:
+        if self._on_commit:
+            self._on_commit("before", names)
+        connection.execute("COMMIT")
+        if self._on_commit:
+            self._on_commit("after", names)
 
     def close(self) -> None:
         """Commit what is queued, then let the files go. Blocks until the writer has ended."""
@@ -185,6 +195,19 @@ class Store:
         self._is_dirty.set()
         self._mover.join()
         self._reader.shutdown()
+
+
+def _tell(group: Sequence[_Job]) -> None:
+    """Have each loop settle its jobs."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in group:
+        if job.loop is not None:
+            loops.setdefault(job.loop, []).append(job)
+    for loop, jobs in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle_all, jobs)
+        except RuntimeError:  # the loop has closed: nobody waits any more
+            continue
 
 
 def _settle_all(jobs: list[_Job]) -> None:

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -161,3 +162,48 @@ def test_a_store_that_is_closed_while_the_mover_looks_away_ends(tmp_path: Path) 
         assert calls.closed is not None
         calls.closed.result(timeout=20)
     assert not is_stuck
+
+
+@pytest.mark.anyio
+async def test_what_is_in_no_hurry_is_done_at_once_and_committed_with_what_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orvalho.store._LINGER_S", 60.0)
+    commits: list[list[str]] = []
+    is_done = threading.Event()
+
+    def work(connection: sqlite3.Connection) -> None:
+        put(1)(connection)
+        is_done.set()
+
+    def on_commit(when: str, names: Sequence[str]) -> None:
+        if when == "before":
+            commits.append(list(names))
+
+    async with open_store(tmp_path / "db", [MIGRATIONS], on_commit) as store:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(store.transact, "t.lazy", work, is_urgent=False))
+            assert await anyio.to_thread.run_sync(is_done.wait, 20)
+            assert (await values(store), commits) == ([], [])
+            await store.transact("t.urgent", put(2))
+        assert commits == [["t.lazy", "t.urgent"]]
+        assert await values(store) == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_what_is_in_no_hurry_is_committed_though_nothing_follows(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        with anyio.fail_after(20):
+            await store.transact("t.lazy", put(1), is_urgent=False)
+        assert await values(store) == [1]
+
+
+@pytest.mark.anyio
+async def test_a_failure_in_company_is_its_own(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(store.transact, "t.lazy", put(1), is_urgent=False))
+            await anyio.lowlevel.checkpoint()
+            with pytest.raises(sqlite3.IntegrityError):
+                await store.transact("t.twice", put(1))
+        assert await values(store) == [1]

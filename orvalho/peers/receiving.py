@@ -165,7 +165,12 @@ class Receiver:
                 await self._wake.wait()
             batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
             try:
-                staged = await self._store.transact("mailbox.stage", partial(self._stage, batch))
+                # Those that are folded have been told already: only their acknowledgement waits.
+                staged = await self._store.transact(
+                    "mailbox.stage",
+                    partial(self._stage, batch),
+                    is_urgent=any(arrived.stage is None for arrived in batch),
+                )
             except Unavailable as error:
                 # Not acknowledged, so it comes again.
                 _log.error("mailbox.failed", extra={"reason": error.message})

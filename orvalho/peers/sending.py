@@ -310,7 +310,9 @@ class Sender:
         pairs = [(peer, id_) for id_, peer in self._acknowledged.items()]
         with suppress(Unavailable):
             removed = await self._store.transact(
-                "outbox.acknowledge", lambda connection: outbox.acknowledge(connection, pairs)
+                "outbox.acknowledge",
+                lambda connection: outbox.acknowledge(connection, pairs),
+                is_urgent=False,
             )
             await self._discard(removed)
             # Not before the commit: until then a scan may still find them.
