@@ -89,6 +89,11 @@ class Channel:
         if not self._wake.is_set():
             asyncio.get_running_loop().call_later(_ALONG_S, self._wake.set)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the queue is short."""
+        return self._queued_bytes <= _QUEUE_BYTES and self.is_open
+
     async def room(self) -> None:
         """Wait until the queue is short.
 

@@ -171,9 +171,11 @@ class Sender:
             return
         if outgoing and len(lane.ready) + len(outgoing) <= _READY_COUNT:
             lane.ready.extend(outgoing)
+            self._send_ready(lane)
         else:
             lane.is_scanning = True
-        lane.wake.set()
+        if lane.ready or lane.is_scanning:
+            lane.wake.set()
 
     async def withdraw(self, id_: EnvelopeId) -> bool:
         removed = await self._store.transact("outbox.withdraw", lambda c: outbox.withdraw(c, id_))
@@ -361,18 +363,33 @@ class Sender:
         finally:
             lane.is_pumping = False
 
+    def _send_ready(self, lane: _Lane) -> None:
+        """What can go without waiting for anything goes now: the pump is a turn of the loop away."""
+        channel = self._links.best(lane.peer)
+        while channel is not None and lane.ready and lane.has_room and channel.has_room:
+            outgoing = lane.ready[0]
+            if _is_attached(outgoing) and not outgoing.body:
+                return
+            lane.ready.popleft()
+            if self._is_due(lane, outgoing.id, _now()):
+                self._put(channel, lane, outgoing, outgoing.body)
+
     async def _send(self, channel: Channel, lane: _Lane) -> None:
         outgoing = lane.ready.popleft()
         if not self._is_due(lane, outgoing.id, _now()):
             return
-        body = b""
-        if outgoing.is_apart and outgoing.size_bytes <= _ATTACHED_BYTES:
-            body = outgoing.body or await self._read_body(outgoing.id)
+        body = outgoing.body
+        if _is_attached(outgoing) and not body:
+            body = await self._read_body(outgoing.id)
         with suppress(Unavailable):
             await channel.room()
-            channel.send(Mail(sealed=outgoing.sealed, body=body))
-            size_bytes = len(outgoing.sealed) + len(body)
-            lane.sent(outgoing, _UnderWay(size_bytes, _now(), channel))
+            self._put(channel, lane, outgoing, body)
+
+    def _put(self, channel: Channel, lane: _Lane, outgoing: Outgoing, body: bytes) -> None:
+        body = body if _is_attached(outgoing) else b""
+        channel.send(Mail(sealed=outgoing.sealed, body=body))
+        size_bytes = len(outgoing.sealed) + len(body)
+        lane.sent(outgoing, _UnderWay(size_bytes, _now(), channel))
 
     async def _read_body(self, id_: EnvelopeId) -> bytes:
         try:
@@ -427,6 +444,11 @@ class Sender:
             backoff = Backoff(self._resend_after_s, self._resend_limit_s)
             lane = self._lanes[peer] = _Lane(peer, backoff)
         return lane
+
+
+def _is_attached(outgoing: Outgoing) -> bool:
+    """Whether its body, which is kept apart, is small enough to go along."""
+    return outgoing.is_apart and outgoing.size_bytes <= _ATTACHED_BYTES
 
 
 def _now() -> float:

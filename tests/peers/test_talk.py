@@ -29,14 +29,18 @@ pytestmark = pytest.mark.anyio
 async def two_ways(
     directory: Path, *extra: MemoryNetwork
 ) -> AsyncIterator[tuple[Person, Person, MemoryNetwork]]:
-    """Two nodes, linked over a memory network and over WebSocket. Only the first dials."""
+    """Two nodes, linked over a memory network and over WebSocket. Only the first dials. They wait
+    for another link as long as a busy machine takes to make one."""
     network = extra[0] if extra else MemoryNetwork()
-    catalog = Catalog({"memory": network})
+    options = {
+        "catalog": Catalog({"memory": network}),
+        "timings": replace(QUICK, patience_s=60.0),
+    }
     a, b = Person("a", directory), Person("b", directory)
     b.knows(a)
-    async with b.awake("memory://b", "ws://127.0.0.1:0", catalog=catalog) as listener:
+    async with b.awake("memory://b", "ws://127.0.0.1:0", **options) as listener:
         a.knows(b, *listener.addresses)
-        async with a.awake(catalog=catalog) as dialer:
+        async with a.awake(**options) as dialer:
             await until(lambda: {way.transport for way in dialer.ways(b.key)} == {"memory", "ws"})
             await until(lambda: len(listener.ways(a.key)) == 2)
             yield a, b, network

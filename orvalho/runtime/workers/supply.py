@@ -14,6 +14,7 @@ from orvalho.runtime.engine import Engine, Isolate
 
 _SPARES: Final = 3
 _MOST_ALIVE: Final = 128
+_CLOSE_AFTER_S: Final = 0.003
 
 
 class Supply:
@@ -51,8 +52,12 @@ class Supply:
             self._order()
 
     def give_back(self, isolate: Isolate) -> None:
-        """Take down an isolate whose guest has ended."""
-        self._to_close.put(isolate)
+        """Take down an isolate whose guest has ended. While there are others, a little later: what
+        that guest was waited for goes on at this moment, and would have to share its processors."""
+        if self._ready:
+            self._loop.call_later(_CLOSE_AFTER_S, self._to_close.put, isolate)
+        else:
+            self._to_close.put(isolate)
 
     def stop(self, isolate: Isolate) -> None:
         """Take down an isolate whose guest may be running, at once and without keeping others
