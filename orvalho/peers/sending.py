@@ -364,7 +364,7 @@ class Sender:
             lane.is_pumping = False
 
     def _send_ready(self, lane: _Lane) -> None:
-        """What can go without waiting for anything goes now: the pump is a turn of the loop away."""
+        """What need not wait for anything goes now: the pump is a turn of the loop away."""
         channel = self._links.best(lane.peer)
         while channel is not None and lane.ready and lane.has_room and channel.has_room:
             outgoing = lane.ready[0]
