@@ -19,7 +19,7 @@ from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
     *("init", "pair", "status", "ping", "doctor", "nodes", "netcheck", "bench", "bugreport"),
-    *("why", "resolve", "repl", "version"),
+    *("ask", "why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats"),
     *("use", "completion", "complete"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orvalho.control import asking
 from orvalho.control.message import Message, tag
 
 # ---- requests -----------------------------------------------------------------------------
@@ -204,7 +205,7 @@ class ResolvedAll(Message, frozen=True, kw_only=True, tag=tag):
     chosen: str | None = None
 
 
-Request = Ping | Netcheck | FileSend | Bugreport | Bench | Echo
+Request = Ping | Netcheck | FileSend | Bugreport | Bench | Echo | asking.Request
 Reply = (
     Pong
     | NetcheckReply
@@ -215,4 +216,5 @@ Reply = (
     | ScriptPlaced
     | NotSent
     | ResolvedAll
+    | asking.Reply
 )

@@ -41,9 +41,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
 
 
-def read_facts(
-    name: str, labels: frozenset[str], directory: Path, started_at: float
-) -> NodeFacts:
+def read_facts(name: str, labels: frozenset[str], directory: Path, started_at: float) -> NodeFacts:
     """The facts of now. It asks the kernel, in well under a millisecond on a local disk; call it
     from a thread, since a file system over a network may hang."""
     memory = _memory()

@@ -32,6 +32,8 @@ class Candidate:
     path: str
     rtt_s: float | None
     problem: OrvalhoError | None = None
+    # Where it is in doubt which context is meant: those that could be.
+    known: tuple[ContextEntry, ...] = ()
 
     @property
     def address(self) -> Address:
@@ -75,6 +77,18 @@ class Selection:
         if not found:
             raise self._no_such_label(name, peers)
         return found
+
+    def member(self, address: Address) -> Candidate:
+        """One node by its name, this one included.
+
+        Raises:
+            NotFound: no peer is called so.
+        """
+        house, name = self._house, Several(address.context)
+        me = house.identity.node.key
+        if address.node == house.name and (own := self._own(name, frozenset({me}))) is not None:
+            return own
+        return self._candidate(house.trust.by_name(address.node), name)
 
     def choose(self, name: Several) -> Candidate:
         """The one that `any` stands for now: the nearest; equally near ones take turns.
@@ -149,7 +163,8 @@ class Selection:
         usual = house.settings.config.context
         context, problem = meant_context(house.name, entries, name.context, usual)
         labels = tuple(sorted(house.given_labels_of(me)))
-        return Candidate(house.name, me, context, labels, True, "this node", 0.0, problem)
+        known = tuple(entries) if name.context is None else ()
+        return Candidate(house.name, me, context, labels, True, "this node", 0.0, problem, known)
 
     def _candidate(
         self, peer: Peer, name: Several, entries: Iterable[ContextEntry] | None = None
@@ -170,6 +185,7 @@ class Selection:
             path=paths[0] if paths else "",
             rtt_s=node.rtt_s(peer.node_key),
             problem=problem,
+            known=tuple(known) if name.context is None else (),
         )
 
     def _no_such_label(self, name: Several, peers: Iterable[Peer]) -> NotFound:

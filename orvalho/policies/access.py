@@ -1,7 +1,7 @@
 """The words of a policy: who asks (subject), where (context), what (action, object), the answer.
 
-An object is a path (`fs.*`), a key (`kv.*`), `/` (`node.read`), a script's digest `sha256:...` (`script.run`) or
-`context@node` (`script.send`).
+An object is a path (`fs.*`), a key (`kv.*`), `/` (`node.read`), a script's digest `sha256:...`
+(`script.run`) or `context@node` (`script.send`).
 """
 
 from __future__ import annotations
