@@ -84,6 +84,14 @@ class Screen:
         if cells:
             print(tabulate(cells, headers=shown, tablefmt="plain", disable_numparse=True))
 
+    def clear(self) -> None:
+        """An empty terminal, to be drawn anew."""
+        print("\033[H\033[2J", end="")
+
+    def flush(self) -> None:
+        """What was printed is seen now."""
+        sys.stdout.flush()
+
     def document(self, reply: Mapping[str, Any]) -> None:
         """The one JSON object of a command; moments become RFC 3339."""
         print(_json({"format_version": FORMAT_VERSION, **_dated(reply)}))
