@@ -170,4 +170,7 @@ def _sum(numbers: list[Any]) -> Any:
 
 
 def _kept(number: Any) -> Any:
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+    try:
+        return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number that no float holds
+        return None

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 import orvalho
+from orvalho.cli.written import write_new
 from orvalho.errors import InvalidInput, NotFound, ScriptFailed, Unavailable
 
 _PACKAGE: Final = Path(orvalho.__file__).parent
@@ -102,25 +103,6 @@ def extract(to: Path) -> Iterator[tuple[Path, bool]]:
         if source.is_dir() or "__pycache__" in source.parts:
             continue
         yield write_new(to / source.relative_to(top), source.read_bytes())
-
-
-def write_new(file: Path, content: bytes) -> tuple[Path, bool]:
-    """The file, and whether it was written: what stands there already is never touched.
-
-    Raises:
-        InvalidInput: it cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("xb") as stream:
-            stream.write(content)
-    except FileExistsError:
-        return file, False
-    except OSError as error:
-        raise InvalidInput(
-            f"{file} cannot be written: {error.strerror}", where=str(file)
-        ) from error
-    return file, True
 
 
 def build(example: Example, to: Path) -> Built:

@@ -150,6 +150,11 @@ class Screen:
                 shown = self._styled(safe(part), style, sys.stderr)
                 print(f"{prefix} {shown}", file=sys.stderr, flush=True)
 
+    def aside(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """With --json: what happens beside the result, one object on standard error."""
+        line = _event(kind, time.time(), "info", "", fields)
+        print(line, file=sys.stderr, flush=True)
+
     def error(self, error: OrvalhoError) -> None:
         """The four parts of an error: what and why, where, the rule, what to type next."""
         if self.as_json:

@@ -163,11 +163,13 @@ class Choice(Message, frozen=True, kw_only=True):
 
 
 class ScriptPlaced(Message, frozen=True, kw_only=True, tag=tag):
-    """Where a script for a name of several goes. `several`: each of them runs it."""
+    """Where a script for a name of several goes. `several`: each of them runs it. `others`: who
+    was not chosen, and why not."""
 
     name: str
     several: bool
     choices: tuple[Choice, ...]
+    others: tuple[Choice, ...] = ()
 
 
 class NotSent(Message, frozen=True, kw_only=True, tag=tag):

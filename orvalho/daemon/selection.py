@@ -110,11 +110,26 @@ class Selection:
                 where=str(name),
                 hint="orvalho status",
             )
-        best_s = min(each.rtt_s or 0.0 for each in online)
-        limit_s = best_s * _EQUAL_FACTOR + _EQUAL_S
+        limit_s = _near_s(online)
         equal = [each for each in online if (each.rtt_s or 0.0) <= limit_s]
         turn = self._turns[str(name)] = self._turns.get(str(name), -1) + 1
         return equal[turn % len(equal)]
+
+    def lost(self, name: Several, chosen: Candidate) -> list[tuple[Candidate, str]]:
+        """Who was not chosen in its place, by name, and why not."""
+        wanted = set(name.labels)
+        members = {each.node_key: each for each in self.members(name)}
+        limit_s = _near_s([each for each in members.values() if each.is_online])
+        found: list[tuple[Candidate, str]] = []
+        for peer in self._house.trust.peers():
+            each = members.get(peer.node_key)
+            if each is None and name.group is None:
+                each = self._candidate(peer, Several(name.context))
+                lacks = sorted(wanted - self._house.labels_of(peer.node_key))
+                found.append((each, f"it has no {' and no '.join(lacks)}"))
+            elif each is not None and each.node_key != chosen.node_key:
+                found.append((each, _why_not(each, limit_s)))
+        return found
 
     # ---- inside -----------------------------------------------------------------------------
 
@@ -227,6 +242,22 @@ def meant_context(
         f"{node} has several contexts ({names}): put one in front, as in {entries[0].name}@all",
         where=node,
     )
+
+
+def _near_s(online: Sequence[Candidate]) -> float:
+    """The longest round trip that still counts as near."""
+    best_s = min((each.rtt_s or 0.0 for each in online), default=0.0)
+    return best_s * _EQUAL_FACTOR + _EQUAL_S
+
+
+def _why_not(each: Candidate, limit_s: float) -> str:
+    if each.problem is not None:
+        return each.problem.message
+    if not each.is_online:
+        return "it is offline"
+    if (each.rtt_s or 0.0) > limit_s:
+        return f"it is farther away: {_milliseconds(each.rtt_s or 0.0)}"
+    return "it is as near, and takes another turn"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from orvalho.cli import examples
-from orvalho.cli.output import many
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
+from orvalho.cli.written import show_written
 from orvalho.errors import InvalidInput, Unavailable
 
 
@@ -125,16 +125,3 @@ def extract(session: Session, folder: str) -> None:
     already is left as it is."""
     done = list(examples.extract(Path(folder)))
     show_written(session, done)
-
-
-def show_written(session: Session, done: list[tuple[Path, bool]]) -> None:
-    """The files that a command wrote, and those that it found and left alone."""
-    if session.screen.as_json:
-        shown = [{"path": str(path), "written": is_new} for path, is_new in done]
-        session.screen.document({"files": shown})
-        return
-    if not session.screen.quiet:
-        session.screen.lines(str(path) for path, is_new in done if is_new)
-    left = sum(not is_new for _, is_new in done)
-    if left:
-        session.screen.notice(f"{many(left, 'file')} stood there already, and stayed as they were")

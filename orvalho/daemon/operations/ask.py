@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _NULL: Final = msgspec.Raw(b"null")
 _ANSWER_BYTES: Final = 256 << 10
+_NESTED: Final = 64
 # A signature that lapses this much later: the clocks of two nodes differ, and the run of who is
 # silent is taken back anyway.
 _LIFE_BEYOND_S: Final = 60
@@ -242,12 +243,25 @@ def _problem(result: bytes, raw: bytes | None) -> str | None:
     if size > _ANSWER_BYTES:
         return f"its answer has {size} bytes, and at most {_ANSWER_BYTES} are taken"
     try:
-        msgspec.json.decode(result)
+        decoded = msgspec.json.decode(result)
     except RecursionError:
         return "its answer is nested too deeply"
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"its answer is not JSON: {error}"
-    return None
+    return "its answer is nested too deeply" if _is_deep(decoded) else None
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested deeper than whoever prints it should have to follow."""
+    level = [value]
+    for _ in range(_NESTED):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _parts(error: OrvalhoError) -> asking.AskError:

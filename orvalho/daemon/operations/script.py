@@ -105,7 +105,7 @@ class ScriptOperations:
             return
         else:
             chosen = self._selection.choose(name)
-            yield _placed(name, [chosen])
+            yield _placed(name, [chosen], self._selection.lost(name, chosen))
             destination = Destination(chosen.address, chosen.node_key)
         async with aclosing(self._send_to(request, destination)) as replies:
             async for reply in replies:
@@ -511,11 +511,16 @@ class ScriptOperations:
         return state if waits else msgspec.structs.replace(state, state="sent")
 
 
-def _placed(name: Several, members: Sequence[Candidate]) -> seeing.ScriptPlaced:
+def _placed(
+    name: Several,
+    members: Sequence[Candidate],
+    lost: Sequence[tuple[Candidate, str]] = (),
+) -> seeing.ScriptPlaced:
     return seeing.ScriptPlaced(
         name=str(name),
         several=not name.is_any,
         choices=tuple(seeing.Choice(to=str(each.address), why=each.why) for each in members),
+        others=tuple(seeing.Choice(to=str(each.address), why=why) for each, why in lost),
     )
 
 
