@@ -1,7 +1,7 @@
 // Where the room of a tree went: each folder with all that lies in it, the largest first.
 // `--param folder=/shared --param most=5`. Folders that the rules hide are named, not looked into.
 // /// orvalho
-// needs = ["target.fs.read:/**"]
+// wants = ["target.fs.read:/**"]
 // timeout = "30s"
 // ///
 export default async function ({ target, params }) {
@@ -22,7 +22,7 @@ export default async function ({ target, params }) {
     }
     for (const entry of entries) {
       const inner = path === "/" ? `/${entry.name}` : `${path}/${entry.name}`;
-      const one = entry.type === "dir" || entry.type === "directory"
+      const one = entry.type === "directory"
         ? await measure(inner)
         : { bytes: entry.size, files: 1 };
       bytes += one.bytes;

@@ -1,6 +1,6 @@
 // Files that nobody has changed for long, the oldest first: `--param days=365 --param folder=/shared`.
 // /// orvalho
-// needs = ["target.fs.read:/**"]
+// wants = ["target.fs.read:/**"]
 // timeout = "30s"
 // ///
 interface Entry {
