@@ -2,7 +2,10 @@
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,33 @@ def test_extract_copies_all_and_touches_nothing_that_stands_there(orvalho, capsy
     assert (tmp_path / "out/c/wordcount.wasm").read_bytes()[:4] == b"\0asm"
     (tmp_path / "file").write_text("")
     assert orvalho("examples", "extract", str(tmp_path / "file")) == 2
+
+
+def test_an_installed_package_has_them_all(tmp_path):
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        kept = [each for each in EVERY.values() if each.keeps]
+        assert {f"orvalho/examples/{each.language}/{each.file}" for each in kept} <= names
+        assert "orvalho/examples/examples.toml" in names
+        wheel.extractall(tmp_path / "site")
+    installed = subprocess.run(
+        [sys.executable, "-m", "orvalho", "examples", "extract", str(tmp_path / "out")],
+        cwd=tmp_path / "site",
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert installed.returncode == 0, installed.stderr
+    assert (tmp_path / "out/c/ram.wasm").is_file()
 
 
 def test_an_unknown_example_and_one_without_a_build_are_told(orvalho, capsys):

@@ -321,15 +321,24 @@ def test_the_one_that_was_chosen_and_those_that_were_not_say_why(laptop: Device)
 
 
 def test_three_equal_services_share_three_hundred_calls(laptop: Device) -> None:
+    # Who is slow for a while on a busy machine counts as farther away, and misses turns until it
+    # has been measured again: one round of several is even.
+    for _ in range(4):
+        took = three_hundred_calls(laptop)
+        assert took.total() == 300
+        if set(took) == {"peer@phone2", "peer@tablet", "peer@tv"} and min(took.values()) >= 90:
+            return
+    raise AssertionError(f"never about even: {took}")
+
+
+def three_hundred_calls(laptop: Device) -> Counter[str]:
     request = ScriptSend(to="peer@any", filename="a.js", source="target.name", wait=True)
     took: Counter[str] = Counter()
     with Client(laptop.socket) as client:
         for _ in range(300):
             ended = [each for each in client.stream(request) if isinstance(each, RunEnded)]
             took[msgspec.json.decode(bytes(ended[0].result or b""))] += 1
-    assert set(took) == {"peer@phone2", "peer@tablet", "peer@tv"}
-    # Who is slow for a while on a busy machine misses a few turns.
-    assert min(took.values()) >= 50, took
+    return took
 
 
 # ---- hops ---------------------------------------------------------------------------------
