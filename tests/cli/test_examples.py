@@ -65,6 +65,16 @@ def test_an_example_is_built_to_the_very_bytes_that_are_kept(name, tmp_path):
     assert Path(f"{built.file}.toml").is_file()
 
 
+def test_python_becomes_a_component(tmp_path):
+    if importlib.util.find_spec("componentize_py") is None:
+        pytest.skip("componentize-py is not installed: pip install orvalho[examples]")
+    built = examples.build(EVERY["words"], tmp_path)
+    assert built.is_as_kept is None
+    content = built.file.read_bytes()
+    assert content[:8] == b"\0asm\x0d\0\1\0", "a component, by its layer"
+    assert b"frequent" in content
+
+
 def test_a_missing_toolchain_is_named_with_what_installs_it(orvalho, capsys, environ, tmp_path):
     example = examples.Example(
         name="x", language="c", source="ram.c", file="x.wasm", says="", command=("asc-none", "x")

@@ -297,6 +297,18 @@ def test_top_draws_itself_anew_on_a_terminal_until_it_is_interrupted(laptop: Dev
     assert b"RAM_PERCENT" in screens[1]
 
 
+def test_a_device_that_is_alone_sees_itself(tmp_path: Path) -> None:
+    alone = Device("alone", tmp_path / "alone")
+    try:
+        alone.init()
+        alone.start()
+        assert alone.does("top", "--once").split()[:2] == ["alone", "done"]
+        printed = alone.types("ask", "all", "-e", "1")
+        assert (printed.status, "no other device is paired" in printed.err) == (4, True)
+    finally:
+        alone.stop()
+
+
 # ---- labels, and equal services -----------------------------------------------------------
 
 

@@ -104,6 +104,8 @@ class AskOperations:
             members = [self._selection.member(name)]
         elif name.is_any:
             members = [self._selection.choose(name)]
+        elif request.here and not house.trust.peers() and name.group is None:
+            members = []  # alone: then only this node is asked
         else:
             members = self._selection.members(name)
         me = house.identity.node.key
