@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-_WANTS: Final = tuple(
-    f"{side}.{action}"
-    for side in ("target", "caller")
-    for action in ("fs.read:/**", "fs.write:/**", "fs.remove:/**", "kv.read:**", "kv.write:**")
+_WANTS: Final = (
+    *(
+        f"{side}.{action}"
+        for side in ("target", "caller")
+        for action in ("fs.read:/**", "fs.write:/**", "fs.remove:/**", "kv.read:**", "kv.write:**")
+    ),
+    "target.node.read:/",
 )
 
 # `wants`, not `needs`: what the rules refuse throws when it is called, and nothing else is lost.

@@ -19,10 +19,11 @@ _TOKEN: Final = re.compile(
 _REGEX: Final = re.compile(r"/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/")
 
 _MEMBERS: Final = {
-    "target": ("fs", "id", "kv", "name"),
+    "target": ("fs", "id", "kv", "name", "node"),
     "caller": ("fs", "id", "kv", "name"),
     "fs": ("exists", "list", "mkdir", "move", "read", "remove", "stat", "write"),
     "kv": ("delete", "get", "list", "put"),
+    "node": ("facts",),
 }
 _SCOPE: Final = ("await", "caller", "log", "params", "target")
 COMMANDS: Final = (":help", ":logs", ":quit", ":why")
@@ -60,7 +61,7 @@ def complete_word(
         return len(text), _begin(COMMANDS, text)
     if path := re.search(r"""\b(target|caller)\.fs\.\w+\(\s*["'`]([^"'`]*)$""", text):
         return len(path[2]), paths(path[1], path[2])
-    if member := re.search(r"\b(?:target|caller)\.(fs|kv)\.(\w*)$", text):
+    if member := re.search(r"\b(?:target|caller)\.(fs|kv|node)\.(\w*)$", text):
         return len(member[2]), _begin(_MEMBERS[member[1]], member[2])
     if member := re.search(r"\b(target|caller)\.(\w*)$", text):
         return len(member[2]), _begin(_MEMBERS[member[1]], member[2])

@@ -84,6 +84,14 @@ class Screen:
         if cells:
             print(tabulate(cells, headers=shown, tablefmt="plain", disable_numparse=True))
 
+    def clear(self) -> None:
+        """An empty terminal, to be drawn anew."""
+        print("\033[H\033[2J", end="")
+
+    def flush(self) -> None:
+        """What was printed is seen now."""
+        sys.stdout.flush()
+
     def document(self, reply: Mapping[str, Any]) -> None:
         """The one JSON object of a command; moments become RFC 3339."""
         print(_json({"format_version": FORMAT_VERSION, **_dated(reply)}))
@@ -141,6 +149,11 @@ class Screen:
             for part in text.split("\n"):
                 shown = self._styled(safe(part), style, sys.stderr)
                 print(f"{prefix} {shown}", file=sys.stderr, flush=True)
+
+    def aside(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """With --json: what happens beside the result, one object on standard error."""
+        line = _event(kind, time.time(), "info", "", fields)
+        print(line, file=sys.stderr, flush=True)
 
     def error(self, error: OrvalhoError) -> None:
         """The four parts of an error: what and why, where, the rule, what to type next."""

@@ -45,6 +45,7 @@ Each line is a script of its own, signed here and run there: nothing is kept bet
 In scope: target, caller (.id .name .fs .kv), params, log. The last value is the result.
   await target.fs.list("/shared")     what lies there
   (await target.kv.get("n")) ?? 0     a value
+  target.node.facts()                 its cores, load, memory, disk
   :why [RUN]    the rules behind the last line, or a run
   :logs [RUN]   what it logged
   :quit         leave (also Ctrl-D)"""

@@ -82,6 +82,97 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "script send, to @group or all",
     ),
+    "asked": (
+        {
+            "name": {"type": "string"},
+            "asked": {"type": "integer"},
+            "answered": {"type": "integer"},
+            "rows": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "node": {"type": "string"},
+                        "hops": {"type": "integer"},
+                        "state": {"type": "string"},
+                        "run": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "result": {},
+                        "result_bytes": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "error": {"anyOf": [{"type": "object"}, {"type": "null"}]},
+                        "took_ms": {"type": "integer"},
+                    },
+                },
+            },
+            "left_out": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "to": {"type": "string"},
+                        "node": {"type": "string"},
+                        "hops": {"type": "integer"},
+                        "why": {"type": "string"},
+                    },
+                },
+            },
+            "reduce": {"type": "string"},
+            "result": {},
+        },
+        "ask, top",
+    ),
+    "examples": (
+        {
+            "examples": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "language": {"type": "string"},
+                        "says": {"type": "string"},
+                        "source": {"type": "string"},
+                        "file": {"type": "string"},
+                        "command": {"type": "array", "items": {"type": "string"}},
+                        "kept": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "examples ls",
+    ),
+    "built": (
+        {
+            "built": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"},
+                        "file": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                        "as_kept": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+                        "error": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                    },
+                },
+            },
+        },
+        "examples build",
+    ),
+    "written": (
+        {
+            "files": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "path": {"type": "string"},
+                        "written": {"type": "boolean"},
+                    },
+                },
+            },
+        },
+        "examples extract, config extract",
+    ),
     "networks": (
         {
             "networks": {

@@ -74,6 +74,18 @@ def follow_each(
     return 0 if detach and worst == _QUEUED_STATUS else worst
 
 
+def show_choice(session: Session, placed: ScriptPlaced) -> None:
+    """Which one was chosen of several, and why; with --verbose and --json also why no other."""
+    if session.screen.as_json:
+        session.screen.aside("script.placed", plain(placed))
+        return
+    for choice in placed.choices:
+        session.screen.notice(f"{choice.to}: {choice.why}")
+    if session.screen.verbose:
+        for other in placed.others:
+            session.screen.notice(f"  not {other.to}: {other.why}")
+
+
 def _show_output(session: Session, to: str, line: RunOutput) -> None:
     session.screen.guest_line(
         to, level=line.level, text=line.text, at=line.at, run=line.run, seq=line.seq

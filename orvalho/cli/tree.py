@@ -19,9 +19,9 @@ from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
     *("init", "pair", "status", "ping", "doctor", "nodes", "netcheck", "bench", "bugreport"),
-    *("why", "resolve", "repl", "version"),
+    *("ask", "top", "why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
-    *("node", "key", "transports", "depot", "nats"),
+    *("node", "key", "transports", "depot", "nats", "examples"),
     *("use", "completion", "complete"),
 )
 

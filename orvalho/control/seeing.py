@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orvalho.control import asking
 from orvalho.control.message import Message, tag
 
 # ---- requests -----------------------------------------------------------------------------
@@ -162,11 +163,13 @@ class Choice(Message, frozen=True, kw_only=True):
 
 
 class ScriptPlaced(Message, frozen=True, kw_only=True, tag=tag):
-    """Where a script for a name of several goes. `several`: each of them runs it."""
+    """Where a script for a name of several goes. `several`: each of them runs it. `others`: who
+    was not chosen, and why not."""
 
     name: str
     several: bool
     choices: tuple[Choice, ...]
+    others: tuple[Choice, ...] = ()
 
 
 class NotSent(Message, frozen=True, kw_only=True, tag=tag):
@@ -204,7 +207,7 @@ class ResolvedAll(Message, frozen=True, kw_only=True, tag=tag):
     chosen: str | None = None
 
 
-Request = Ping | Netcheck | FileSend | Bugreport | Bench | Echo
+Request = Ping | Netcheck | FileSend | Bugreport | Bench | Echo | asking.Request
 Reply = (
     Pong
     | NetcheckReply
@@ -215,4 +218,5 @@ Reply = (
     | ScriptPlaced
     | NotSent
     | ResolvedAll
+    | asking.Reply
 )

@@ -27,13 +27,15 @@ from orvalho.telemetry import log
 _STOPPING_S: Final = 10.0
 # The collector's own number is 700, of which a script makes some hundred.
 _YOUNG_OBJECTS: Final = 10_000
+_LOOKS: Final = ("doctor", "bugreport")
 
 _log = logging.getLogger("orvalho.daemon")
 
 
 def main(argv: Sequence[str]) -> int:
     """`init` makes a home; `run` (the default) serves it until told to stop; `doctor` and
-    `bugreport` look at one that may not start, and answer as the daemon would."""
+    `bugreport` look at one that may not start, and answer as the daemon would; `config-example`
+    needs none."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
     init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
-    looks = [verbs.add_parser(name) for name in ("doctor", "bugreport")]
+    looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
     for sub in (run_parser, init_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -54,7 +56,12 @@ def main(argv: Sequence[str]) -> int:
             for line in initialise(home, arguments.name, arguments.listen, os.environ, phrase):
                 sys.stdout.write(line + "\n")
             return 0
-        if arguments.verb in ("doctor", "bugreport"):
+        if arguments.verb == "config-example":
+            from orvalho.daemon.config_example import example_files  # noqa: PLC0415
+
+            sys.stdout.buffer.write(msgspec.json.encode(example_files()))
+            return 0
+        if arguments.verb in _LOOKS:
             sys.stdout.buffer.write(_looked_at(home, arguments.verb))
             return 0
         return serve(home, foreground=getattr(arguments, "foreground", False))

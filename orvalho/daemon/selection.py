@@ -32,6 +32,8 @@ class Candidate:
     path: str
     rtt_s: float | None
     problem: OrvalhoError | None = None
+    # Where it is in doubt which context is meant: those that could be.
+    known: tuple[ContextEntry, ...] = ()
 
     @property
     def address(self) -> Address:
@@ -76,6 +78,18 @@ class Selection:
             raise self._no_such_label(name, peers)
         return found
 
+    def member(self, address: Address) -> Candidate:
+        """One node by its name, this one included.
+
+        Raises:
+            NotFound: no peer is called so.
+        """
+        house, name = self._house, Several(address.context)
+        me = house.identity.node.key
+        if address.node == house.name and (own := self._own(name, frozenset({me}))) is not None:
+            return own
+        return self._candidate(house.trust.by_name(address.node), name)
+
     def choose(self, name: Several) -> Candidate:
         """The one that `any` stands for now: the nearest; equally near ones take turns.
 
@@ -96,11 +110,26 @@ class Selection:
                 where=str(name),
                 hint="orvalho status",
             )
-        best_s = min(each.rtt_s or 0.0 for each in online)
-        limit_s = best_s * _EQUAL_FACTOR + _EQUAL_S
+        limit_s = _near_s(online)
         equal = [each for each in online if (each.rtt_s or 0.0) <= limit_s]
         turn = self._turns[str(name)] = self._turns.get(str(name), -1) + 1
         return equal[turn % len(equal)]
+
+    def lost(self, name: Several, chosen: Candidate) -> list[tuple[Candidate, str]]:
+        """Who was not chosen in its place, by name, and why not."""
+        wanted = set(name.labels)
+        members = {each.node_key: each for each in self.members(name)}
+        limit_s = _near_s([each for each in members.values() if each.is_online])
+        found: list[tuple[Candidate, str]] = []
+        for peer in self._house.trust.peers():
+            each = members.get(peer.node_key)
+            if each is None and name.group is None:
+                each = self._candidate(peer, Several(name.context))
+                lacks = sorted(wanted - self._house.labels_of(peer.node_key))
+                found.append((each, f"it has no {' and no '.join(lacks)}"))
+            elif each is not None and each.node_key != chosen.node_key:
+                found.append((each, _why_not(each, limit_s)))
+        return found
 
     # ---- inside -----------------------------------------------------------------------------
 
@@ -149,7 +178,8 @@ class Selection:
         usual = house.settings.config.context
         context, problem = meant_context(house.name, entries, name.context, usual)
         labels = tuple(sorted(house.given_labels_of(me)))
-        return Candidate(house.name, me, context, labels, True, "this node", 0.0, problem)
+        known = tuple(entries) if name.context is None else ()
+        return Candidate(house.name, me, context, labels, True, "this node", 0.0, problem, known)
 
     def _candidate(
         self, peer: Peer, name: Several, entries: Iterable[ContextEntry] | None = None
@@ -170,6 +200,7 @@ class Selection:
             path=paths[0] if paths else "",
             rtt_s=node.rtt_s(peer.node_key),
             problem=problem,
+            known=tuple(known) if name.context is None else (),
         )
 
     def _no_such_label(self, name: Several, peers: Iterable[Peer]) -> NotFound:
@@ -211,6 +242,22 @@ def meant_context(
         f"{node} has several contexts ({names}): put one in front, as in {entries[0].name}@all",
         where=node,
     )
+
+
+def _near_s(online: Sequence[Candidate]) -> float:
+    """The longest round trip that still counts as near."""
+    best_s = min((each.rtt_s or 0.0 for each in online), default=0.0)
+    return best_s * _EQUAL_FACTOR + _EQUAL_S
+
+
+def _why_not(each: Candidate, limit_s: float) -> str:
+    if each.problem is not None:
+        return each.problem.message
+    if not each.is_online:
+        return "it is offline"
+    if (each.rtt_s or 0.0) > limit_s:
+        return f"it is farther away: {_milliseconds(each.rtt_s or 0.0)}"
+    return "it is as near, and takes another turn"
 
 
 def _listed(names: Iterable[str]) -> str:

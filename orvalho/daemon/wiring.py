@@ -20,7 +20,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import mesh, road, seeing
+from orvalho.control import asking, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
@@ -39,6 +39,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.nats_config import NatsConfigFile
+from orvalho.daemon.operations.ask import AskOperations
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
@@ -437,6 +438,7 @@ class _Wiring:
             control.ScriptLogs: script.logs,
             control.ScriptResult: script.result,
             control.ScriptCancel: script.cancel,
+            asking.Ask: AskOperations(house, script, self._tasks).ask,
             control.Why: WhyOperations(house, script.state).why,
             road.NatsConfig: nats.config,
             **self._seeing_table(house),

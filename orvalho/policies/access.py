@@ -1,7 +1,7 @@
 """The words of a policy: who asks (subject), where (context), what (action, object), the answer.
 
-An object is a path (`fs.*`), a key (`kv.*`), a script's digest `sha256:...` (`script.run`) or
-`context@node` (`script.send`).
+An object is a path (`fs.*`), a key (`kv.*`), `/` (`node.read`), a script's digest `sha256:...`
+(`script.run`) or `context@node` (`script.send`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ACTIONS: Final = (
     "fs.remove",  # remove, the source of a move
     "kv.read",  # get, list
     "kv.write",  # put, delete
+    "node.read",  # what the node says of its machine
 )
 ANY: Final = "*"
 OWNER: Final = "@owner"
@@ -127,6 +128,7 @@ def object_mistake(action: str, text: str) -> str | None:
 
 _SHAPES: Final = {
     "script.run": (re.compile(r"\*\*?|sha256:[0-9a-f*]+"), 'write "*" or "sha256:<hex>"'),
+    "node.read": (re.compile(r"/|/?\*\*?"), 'write "/": a node is asked as a whole'),
     "script.send": (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "context@node"'),
 }
 

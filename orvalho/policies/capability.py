@@ -16,7 +16,12 @@ Side = Literal["target", "caller"]
 MAX_CAPABILITIES: Final = 64
 
 _ACTIONS: Final = tuple(action for action in ACTIONS if not action.startswith("script."))
-_WORDS: Final = tuple(f"{side}.{action}" for side in ("target", "caller") for action in _ACTIONS)
+_WORDS: Final = tuple(
+    f"{side}.{action}"
+    for side in ("target", "caller")
+    for action in _ACTIONS
+    if (side, action) != ("caller", "node.read")  # a target learns nothing of its caller's machine
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,16 @@ def shipped_model() -> str:
     return _shipped("model.conf")
 
 
+def default_rules() -> str:
+    """The rules of a fresh home."""
+    return _shipped("default.csv")
+
+
+def context_rules(context: str) -> str:
+    """The file of a new context's rules: examples, all of them commented out."""
+    return _shipped("context.csv").replace("CONTEXT", context)
+
+
 def is_shipped_model(text: str) -> bool:
     """Whether `text` says the same as the shipped model; comments and blanks do not count."""
     return _statements(text) == _statements(shipped_model())
@@ -19,13 +29,12 @@ def write_defaults(config_dir: Path) -> None:
     """Put model.conf and policy/default.csv where none stand. An owner's own are never touched."""
     (config_dir / "policy").mkdir(parents=True, exist_ok=True)
     _write_new(config_dir / "model.conf", shipped_model())
-    _write_new(config_dir / "policy" / "default.csv", _shipped("default.csv"))
+    _write_new(config_dir / "policy" / "default.csv", default_rules())
 
 
 def write_context(config_dir: Path, context: str) -> None:
     """Put `policy/<context>.csv` there for a new context, with examples that are commented out."""
-    text = _shipped("context.csv").replace("CONTEXT", context)
-    _write_new(config_dir / "policy" / f"{context}.csv", text)
+    _write_new(config_dir / "policy" / f"{context}.csv", context_rules(context))
 
 
 def _write_new(path: Path, text: str) -> None:

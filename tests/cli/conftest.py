@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import mesh, road, seeing
+from orvalho.control import asking, mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -419,6 +419,23 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
                 m.Finding(level="ok", text="keys are readable by you alone"),
                 m.Finding(level="warning", text="no peers", hint="orvalho peer invite"),
             )
+        ),
+    ),
+    asking.Ask: (
+        asking.AskPlaced(
+            name="all",
+            here="peer@laptop",
+            choices=(asking.AskChoice(to="peer@phone2", node="phone2", hops=1, why="direct"),),
+            left_out=(asking.AskChoice(to="peer@tv", node="tv", hops=2, why="offline"),),
+        ),
+        asking.AskAnswer(
+            to="peer@phone2",
+            node="phone2",
+            hops=1,
+            state="done",
+            run=RUN,
+            result=msgspec.Raw(b'{"load": 0.5, "free_bytes": 5000}'),
+            took_ms=12,
         ),
     ),
     m.Complete: (m.Completions(words=("peer@phone2", "peer@phone$(touch owned)")),),

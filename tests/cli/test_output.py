@@ -46,6 +46,10 @@ JSON_COMMANDS = {
     "netcheck": ("netcheck",),
     "bench": ("bench", "phone2", "--duration", "0.1"),
     "report": ("bugreport",),
+    "asked": ("ask", "all", "-e", "1"),
+    "examples": ("examples", "ls"),
+    "built": ("examples", "build", "ram", "--out", "OUT"),
+    "written": ("examples", "extract", "OUT"),
     "files-sent": ("file", "send", __file__, "phone2:"),
 }
 
@@ -115,9 +119,10 @@ def misfit(value, schema, top, place="$"):
 
 
 @pytest.mark.parametrize("name", JSON_COMMANDS)
-def test_what_json_prints_is_as_its_schema_says(name, daemon, orvalho, capsys):
+def test_what_json_prints_is_as_its_schema_says(name, daemon, orvalho, capsys, tmp_path):
     schema = json.loads((SCHEMAS / f"{name}.json").read_text())
-    assert orvalho(*JSON_COMMANDS[name], "--json") == 0
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in JSON_COMMANDS[name]]
+    assert orvalho(*words, "--json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines
     for line in lines:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
+from orvalho.cli.written import show_written, write_new
+from orvalho.control.extract import ExampleFiles
 from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
+from orvalho.control.offline import ask_offline
 
 
 @click.group(
@@ -17,6 +22,7 @@ from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
         "orvalho config show",
         "orvalho config show --origin",
         "orvalho config set limits.wall 60s",
+        "orvalho config extract example-config",
     ),
 )
 def command() -> None:
@@ -63,3 +69,23 @@ def set_(session: Session, key: str, value: str) -> None:
     """Write a setting (a TOML value, or plain text) to config.toml and use it at once."""
     with session.connect() as client:
         session.tell(client.ask(ConfigSet(key=key, value=value), Note))
+
+
+@command.command(
+    "extract",
+    cls=Verb,
+    examples=(
+        "orvalho config extract example-config",
+        "orvalho config extract .",
+        "orvalho config extract example-config --json",
+    ),
+)
+@click.argument("folder", metavar="DIR")
+@click.pass_obj
+def extract(session: Session, folder: str) -> None:
+    """Write an example configuration to DIR: config.toml with every setting and its default, the
+    rules of a fresh home, model.conf. A file that is there already is left as it is."""
+    found = ask_offline(session.environ, session.place, "config-example", ExampleFiles)
+    show_written(
+        session, [write_new(Path(folder) / each.path, each.text.encode()) for each in found.files]
+    )

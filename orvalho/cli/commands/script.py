@@ -16,7 +16,7 @@ from orvalho.cli.output import age, duration, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.runs import follow, show_end
 from orvalho.cli.session import Session
-from orvalho.cli.several import follow_each
+from orvalho.cli.several import follow_each, show_choice
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.client import error_of
 from orvalho.control.messages import (
@@ -142,8 +142,7 @@ def send(
         if isinstance(first, ScriptPlaced) and first.several:
             return follow_each(session, first, replies, output, detach=detach)
         if isinstance(first, ScriptPlaced):
-            for choice in first.choices:
-                session.screen.notice(f"{choice.to}: {choice.why}")
+            show_choice(session, first)
         elif first is not None:
             replies = chain([first], replies)
         last = follow(session, replies, filename, tell_queued)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
+
+import msgspec
+from anyio import to_thread
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key
+from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
+from orvalho.runtime.web.node import node_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
 
 _CALLER_ANSWER_S = 60.0
@@ -40,10 +45,17 @@ class CallTable(Mapping[str, HostCall]):
 
 
 def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, HostCall]:
-    """`target.fs.*` and `target.kv.*`."""
+    """`target.fs.*`, `target.kv.*` and `target.node.*`."""
     calls = file_calls("target", context.files(gate.decide), gate)
     calls |= key_value_calls("target", house.values_of(context.name), gate)
+    calls |= node_calls("target", partial(_facts, house), gate)
     return {name: _audited(name, call, gate) for name, call in calls.items()}
+
+
+async def _facts(house: House) -> bytes:
+    labels = house.labels_of(house.identity.node.key)
+    read = partial(read_facts, house.name, labels, house.home.contexts, house.started_at)
+    return msgspec.json.encode(await to_thread.run_sync(read, abandon_on_cancel=True))
 
 
 def _refused_there(told: ScriptError, gate: RunGate) -> OrvalhoError:

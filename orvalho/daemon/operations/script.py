@@ -20,6 +20,7 @@ from orvalho.contexts.names import (
     RunId,
     Several,
     new_run_id,
+    parse_address,
     parse_target,
     ulid_bytes,
 )
@@ -104,7 +105,7 @@ class ScriptOperations:
             return
         else:
             chosen = self._selection.choose(name)
-            yield _placed(name, [chosen])
+            yield _placed(name, [chosen], self._selection.lost(name, chosen))
             destination = Destination(chosen.address, chosen.node_key)
         async with aclosing(self._send_to(request, destination)) as replies:
             async for reply in replies:
@@ -164,6 +165,27 @@ class ScriptOperations:
                     yield await self._queued(awaited.pop(run.id), "queued")
             async for reply in self._follow(awaited, events):
                 yield reply
+
+    # ---- for `ask` --------------------------------------------------------------------------
+
+    def caller_address(self, name: str | None) -> Address:
+        """Which of our contexts sends. Raises: NotFound."""
+        return Address(self._caller(name).name, self._house.name)
+
+    async def start(self, request: control.ScriptSend, node_key: Key) -> str:
+        """Sign a script for the context `request.to` on that node and send it; the run's id.
+
+        Raises:
+            InvalidInput, Denied: as `orvalho script send` would.
+        """
+        destination = Destination(parse_address(request.to), node_key)
+        run, signed = self._sign(request, destination, self._caller(request.context))
+        await self._queue(run, signed, request.module or request.source, destination)
+        return run.id
+
+    async def ended(self, run: Run) -> control.RunEnded:
+        """How a run ended, as it was kept."""
+        return await self._ended(run)
 
     def _destination(self, address: Address) -> Destination:
         if address.context is None:
@@ -489,11 +511,16 @@ class ScriptOperations:
         return state if waits else msgspec.structs.replace(state, state="sent")
 
 
-def _placed(name: Several, members: Sequence[Candidate]) -> seeing.ScriptPlaced:
+def _placed(
+    name: Several,
+    members: Sequence[Candidate],
+    lost: Sequence[tuple[Candidate, str]] = (),
+) -> seeing.ScriptPlaced:
     return seeing.ScriptPlaced(
         name=str(name),
         several=not name.is_any,
         choices=tuple(seeing.Choice(to=str(each.address), why=each.why) for each in members),
+        others=tuple(seeing.Choice(to=str(each.address), why=why) for each, why in lost),
     )
 
 

@@ -40,6 +40,9 @@ def _kv(side):
     return lambda *args: _call(side + ".kv." + name, *args)
   return struct(get=op("get"), put=op("put"), delete=op("delete"), list=op("list"))
 
+def _node(side):
+  return struct(facts=lambda: _call(side + ".node.facts"))
+
 def _attempted(found):
   if "value" in found:
     return struct(ok=True, value=found["value"], error=None)
@@ -49,7 +52,7 @@ job = struct(
   params=_given["params"],
   caller=struct(id=_given["caller"]["id"], name=_given["caller"]["name"], fs=_fs("caller")),
   target=struct(id=_given["target"]["id"], name=_given["target"]["name"], fs=_fs("target"),
-    kv=_kv("target")),
+    kv=_kv("target"), node=_node("target")),
   attempt=lambda op, *args: _attempted(_attempt(op, *args)),
   sleep=_sleep, log=_log, debug=_debug, info=_info, warn=_warn, error=_error)
 print = _log

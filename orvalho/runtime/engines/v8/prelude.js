@@ -64,6 +64,7 @@
       offer(caller, 'fs', 'caller.fs');
       offer(target, 'fs', 'target.fs');
       offer(target, 'kv', 'target.kv');
+      offer(target, 'node', 'target.node');
       let value = bare ? await body(caller, target, params, log) : await body();
       if (!bare && typeof value === 'function') value = await value({ caller, target, params, log });
       const isRaw = isBytes(value), text = isRaw ? apply(toBase64, value, []) : stringify(value);
