@@ -26,6 +26,7 @@ _STOP: Final = object()
 _FLUSH_S: Final = 0.01
 _FLUSH_BYTES: Final = 32_768
 _CLOSE_S: Final = 5.0
+TOO_DEEP: Final = "this is nested too deeply to be passed on"
 
 
 class Stopped(BaseException):

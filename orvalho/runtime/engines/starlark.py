@@ -17,7 +17,13 @@ from typing import Any, Final
 import starlark
 
 from orvalho.runtime.engine import Problem, Start
-from orvalho.runtime.engines.blocking import BlockingIsolate, OutOfMemory, Stopped, Thrown
+from orvalho.runtime.engines.blocking import (
+    TOO_DEEP,
+    BlockingIsolate,
+    OutOfMemory,
+    Stopped,
+    Thrown,
+)
 
 _CALLS_DEEP: Final = 200
 # The parser descends once for each of these and overflows its stack at some thousands. What else
@@ -222,6 +228,8 @@ def _thrown(text: str, name: str) -> Thrown:
     found = _ERROR.search(text)
     message = (found[1] if found else text).strip()
     message = message.removeprefix("Parse error: ").removeprefix("fail: ")
+    if message.startswith("Maximum depth"):
+        return Thrown("RangeError", TOO_DEEP, _stack(text))
     return Thrown(name, message.partition(", expected one of")[0], _stack(text))
 
 
@@ -253,7 +261,15 @@ def _shown(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Raises:
+    Thrown: JSON cannot say it.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
+    except (TypeError, ValueError) as error:
+        raise Thrown("TypeError", f"this cannot be written as JSON: {error}") from None
 
 
 def _loads(params: bytes) -> Any:
@@ -261,6 +277,8 @@ def _loads(params: bytes) -> Any:
         return json.loads(params)
     except ValueError as error:
         raise Thrown("SyntaxError", f"the parameters are no JSON: {error}") from error
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
 
 
 def _peak_bytes() -> int:

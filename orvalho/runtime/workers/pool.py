@@ -27,6 +27,7 @@ from orvalho.runtime.workers.code import Code, CodeCache, code_key
 from orvalho.runtime.workers.messages import (
     ALONE,
     NO_ENGINE,
+    NO_MEMORY,
     Call,
     Checked,
     CheckSource,
@@ -480,6 +481,8 @@ async def open_workers(
 def _limit(status: int | None) -> str | None:
     """The limit that a worker of one guest died of: the kernel's two clocks; memory, for which its
     engine asked in vain; or its stack, which is memory too."""
+    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY:
+        return "memory"
     if status is None or not os.WIFSIGNALED(status):
         return None
     return {

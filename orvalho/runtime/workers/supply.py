@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from orvalho.runtime.engine import Engine, Isolate
+from orvalho.runtime.workers.messages import NO_MEMORY
 
 _SPARES: Final = 3
 _MOST_ALIVE: Final = 128
@@ -61,7 +62,7 @@ class Supply:
             threading.Thread(target=self._close_one, args=(isolate,), daemon=True).start()
         except RuntimeError:
             # No memory for a thread: the guest has eaten it. The daemon starts another worker.
-            os._exit(70)
+            os._exit(NO_MEMORY)
 
     def _order(self) -> None:
         if self._anchor is None:

@@ -21,7 +21,7 @@ from wasmtime._instance import InstanceExports
 
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engine import Problem, Start
-from orvalho.runtime.engines.blocking import BlockingIsolate, OutOfMemory, Thrown
+from orvalho.runtime.engines.blocking import TOO_DEEP, BlockingIsolate, OutOfMemory, Thrown
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
 from orvalho.runtime.engines.wasm.offers import find
 from orvalho.scripts.wasm_module import External, FunctionType, WasmModule, check_call
@@ -388,3 +388,5 @@ def _loads(params: bytes) -> Any:
         return msgspec.json.decode(params)
     except msgspec.DecodeError as error:
         raise Thrown("SyntaxError", f"the parameters are no JSON: {error}") from error
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
