@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-int fib(int), sieve(int), matmul(int), sha256(int), nbody(int);
+int fib(int), sieve(int), matmul(int), matrows(int), sha256(int), nbody(int);
 
 static double now(void) {
     struct timespec spent;
@@ -15,8 +15,9 @@ static double now(void) {
 
 int main(int count, char **words) {
     static const struct { const char *name; int (*run)(int); } known[] = {
-        {"fib", fib}, {"sieve", sieve}, {"matmul", matmul}, {"sha256", sha256}, {"nbody", nbody}};
-    for (int i = 0; count == 3 && i < 5; i++)
+        {"fib", fib}, {"sieve", sieve}, {"matmul", matmul},
+        {"matrows", matrows}, {"sha256", sha256}, {"nbody", nbody}};
+    for (int i = 0; count == 3 && i < 6; i++)
         if (!strcmp(words[1], known[i].name)) {
             double start = now();
             int answer = known[i].run(atoi(words[2]));

@@ -69,6 +69,10 @@ _ERROR: Final = re.compile(r"^error: ((?:.|\n)*?)(?=\n *--> |\Z)", re.MULTILINE)
 class StarlarkEngine:
     """See `engine.Engine`."""
 
+    def __init__(self) -> None:
+        # What the interpreter sets up once is there before any guest's process is forked.
+        starlark.eval(starlark.Module(), _dialect_parse("orvalho:first", "1"), _globals())
+
     def prepare(self, filename: str, source: str) -> None:
         """It is parsed where it runs."""
 
@@ -135,9 +139,7 @@ class StarlarkIsolate(BlockingIsolate):
         options = starlark.EvalOptions(
             check_cancelled=self._is_cancelled, max_callstack_size=_CALLS_DEEP
         )
-        extensions = [getattr(starlark.LibraryExtension, name) for name in _EXTENSIONS]
-        known = starlark.Globals.extended_by(extensions)
-        return starlark.eval_with(options, module, program, known).value
+        return starlark.eval_with(options, module, program, _globals()).value
 
     def _is_cancelled(self) -> bool:
         self._looks += 1
@@ -187,6 +189,12 @@ class StarlarkIsolate(BlockingIsolate):
             self.log(level, " ".join(map(_shown, arguments)))
 
         return log
+
+
+def _globals() -> starlark.Globals:
+    return starlark.Globals.extended_by(
+        [getattr(starlark.LibraryExtension, name) for name in _EXTENSIONS]
+    )
 
 
 def _parse(filename: str, source: str) -> starlark.AstModule:

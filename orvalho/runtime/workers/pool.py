@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Protocol
@@ -45,6 +46,7 @@ from orvalho.runtime.workers.messages import (
 )
 from orvalho.runtime.workers.nursery import Nursery
 from orvalho.runtime.workers.pipe import Pipe, open_pipe
+from orvalho.runtime.workers.spares import Spares
 
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
@@ -278,6 +280,7 @@ class Workers:
         self._by_pid: dict[int, Worker] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
         self._deaths = 0
+        self._spares = Spares(partial(self._start, is_alone=True), self._retire)
         self._nursery = Nursery(self._died)
 
     async def seat(self, context: str, language: str = LANGUAGES[0]) -> Worker:
@@ -301,7 +304,10 @@ class Workers:
         as long as it lives."""
         await seats.acquire()
         try:
-            worker = self._start(language, is_alone=True)
+            if kind_of(language).is_shared:
+                worker = self._start(language, is_alone=True)
+            else:
+                worker = self._spares.take(language)
         except OrvalhoError:
             seats.release()
             raise
@@ -332,7 +338,8 @@ class Workers:
         """
         key = code_key(module)
         async with self._compiling.setdefault(key, asyncio.Lock()):
-            found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
+            found = self._refused.get(key) or self._codes.recent(key)
+            found = found or await to_thread.run_sync(self._codes.find, key)
             if found is None:
                 found = await self._compile(key, filename, module)
             self._compiling.pop(key, None)
@@ -387,6 +394,7 @@ class Workers:
 
     def close(self) -> None:
         """End all workers and the zygote."""
+        self._spares.close()
         for timer in self._idle.values():
             timer.cancel()
         for worker in list(self._workers.values()):
