@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from bench.engines import send
+from bench.engines import STARLARK, send
 from bench.idle import children, private_bytes
 from bench.pair import Pair, two_daemons
 from bench.programs.build import HERE
@@ -25,7 +25,6 @@ from orvalho.control.messages import RunEnded, RunQueued, ScriptCancel, ScriptRe
 _RUNS: Final = 1000
 _CANCELS: Final = 11
 _HEADER: Final = '{0} /// orvalho\n{0} timeout = "60s"\n{0} cpu = "60s"\n{0} ///\n'
-_STAR: Final = "def main(job):\n  return job.params['n'] + 1"
 # An endless loop in each language.
 _LOOPS: Final[dict[str, tuple[str, str | bytes, str | None]]] = {
     "JavaScript": ("loop.js", _HEADER.format("//") + "for (;;);", None),
@@ -46,7 +45,7 @@ def measure() -> Iterator[Row]:
     with two_daemons() as pair, pair.laptop.client() as client:
         yield from _cancels(pair, client)
         yield from _second_sends(pair, client)
-    yield from _leaks()
+    yield from leaks()
 
 
 def endless(client: Client, language: str) -> str:
@@ -151,14 +150,16 @@ def _link_bytes(pair: Pair) -> int | None:
 # ---- what stays --------------------------------------------------------------------------------
 
 
-def _leaks() -> Iterator[Row]:
+def leaks(*names: str) -> Iterator[Row]:
+    """What the languages of those names leave behind, or all of them."""
     hello = (HERE / "hello.wasm").read_bytes()
     programs: dict[str, tuple[str, str | bytes]] = {
         "JavaScript": ("bench.js", TRIVIAL),
         "WASI": ("hello.wasm", hello),
-        "Starlark": ("bench.star", _STAR),
+        "Starlark": ("bench.star", STARLARK),
     }
-    for name, (filename, source) in programs.items():
+    for name in names or programs:
+        filename, source = programs[name]
         with two_daemons() as pair, pair.laptop.client() as client:
             # What is allocated once, and the tables' first pages.
             for _ in range(_RUNS // 2):

@@ -82,7 +82,7 @@ def _starts() -> Iterator[Row]:
         sends = {
             "JavaScript": lambda: send(client, "bench.js", TRIVIAL, {"n": 1}),
             "WASI": lambda: send(client, "hello.wasm", hello, None),
-            "Starlark": lambda: send(client, "bench.star", _STAR, {"n": 1}),
+            "Starlark": lambda: send(client, "bench.star", STARLARK, {"n": 1}),
         }
         took = in_turns(sends, 150)
         base = took["JavaScript"]
@@ -97,7 +97,7 @@ def _starts() -> Iterator[Row]:
             )
 
 
-_STAR: Final = "def main(job):\n  return job.params['n'] + 1"
+STARLARK: Final = "def main(job):\n  return job.params['n'] + 1"
 
 
 def send(client: Client, filename: str, source: str | bytes, params: object) -> RunEnded:

@@ -10,6 +10,7 @@ import base64
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from orvalho.runtime.job import Ended
@@ -28,6 +29,8 @@ class Column(ABC):
 
     name: ClassVar[str]
     filename: ClassVar[str]
+    # What begins a comment.
+    mark: ClassVar[str] = ""
     programs: ClassVar[Mapping[str, Source]]
     skips: ClassVar[Mapping[str, str]] = {}
     # For each promise with a stack, the beginnings of its lines.
@@ -40,6 +43,18 @@ class Column(ABC):
     @abstractmethod
     def catching(self, call: tuple[Any, ...]) -> Source:
         """A program that makes one call and has the name of its error for its result."""
+
+    def write(self, directory: Path, source: Source, *header: str) -> Path:
+        """The program as a file, with the lines of its header: where a language has comments, in
+        front of it, and otherwise beside it."""
+        file = directory / self.filename
+        if isinstance(source, bytes):
+            file.write_bytes(source)
+            file.with_name(f"{file.name}.toml").write_text("\n".join(header))
+            return file
+        lines = ["/// orvalho", *header, "///"] if header else []
+        file.write_text(source + "".join(f"\n{self.mark} {line}" for line in lines))
+        return file
 
     def source(self, promise: Promise) -> Source:
         if promise.calls:
@@ -61,6 +76,7 @@ class Column(ABC):
 class JavaScript(Column):
     name = "javascript"
     filename = "job.js"
+    mark = "//"
     programs: ClassVar = {
         "echo": "export default ({ params }) => params",
         "names": "export default ({ caller, target }) => [caller.name, target.name]",
@@ -126,6 +142,7 @@ class JavaScript(Column):
 class Starlark(Column):
     name = "starlark"
     filename = "job.star"
+    mark = "#"
     programs: ClassVar = {
         "echo": "def main(job):\n  return job.params",
         "names": "def main(job):\n  return [job.caller.name, job.target.name]",
