@@ -254,8 +254,12 @@ class Run:
         self._end(self._checked(ended, usage))
 
     def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
+        limits = self.job.limits
         usage = Usage(
             wall_ms=round((self._loop.time() - self._began_at) * 1000),
+            # What the kernel ended it for, it has used.
+            cpu_ms=round(limits.cpu_s * 1000) if limit == "cpu" else 0,
+            memory_bytes=limits.memory_bytes if limit == "memory" else 0,
             output_bytes=self._output_bytes,
             host_calls=self._calls,
             read_bytes=self._read_bytes,
