@@ -184,7 +184,9 @@ async def test_a_hostile_program_hurts_only_itself(jobs: Jobs, case: Attack) -> 
             jobs, GOOD, context="peaceful", limits=LIMITS, ops={"target.kv.get": get}
         )
     assert (good.outcome, good.result) == ("done", b"1"), good
-    assert how(ends[0]) in case.ends, ends[0]
+    # On a machine that others keep busy, its time is up before it has had so much of it.
+    busy = ("wall",) if "cpu" in case.ends else ()
+    assert how(ends[0]) in (*case.ends, *busy), ends[0]
     # Not even its neighbours in the same worker are hurt by a module.
     deaths = jobs.workers.statistics()["deaths"]
     again, _ = await play(jobs, wat.run(""), filename="job.wasm", context="hostile", limits=LIMITS)
@@ -295,6 +297,28 @@ async def test_what_was_eaten_is_given_back(jobs: Jobs) -> None:
     with anyio.fail_after(30):
         while worker_bytes() > before + (24 << 20):
             await anyio.sleep(0.05)
+
+
+async def test_hostile_modules_in_processes_of_their_own(jobs: Jobs) -> None:
+    """The same corpus where the code looks at no clock: the kernel ends it."""
+    alone = Jobs(jobs.workers, heavy_s=0)
+    wrong: list[str] = []
+
+    async def one(case: Attack) -> None:
+        ends: list[Ended] = []
+        await attack(alone, case.source, ends)
+        busy = ("wall",) if "cpu" in case.ends else ()
+        if how(ends[0]) not in (*case.ends, *busy):
+            wrong.append(f"{case.name}: {ends[0]}")
+
+    cases = read_corpus()
+    for at in range(0, len(cases), 4):
+        async with anyio.create_task_group() as tasks:
+            for case in cases[at : at + 4]:
+                tasks.start_soon(one, case)
+    assert not wrong, "\n".join(wrong)
+    good, _ = await play(jobs, GOOD, limits=LIMITS, ops={"target.kv.get": get})
+    assert good.outcome == "done"
 
 
 async def test_the_reader_of_modules_takes_twenty_thousand_damaged_ones() -> None:

@@ -360,4 +360,10 @@ class Wasm(Column):
         return found["rule"] if promise.program == "rule" else found
 
 
-COLUMNS: Final[tuple[Column, ...]] = (JavaScript(), Starlark(), Wasm())
+class LoneWasm(Wasm):
+    """The same in a process of its own, without a look at the clock."""
+
+    name = "wasm-alone"
+
+
+COLUMNS: Final[tuple[Column, ...]] = (JavaScript(), Starlark(), Wasm(), LoneWasm())

@@ -43,7 +43,11 @@ def phone(devices: tuple[Device, Device]) -> Device:
     return devices[1]
 
 
-@pytest.fixture(params=COLUMNS, ids=lambda column: column.name)
+# Where a guest runs is the target's own choice.
+TYPED = [column for column in COLUMNS if column.name != "wasm-alone"]
+
+
+@pytest.fixture(params=TYPED, ids=lambda column: column.name)
 def column(request: pytest.FixtureRequest) -> Column:
     found: Column = request.param
     return found

@@ -98,6 +98,7 @@ class BlockingIsolate(ABC):
             raise self._reached(b"output")
         level = level if 0 <= level < len(LEVELS) else 1
         self._add(b"L%d" % level + msgspec.json.encode(text))
+        self.look_in()
 
     def call(self, op: str, argument: bytes) -> Answer:
         """Ask the host and wait. `argument` is a JSON list on one line."""

@@ -37,9 +37,10 @@ class Code:
     problems: tuple[Problem, ...] = ()
 
 
-def code_key(module: bytes) -> str:
-    """64 hex digits."""
-    return hashlib.sha256(_machine() + hashlib.sha256(module).digest()).hexdigest()
+def code_key(module: bytes, language: str = "wasm") -> str:
+    """64 hex digits. `language` is that of the engine (see `engines.catalog`)."""
+    made_by = _machine() if language == "wasm" else _machine() + language.encode()
+    return hashlib.sha256(made_by + hashlib.sha256(module).digest()).hexdigest()
 
 
 @cache

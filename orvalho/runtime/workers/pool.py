@@ -330,18 +330,20 @@ class Workers:
             timer.cancel()
         return worker
 
-    async def compile(self, filename: str, module: bytes) -> Code:
-        """The code of a module: made in a process of its own, and only the first time.
+    async def compile(self, filename: str, module: bytes, language: str = "") -> Code:
+        """The code of a module, for its own language's engine or for that of `language`: made in a
+        process of its own, and only the first time.
 
         Raises:
             Unavailable: no worker can be started.
         """
-        key = code_key(module)
+        language = language or pick_language(filename, module)
+        key = code_key(module, language)
         async with self._compiling.setdefault(key, asyncio.Lock()):
             found = self._refused.get(key) or self._codes.recent(key)
             found = found or await to_thread.run_sync(self._codes.find, key)
             if found is None:
-                found = await self._compile(key, filename, module)
+                found = await self._compile(key, filename, module, language)
             self._compiling.pop(key, None)
             if found.problems:
                 self._refused[key] = found
@@ -349,8 +351,8 @@ class Workers:
                     self._refused.popitem(last=False)
         return found
 
-    async def _compile(self, key: str, filename: str, module: bytes) -> Code:
-        worker = await self._alone(pick_language(filename, module), self._compilers)
+    async def _compile(self, key: str, filename: str, module: bytes, language: str) -> Code:
+        worker = await self._alone(language, self._compilers)
         check = CompileSource(check=next(self._checks), filename=filename, module=module)
         try:
             compiled = await worker.compile(check)
