@@ -118,7 +118,8 @@ class Jobs:
         if isinstance(source, bytes):
             alone = ALONE.get(language)
             digest = hashlib.sha256(source).digest()
-            if alone and (digest in self._heavy or not self._heavy_s):
+            is_heavy = digest in self._heavy or not self._heavy_s
+            if alone and is_heavy and self.workers.has_room_alone(alone):
                 language, alone = alone, None
             code = await self.workers.compile(job.filename, source, language)
             source = code.key

@@ -64,7 +64,7 @@ _TOO_MUCH: Final = {
 _MOST_RUNNING: Final = 96
 # So many runs at once are much for one worker, and so many workers are enough for one context.
 _BUSY: Final = 12
-# Workers of one guest each, at once.
+# Workers of one guest each, of one language, at once.
 _MOST_SINGLES: Final = 16
 _MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
 
@@ -275,7 +275,7 @@ class Workers:
         self._numbers = itertools.count(1)
         self._checks = itertools.count(1)
         self._by_context: dict[tuple[str, str], list[Worker]] = {}
-        self._singles = asyncio.Semaphore(_MOST_SINGLES)
+        self._singles = {name: asyncio.Semaphore(_MOST_SINGLES) for name in LANGUAGES}
         self._workers: dict[int, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
@@ -291,13 +291,17 @@ class Workers:
         """
         while True:
             if not kind_of(language).is_shared:
-                worker = await self._alone(language, self._singles)
+                worker = await self._alone(language, self._singles[language])
                 worker.contexts.add(context)
                 return worker
             worker = self._worker_for(context, language)
             await worker.sit_down()
             if not worker.is_gone:
                 return worker
+
+    def has_room_alone(self, language: str) -> bool:
+        """Whether a guest that has a worker of its own would get one now."""
+        return not self._singles[language].locked()
 
     async def _alone(self, language: str, seats: asyncio.Semaphore) -> Worker:
         """A worker for one guest or one source, when not too many others have one; it takes a seat
