@@ -67,6 +67,8 @@ class BlockingIsolate(ABC):
         self._calls = 0
         self._is_full = False
         self.is_stopping = False
+        # Whether its engine calls `look_in` while the guest computes.
+        self.is_looked_in = True
 
     # ---- for the subclass --------------------------------------------------------------------
 
@@ -98,7 +100,8 @@ class BlockingIsolate(ABC):
             raise self._reached(b"output")
         level = level if 0 <= level < len(LEVELS) else 1
         self._add(b"L%d" % level + msgspec.json.encode(text))
-        self.look_in()
+        if not self.is_looked_in:
+            self._flush()
 
     def call(self, op: str, argument: bytes) -> Answer:
         """Ask the host and wait. `argument` is a JSON list on one line."""

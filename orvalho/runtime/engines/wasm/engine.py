@@ -51,6 +51,7 @@ class WasmEngine:
     """See `engine.Compiler`. Sources are keys of loaded code."""
 
     def __init__(self, *, is_interruptible: bool = True) -> None:
+        self.is_interruptible = is_interruptible
         config = wasmtime.Config()
         config.epoch_interruption = is_interruptible
         config.max_wasm_stack = _WASM_STACK_BYTES
@@ -146,6 +147,7 @@ class WasmIsolate(BlockingIsolate):
         super().__init__()
         self._engine = engine
         self._cause: BaseException | None = None
+        self.is_looked_in = engine.is_interruptible
 
     def run(self, start: Start) -> bytes:
         module = self._engine.module(start.source)
