@@ -9,13 +9,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, depot, files, gossip, hostile, idle, links, nats, policy, scripts
+from bench import (
+    base,
+    command,
+    depot,
+    engine_costs,
+    engines,
+    files,
+    gossip,
+    hostile,
+    idle,
+    links,
+    nats,
+    policy,
+    scripts,
+)
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "command": command.measure,
     "policy": policy.measure,
     "scripts": scripts.measure,
+    "engines": engines.measure,
+    "engine-costs": engine_costs.measure,
     "depot": depot.measure,
     "hostile": hostile.measure,
     "idle": idle.measure,

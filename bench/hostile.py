@@ -1,36 +1,44 @@
-"""What a script costs others that never ends."""
+"""What a script costs others that never ends, in each language."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.base import median
+from bench.engine_costs import endless
+from bench.engines import STARLARK, send
 from bench.pair import two_daemons
-from bench.scripts import round_trip
+from bench.programs.build import HERE
+from bench.scripts import TRIVIAL
 from bench.table import Row, ms, times
 from orvalho.control.client import Client
-from orvalho.control.messages import RunQueued, ScriptCancel, ScriptSend
+from orvalho.control.messages import ScriptCancel
 
-_ENDLESS = '// /// orvalho\n// timeout = "60s"\n// cpu = "60s"\n// ///\nfor (;;);'
+_COUNT = 150
 
 
 def measure() -> Iterator[Row]:
+    programs: dict[str, tuple[str, str | bytes]] = {
+        "JavaScript": ("bench.js", TRIVIAL),
+        "WebAssembly": ("hello.wasm", (HERE / "hello.wasm").read_bytes()),
+        "Starlark": ("bench.star", STARLARK),
+    }
     with two_daemons() as pair, pair.laptop.client() as client:
-        alone = round_trip(client, 300)
-        for count in (1, 2):
-            runs = [_start_endless(client) for _ in range(count)]
-            beside = round_trip(client, 300)
-            for run in runs:
-                list(client.stream(ScriptCancel(run=run)))
-            yield Row(
-                f"round trip beside {count} endless, same context",
-                ms(beside),
-                f"alone {ms(alone)}",
-                times(beside, alone),
-                "3x",
-            )
+        for language, (filename, source) in programs.items():
+            alone = _round_trip(client, filename, source)
+            for count in (1, 2):
+                runs = [endless(client, language) for _ in range(count)]
+                beside = _round_trip(client, filename, source)
+                for run in runs:
+                    list(client.stream(ScriptCancel(run=run)))
+                yield Row(
+                    f"round trip of {language} beside {count} endless, same context",
+                    ms(beside),
+                    f"alone {ms(alone)}",
+                    times(beside, alone),
+                    "3x",
+                )
 
 
-def _start_endless(client: Client) -> str:
-    request = ScriptSend(to="peer@phone2", filename="endless.js", source=_ENDLESS, detach=True)
-    queued = [reply for reply in client.stream(request) if isinstance(reply, RunQueued)]
-    return queued[0].run
+def _round_trip(client: Client, filename: str, source: str | bytes) -> float:
+    return median(lambda: send(client, filename, source, {"n": 1}), _COUNT)

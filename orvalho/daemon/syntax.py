@@ -23,8 +23,9 @@ class Syntax:
         self._good: OrderedDict[str, None] = OrderedDict()
 
     async def check(self, filename: str, source: Source, needs: str | None) -> None:
-        """Read what it needs, which may stand beside it, and its text if it is JavaScript: what
-        other engines take to look at it, the target spends anyway, and we may not have them.
+        """Read what it needs, which may stand beside it, and its text if it is one: what a
+        compiler of modules takes to look at it, the target spends anyway. An engine that we do
+        not have tells nothing, and the target decides.
 
         Raises:
             InvalidInput: with every mistake in `detail`, a line each: `job.js:3:1: ...`.
@@ -33,7 +34,7 @@ class Syntax:
         if script.digest in self._good:
             return
         read_manifest(script, needs)
-        if script.language is not Language.JAVASCRIPT:
+        if script.language is Language.WASM:
             return
         try:
             problems = await self._house.jobs.check(script.filename, script.source)

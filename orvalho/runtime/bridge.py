@@ -80,7 +80,7 @@ def read_records(raw: bytes) -> list[Record]:
     Raises:
         InvalidInput: this was not written by our side of the isolate.
     """
-    if b"\\" in raw and b"\\ud" in raw:
+    if b"\\ud" in raw or b"\\uD" in raw:
         raw = _whole_characters(raw)
     try:
         return [_read(line) for line in raw.split(b"\n") if line]
@@ -111,9 +111,19 @@ def _read(line: bytes) -> Record:
 
 
 def _whole_characters(raw: bytes) -> bytes:
-    """JSON may escape half a surrogate pair, which no UTF-8 text can hold and many decoders refuse;
-    an engine escapes nothing else so, and each becomes U+FFFD."""
-    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], raw)
+    """JSON may escape half a surrogate pair, which no UTF-8 text can hold and many decoders refuse:
+    each becomes U+FFFD. A whole pair, which a guest's own JSON may hold, is a character."""
+    return _ESCAPE.sub(_whole, raw)
 
 
-_ESCAPE: Final = re.compile(rb"\\(?:(ud[89a-f][0-9a-f]{2})|.)", re.DOTALL)
+def _whole(found: re.Match[bytes]) -> bytes:
+    if found["pair"]:
+        return found[0]
+    return b"\\ufffd" if found["half"] else found[0]
+
+
+_ESCAPE: Final = re.compile(
+    rb"\\(?:(?P<pair>u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)

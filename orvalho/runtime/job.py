@@ -7,12 +7,13 @@ believed in nothing beyond that.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Problem
-from orvalho.runtime.engines.catalog import pick_language
+from orvalho.runtime.engines.catalog import ALONE, pick_language
 from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
 from orvalho.runtime.workers.pool import Worker, Workers
 from orvalho.scripts.script import Source
@@ -37,6 +38,9 @@ _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
+# A process of its own costs a run some milliseconds, and saves a third of its time.
+_HEAVY_S: Final = 0.2
+_MOST_HEAVY: Final = 256
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -88,11 +92,17 @@ class Ended:
 
 class Jobs:
     """Runs scripts in a pool of workers. A worker that has not ended a run `grace_s` after its time
-    is up, or it was cancelled, is taken for stuck and killed."""
+    is up, or it was cancelled, is taken for stuck and killed. A module of which a run has used
+    `heavy_s` of a processor has workers of its own from then on; with 0, each has."""
 
-    def __init__(self, workers: Workers, *, grace_s: float = _GRACE_S) -> None:
+    def __init__(
+        self, workers: Workers, *, grace_s: float = _GRACE_S, heavy_s: float = _HEAVY_S
+    ) -> None:
         self.workers = workers
         self._grace_s = grace_s
+        self._heavy_s = heavy_s
+        # The digests of such modules whose code for that is there.
+        self._heavy: OrderedDict[bytes, None] = OrderedDict()
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -104,9 +114,14 @@ class Jobs:
             Unavailable: no worker can be started.
         """
         language, source = pick_language(job.filename, job.source), job.source
-        code = None
+        code, alone = None, None
         if isinstance(source, bytes):
-            code = await self.workers.compile(job.filename, source)
+            alone = ALONE.get(language)
+            digest = hashlib.sha256(source).digest()
+            is_heavy = digest in self._heavy or not self._heavy_s
+            if alone and is_heavy and self.workers.has_room_alone(alone):
+                language, alone = alone, None
+            code = await self.workers.compile(job.filename, source, language)
             source = code.key
         worker = await self.workers.seat(job.context, language)
         if code is not None:
@@ -123,6 +138,17 @@ class Jobs:
             yield run
         finally:
             run.abandon()
+            if alone and run.cpu_ms >= self._heavy_s * 1000:
+                self.workers.tasks.start_soon(self._set_apart, job, digest, alone)
+
+    async def _set_apart(self, job: Job, digest: bytes, language: str) -> None:
+        """Have the code made that the module's next runs will use."""
+        assert isinstance(job.source, bytes)
+        with suppress(OrvalhoError):
+            await self.workers.compile(job.filename, job.source, language)
+            self._heavy[digest] = None
+            if len(self._heavy) > _MOST_HEAVY:
+                self._heavy.popitem(last=False)
 
     async def check(self, filename: str, source: Source) -> tuple[Problem, ...]:
         """All that keeps a source from running, nothing of which is run.
@@ -155,6 +181,7 @@ class Run:
         self._tasks = tasks
         self._events: deque[Output | Ended] = deque()
         self._wake: asyncio.Event = asyncio.Event()
+        self.cpu_ms = 0
         self._has_ended = False
         self._is_cancelled = False
         self._lines = 0
@@ -254,8 +281,12 @@ class Run:
         self._end(self._checked(ended, usage))
 
     def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
+        limits = self.job.limits
         usage = Usage(
             wall_ms=round((self._loop.time() - self._began_at) * 1000),
+            # What the kernel ended it for, it has used.
+            cpu_ms=round(limits.cpu_s * 1000) if limit == "cpu" else 0,
+            memory_bytes=limits.memory_bytes if limit == "memory" else 0,
             output_bytes=self._output_bytes,
             host_calls=self._calls,
             read_bytes=self._read_bytes,
@@ -292,6 +323,7 @@ class Run:
         )
 
     def _end(self, ended: Ended) -> None:
+        self.cpu_ms = ended.usage.cpu_ms
         self._has_ended = True
         self._stop_serving()
         self._add(ended)

@@ -129,6 +129,9 @@ async def test_a_hostile_script_hurts_only_itself(jobs: Jobs, case: Attack) -> N
     # What fills the heap meets one of three walls first, depending on the machine's speed: the
     # limit, its time, or V8 that gives up before either.
     walls = ("memory", DIED, CPU) if "memory" in case.ends else ()
+    if CPU in (*case.ends, *walls):
+        # On a machine that others keep busy, its time is up before it has had so much of it.
+        walls = (*walls, WALL)
     assert how(ends[0]) in (*case.ends, *walls), ends[0]
     if case.result is not ... and ends[0].outcome == "done":
         assert ends[0].result is not None

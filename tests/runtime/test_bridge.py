@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,13 @@ def test_half_a_character_becomes_a_whole_one() -> None:
     assert read_records(rb'R["\\ud800","\ud800","\\\udc00"]') == [
         Returned(rb'["\\ud800","\ufffd","\\\ufffd"]')
     ]
+
+
+def test_a_whole_character_stays_as_it_is() -> None:
+    raw = rb'R["\ud83d\ude00","\uD83D\uDE00","\uD83D","\ude00\ud83d"]'
+    (returned,) = read_records(raw)
+    assert isinstance(returned, Returned)
+    assert json.loads(returned.result or b"") == ["😀", "😀", "\ufffd", "\ufffd\ufffd"]
 
 
 def test_an_alarm_rings_within_a_month() -> None:

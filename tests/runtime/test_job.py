@@ -220,7 +220,7 @@ async def test_a_heap_without_end_ends_at_its_limit_or_with_its_worker(jobs: Job
 
 async def test_what_it_used_is_told(jobs: Jobs) -> None:
     source = """log('12345'); await target.kv.get('a'); const end = Date.now() + 60;
-      const a = []; while (Date.now() < end) a.push([1]); 'r'"""
+      const a = []; while (Date.now() < end || a.length < 1e5) a.push([1]); 'r'"""
     ended, _ = await play(jobs, source, ops={"target.kv.get": echo})
     usage = ended.usage
     assert usage.wall_ms >= 60

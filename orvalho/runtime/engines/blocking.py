@@ -26,6 +26,7 @@ _STOP: Final = object()
 _FLUSH_S: Final = 0.01
 _FLUSH_BYTES: Final = 32_768
 _CLOSE_S: Final = 5.0
+TOO_DEEP: Final = "this is nested too deeply to be passed on"
 
 
 class Stopped(BaseException):
@@ -66,6 +67,8 @@ class BlockingIsolate(ABC):
         self._calls = 0
         self._is_full = False
         self.is_stopping = False
+        # Whether its engine calls `look_in` while the guest computes.
+        self.is_looked_in = True
 
     # ---- for the subclass --------------------------------------------------------------------
 
@@ -97,6 +100,8 @@ class BlockingIsolate(ABC):
             raise self._reached(b"output")
         level = level if 0 <= level < len(LEVELS) else 1
         self._add(b"L%d" % level + msgspec.json.encode(text))
+        if not self.is_looked_in:
+            self._flush()
 
     def call(self, op: str, argument: bytes) -> Answer:
         """Ask the host and wait. `argument` is a JSON list on one line."""

@@ -31,7 +31,11 @@ _KINDS: Final = {
     "javascript": Kind("v8.engine", "V8Engine", "py_mini_racer", "", is_shared=True),
     "wasm": Kind("wasm.engine", "WasmEngine", "wasmtime", "wasm", is_shared=True),
     "starlark": Kind("starlark", "StarlarkEngine", "starlark", "starlark", is_shared=False),
+    "wasm-alone": Kind("wasm.engine", "LoneWasmEngine", "wasmtime", "wasm", is_shared=False),
 }
+# A language -> the same, for a guest that has a worker of its own: what begins later there, and
+# computes faster.
+ALONE: Final = {"wasm": "wasm-alone"}
 # A number names a language between processes.
 LANGUAGES: Final = tuple(_KINDS)
 

@@ -17,7 +17,13 @@ from typing import Any, Final
 import starlark
 
 from orvalho.runtime.engine import Problem, Start
-from orvalho.runtime.engines.blocking import BlockingIsolate, OutOfMemory, Stopped, Thrown
+from orvalho.runtime.engines.blocking import (
+    TOO_DEEP,
+    BlockingIsolate,
+    OutOfMemory,
+    Stopped,
+    Thrown,
+)
 
 _CALLS_DEEP: Final = 200
 # The parser descends once for each of these and overflows its stack at some thousands. What else
@@ -65,6 +71,10 @@ _ERROR: Final = re.compile(r"^error: ((?:.|\n)*?)(?=\n *--> |\Z)", re.MULTILINE)
 
 class StarlarkEngine:
     """See `engine.Engine`."""
+
+    def __init__(self) -> None:
+        # What the interpreter sets up once is there before any guest's process is forked.
+        starlark.eval(starlark.Module(), _dialect_parse("orvalho:first", "1"), _globals())
 
     def prepare(self, filename: str, source: str) -> None:
         """It is parsed where it runs."""
@@ -132,9 +142,7 @@ class StarlarkIsolate(BlockingIsolate):
         options = starlark.EvalOptions(
             check_cancelled=self._is_cancelled, max_callstack_size=_CALLS_DEEP
         )
-        extensions = [getattr(starlark.LibraryExtension, name) for name in _EXTENSIONS]
-        known = starlark.Globals.extended_by(extensions)
-        return starlark.eval_with(options, module, program, known).value
+        return starlark.eval_with(options, module, program, _globals()).value
 
     def _is_cancelled(self) -> bool:
         self._looks += 1
@@ -186,6 +194,12 @@ class StarlarkIsolate(BlockingIsolate):
         return log
 
 
+def _globals() -> starlark.Globals:
+    return starlark.Globals.extended_by(
+        [getattr(starlark.LibraryExtension, name) for name in _EXTENSIONS]
+    )
+
+
 def _parse(filename: str, source: str) -> starlark.AstModule:
     """Raises:
     Thrown: a SyntaxError with its place.
@@ -225,6 +239,8 @@ def _thrown(text: str, name: str) -> Thrown:
     found = _ERROR.search(text)
     message = (found[1] if found else text).strip()
     message = message.removeprefix("Parse error: ").removeprefix("fail: ")
+    if message.startswith("Maximum depth"):
+        return Thrown("RangeError", TOO_DEEP, _stack(text))
     return Thrown(name, message.partition(", expected one of")[0], _stack(text))
 
 
@@ -256,7 +272,15 @@ def _shown(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Raises:
+    Thrown: JSON cannot say it.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
+    except (TypeError, ValueError) as error:
+        raise Thrown("TypeError", f"this cannot be written as JSON: {error}") from None
 
 
 def _loads(params: bytes) -> Any:
@@ -264,6 +288,8 @@ def _loads(params: bytes) -> Any:
         return json.loads(params)
     except ValueError as error:
         raise Thrown("SyntaxError", f"the parameters are no JSON: {error}") from error
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
 
 
 def _peak_bytes() -> int:

@@ -10,6 +10,8 @@ import hashlib
 import os
 import platform
 import tempfile
+import threading
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +23,7 @@ from orvalho.runtime.engine import Problem
 
 _DIGEST_BYTES: Final = 32
 _MOST_BYTES: Final = 256 << 20
+_RECENT_BYTES: Final = 4 << 20
 # Goes up whenever the engine is set up otherwise.
 _SETTINGS: Final = 1
 
@@ -34,9 +37,10 @@ class Code:
     problems: tuple[Problem, ...] = ()
 
 
-def code_key(module: bytes) -> str:
-    """64 hex digits."""
-    return hashlib.sha256(_machine() + hashlib.sha256(module).digest()).hexdigest()
+def code_key(module: bytes, language: str = "wasm") -> str:
+    """64 hex digits. `language` is that of the engine (see `engines.catalog`)."""
+    made_by = _machine() if language == "wasm" else _machine() + language.encode()
+    return hashlib.sha256(made_by + hashlib.sha256(module).digest()).hexdigest()
 
 
 @cache
@@ -57,6 +61,16 @@ class CodeCache:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._recent: OrderedDict[str, Code] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recent(self, key: str) -> Code | None:
+        """What was found or kept of late, without a look at the disk."""
+        with self._lock:
+            found = self._recent.get(key)
+            if found is not None:
+                self._recent.move_to_end(key)
+        return found
 
     def find(self, key: str) -> Code | None:
         """None when it is not here, or is damaged."""
@@ -70,7 +84,9 @@ class CodeCache:
         code = raw[_DIGEST_BYTES:]
         if hashlib.sha256(code).digest() != raw[:_DIGEST_BYTES]:
             return None
-        return Code(key, code)
+        found = Code(key, code)
+        self._remember(found)
+        return found
 
     def keep(self, code: Code) -> None:
         """Raises:
@@ -82,6 +98,13 @@ class CodeCache:
             file.write(hashlib.sha256(code.code).digest())
             file.write(code.code)
         Path(file.name).replace(self._directory / code.key)
+        self._remember(code)
+
+    def _remember(self, code: Code) -> None:
+        with self._lock:
+            self._recent[code.key] = code
+            while sum(len(each.code) for each in self._recent.values()) > _RECENT_BYTES:
+                self._recent.popitem(last=False)
 
     def _prune(self, room_bytes: int) -> None:
         """Make room: what was not used for the longest time goes first."""

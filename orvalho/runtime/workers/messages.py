@@ -18,6 +18,8 @@ ZYGOTE_REPLY: Final = struct.Struct("<cIi")
 ALONE: Final = 256
 # The exit status of a worker whose engine cannot be imported.
 NO_ENGINE: Final = 69
+# The same of one that has no memory left for its own work.
+NO_MEMORY: Final = 71
 
 
 class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):

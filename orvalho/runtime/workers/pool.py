@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ from orvalho.runtime.workers.code import Code, CodeCache, code_key
 from orvalho.runtime.workers.messages import (
     ALONE,
     NO_ENGINE,
+    NO_MEMORY,
     Call,
     Checked,
     CheckSource,
@@ -44,6 +46,7 @@ from orvalho.runtime.workers.messages import (
 )
 from orvalho.runtime.workers.nursery import Nursery
 from orvalho.runtime.workers.pipe import Pipe, open_pipe
+from orvalho.runtime.workers.spares import Spares
 
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
@@ -61,7 +64,7 @@ _TOO_MUCH: Final = {
 _MOST_RUNNING: Final = 96
 # So many runs at once are much for one worker, and so many workers are enough for one context.
 _BUSY: Final = 12
-# Workers of one guest each, at once.
+# Workers of one guest each, of one language, at once.
 _MOST_SINGLES: Final = 16
 _MOST_PER_CONTEXT: Final = min(os.cpu_count() or 1, 4)
 
@@ -272,11 +275,12 @@ class Workers:
         self._numbers = itertools.count(1)
         self._checks = itertools.count(1)
         self._by_context: dict[tuple[str, str], list[Worker]] = {}
-        self._singles = asyncio.Semaphore(_MOST_SINGLES)
+        self._singles = {name: asyncio.Semaphore(_MOST_SINGLES) for name in LANGUAGES}
         self._workers: dict[int, Worker] = {}
         self._by_pid: dict[int, Worker] = {}
         self._idle: dict[int, asyncio.TimerHandle] = {}
         self._deaths = 0
+        self._spares = Spares(partial(self._start, is_alone=True), self._retire)
         self._nursery = Nursery(self._died)
 
     async def seat(self, context: str, language: str = LANGUAGES[0]) -> Worker:
@@ -287,7 +291,7 @@ class Workers:
         """
         while True:
             if not kind_of(language).is_shared:
-                worker = await self._alone(language, self._singles)
+                worker = await self._alone(language, self._singles[language])
                 worker.contexts.add(context)
                 return worker
             worker = self._worker_for(context, language)
@@ -295,12 +299,19 @@ class Workers:
             if not worker.is_gone:
                 return worker
 
+    def has_room_alone(self, language: str) -> bool:
+        """Whether a guest that has a worker of its own would get one now."""
+        return not self._singles[language].locked()
+
     async def _alone(self, language: str, seats: asyncio.Semaphore) -> Worker:
         """A worker for one guest or one source, when not too many others have one; it takes a seat
         as long as it lives."""
         await seats.acquire()
         try:
-            worker = self._start(language, is_alone=True)
+            if kind_of(language).is_shared:
+                worker = self._start(language, is_alone=True)
+            else:
+                worker = self._spares.take(language)
         except OrvalhoError:
             seats.release()
             raise
@@ -323,17 +334,20 @@ class Workers:
             timer.cancel()
         return worker
 
-    async def compile(self, filename: str, module: bytes) -> Code:
-        """The code of a module: made in a process of its own, and only the first time.
+    async def compile(self, filename: str, module: bytes, language: str = "") -> Code:
+        """The code of a module, for its own language's engine or for that of `language`: made in a
+        process of its own, and only the first time.
 
         Raises:
             Unavailable: no worker can be started.
         """
-        key = code_key(module)
+        language = language or pick_language(filename, module)
+        key = code_key(module, language)
         async with self._compiling.setdefault(key, asyncio.Lock()):
-            found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
+            found = self._refused.get(key) or self._codes.recent(key)
+            found = found or await to_thread.run_sync(self._codes.find, key)
             if found is None:
-                found = await self._compile(key, filename, module)
+                found = await self._compile(key, filename, module, language)
             self._compiling.pop(key, None)
             if found.problems:
                 self._refused[key] = found
@@ -341,8 +355,8 @@ class Workers:
                     self._refused.popitem(last=False)
         return found
 
-    async def _compile(self, key: str, filename: str, module: bytes) -> Code:
-        worker = await self._alone(pick_language(filename, module), self._compilers)
+    async def _compile(self, key: str, filename: str, module: bytes, language: str) -> Code:
+        worker = await self._alone(language, self._compilers)
         check = CompileSource(check=next(self._checks), filename=filename, module=module)
         try:
             compiled = await worker.compile(check)
@@ -386,6 +400,7 @@ class Workers:
 
     def close(self) -> None:
         """End all workers and the zygote."""
+        self._spares.close()
         for timer in self._idle.values():
             timer.cancel()
         for worker in list(self._workers.values()):
@@ -480,6 +495,8 @@ async def open_workers(
 def _limit(status: int | None) -> str | None:
     """The limit that a worker of one guest died of: the kernel's two clocks; memory, for which its
     engine asked in vain; or its stack, which is memory too."""
+    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY:
+        return "memory"
     if status is None or not os.WIFSIGNALED(status):
         return None
     return {

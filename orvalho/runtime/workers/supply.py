@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -65,8 +64,8 @@ class Supply:
         try:
             threading.Thread(target=self._close_one, args=(isolate,), daemon=True).start()
         except RuntimeError:
-            # No memory for a thread: the guest has eaten it. The daemon starts another worker.
-            os._exit(70)
+            # No memory for a thread: guests have eaten it. It waits for its turn with the others.
+            self._to_close.put(isolate)
 
     def _order(self) -> None:
         if self._anchor is None:

@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Problem, Turn
 from orvalho.runtime.workers.messages import (
+    NO_MEMORY,
     AnswerCall,
     Checked,
     CheckSource,
@@ -80,12 +81,16 @@ async def _serve(
     is_alone: bool,
 ) -> None:
     # A run whose handling failed would be waited for in vain: the daemon hears of a dead worker.
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: os._exit(_BUG))
+    asyncio.get_running_loop().set_exception_handler(_break_off)
     over = asyncio.Event()
     worker = _Worker(engine, memory, over, is_alone)
     worker.pipe.send(Opened(missing=missing))
     await open_pipe(sock, worker.pipe)
     await over.wait()
+
+
+def _break_off(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    os._exit(NO_MEMORY if isinstance(context.get("exception"), MemoryError) else _BUG)
 
 
 class _Worker:

@@ -180,3 +180,86 @@
 (module (type $a (array (mut i64)))
   (func (export "run") (local $x (ref null $a)) (loop $l
     (local.set $x (array.new $a (i64.const 1) (i32.const 1000000))) (br $l))))
+;;: a table that is called where nothing is -> failed
+(module (type $t (func)) (table 10 funcref)
+  (func (export "run") (call_indirect (type $t) (i32.const 3))))
+
+;;: a table that is called beyond its end -> failed
+(module (type $t (func)) (table 10 funcref)
+  (func (export "run") (call_indirect (type $t) (i32.const -1))))
+
+;;: a call by another type than it has -> failed
+(module (type $t (func (param i64))) (table 1 funcref) (elem (i32.const 0) $f) (func $f)
+  (func (export "run") (call_indirect (type $t) (i64.const 1) (i32.const 0))))
+
+;;: data that lies beyond its memory -> failed
+(module (memory 1) (data (i32.const 65530) "0123456789") (func (export "run")))
+
+;;: a start function that traps -> failed
+(module (func $s unreachable) (start $s) (func (export "run")))
+
+;;: a start function that calls, and then loops -> cpu host_calls
+(module (import "orvalho" "call" (func $call (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1) (data (i32.const 0) "target.kv.get[\22a\22]")
+  (func $s (loop $l
+    (drop (call $call (i32.const 0) (i32.const 13) (i32.const 13) (i32.const 5))) (br $l)))
+  (start $s) (func (export "run")))
+
+;;: tail calls without end -> cpu
+(module (func $f (export "run") (return_call $f)))
+
+;;: an answer taken before there is one -> done
+(module (import "orvalho" "take" (func $take (param i32))) (memory (export "memory") 1)
+  (func (export "run") (call $take (i32.const 0))))
+
+;;: a result as large as its memory -> output
+(module (import "orvalho" "result_bytes" (func $r (param i32 i32))) (memory (export "memory") 100)
+  (func (export "run") (call $r (i32.const 0) (i32.const 6553600))))
+
+;;: a result of a negative size -> failed
+(module (import "orvalho" "result_bytes" (func $r (param i32 i32))) (memory (export "memory") 1)
+  (func (export "run") (call $r (i32.const 0) (i32.const -1))))
+
+;;: a name of a call as large as its memory -> failed done
+(module (import "orvalho" "call" (func $call (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 100)
+  (func (export "run") (drop
+    (call $call (i32.const 0) (i32.const 6553600) (i32.const 0) (i32.const 2)))))
+
+;;: arguments that are nested without end -> failed
+(module (import "orvalho" "call" (func $call (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 100) (data (i32.const 0) "target.kv.get")
+  (func (export "run") (memory.fill (i32.const 100) (i32.const 91) (i32.const 1000000)) (drop
+    (call $call (i32.const 0) (i32.const 13) (i32.const 100) (i32.const 1000000)))))
+
+;;: a million arguments of its program -> done
+(module (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (drop (call $args (i32.const -4) (i32.const -4)))))
+
+;;: opens a path as large as its memory -> done
+(module (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (memory (export "memory") 100)
+  (func (export "_start") (memory.fill (i32.const 0) (i32.const 47) (i32.const 6553600))
+    (drop (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 6553600) (i32.const 0)
+      (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 0)))))
+
+;;: reads more at once than there is -> done
+(module (import "wasi_snapshot_preview1" "fd_read"
+    (func $read (param i32 i32 i32 i32) (result i32))) (memory (export "memory") 1)
+  (func (export "_start") (i32.store (i32.const 4) (i32.const -1))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))))
+
+;;: divides the least number by minus one -> failed
+(module (func (export "run") (result i64)
+  (i64.div_s (i64.const -9223372036854775808) (i64.const -1))))
+
+;;: makes a number of what is none -> failed
+(module (func (export "run") (result i32) (i32.trunc_f64_s (f64.const nan))))
+
+;;: an exception that nobody catches -> failed
+(module (tag $e) (func (export "run") (throw $e)))
+
+;;: exports what is no function under its name -> failed
+(module (global (export "run") i32 (i32.const 1)))

@@ -256,13 +256,23 @@ def _start_text(start: Start, program: Program) -> bytes:
 _MESSAGE: Final = re.compile(r"[^\n]*:(\d+): (?:SyntaxError: )?([^\n]*)\n[^\n]*\n( *)\^")
 
 
+_NOT_CLOSED: Final = "Unexpected end: something is not closed, or closed once too often"
+
+
 def _problem(text: str, program: Program) -> Problem:
     """V8's report is `name:line: SyntaxError: message`, the line, and a caret under the place."""
     found = _MESSAGE.match(text)
     if not found:
         return Problem(1, 1, text.strip().partition("\n")[0])
     line = max(1, int(found[1]))  # 0 when there was no room to say where
-    return Problem(line, program.original_column(line, len(found[3]) + 1), found[2])
+    column = len(found[3]) + 1
+    # Two lines of ours stand behind the source: what V8 misses there, the source does not have.
+    lines = program.text.split("\n")[:-2]
+    if line <= len(lines):
+        return Problem(line, program.original_column(line, column), found[2])
+    last = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
+    column = len(lines[last - 1].rstrip().encode("utf-16-le")) // 2 + 1
+    return Problem(last, program.original_column(last, column), _NOT_CLOSED)
 
 
 def _syntax_error(problem: Problem, program: Program) -> bytes:

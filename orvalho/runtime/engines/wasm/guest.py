@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from orvalho.runtime.engine import Answer, Start
-from orvalho.runtime.engines.blocking import Thrown
+from orvalho.runtime.engines.blocking import TOO_DEEP, Thrown
 from orvalho.runtime.engines.wasm.files import Files
 
 _MOST_TEXT: Final = 32 << 20
@@ -143,6 +143,8 @@ def _one_line(text: str) -> bytes:
         return bytes(msgspec.json.format(text.encode(), indent=-1))
     except msgspec.DecodeError as error:
         raise Thrown("SyntaxError", f"this is no JSON: {error}") from None
+    except RecursionError:
+        raise Thrown("RangeError", TOO_DEEP) from None
 
 
 def _log(guest: Guest, place: Place, level: int, at: int, size: int) -> None:
