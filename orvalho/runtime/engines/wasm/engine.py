@@ -1,4 +1,4 @@
-"""WebAssembly by wasmtime: core modules and programs of WASI preview 1.
+"""WebAssembly by wasmtime: core modules, programs of WASI preview 1, and components.
 
 Each guest is a thread of the worker, with a store of its own. Nothing but its memory and what
 `guest.py` offers is in its world: wasmtime's own WASI, which knows the host's files, is not linked.
@@ -7,6 +7,7 @@ Modules are compiled in another process (`engine.Compiler`).
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import math
 import threading
@@ -15,16 +16,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import wasmtime
-from wasmtime import _ffi as ffi
-from wasmtime._instance import InstanceExports
 
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engine import Problem, Start
 from orvalho.runtime.engines.blocking import BlockingIsolate, OutOfMemory, Thrown
+from orvalho.runtime.engines.wasm.components import (
+    LoadedComponent,
+    compile_component,
+    is_component_code,
+    running,
+)
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
+from orvalho.runtime.engines.wasm.library import InstanceExports, ffi, wasmtime
 from orvalho.runtime.engines.wasm.offers import find
+from orvalho.runtime.engines.wasm.preview2 import Caller
+from orvalho.scripts.component import check_component_call, is_component, is_main
 from orvalho.scripts.wasm_module import External, FunctionType, WasmModule, check_call
+from orvalho.scripts.wit import WitFunction, give, make_type
 
 _TICK_S: Final = 0.01
 # A guest that overflows more stack than its thread has would end the process.
@@ -32,6 +40,8 @@ _WASM_STACK_BYTES: Final = 512 << 10
 _THREAD_STACK_BYTES: Final = 4 << 20
 _TABLE_ELEMENTS: Final = 100_000
 _TABLES: Final = 8
+_COMPONENT_INSTANCES: Final = 256
+_COMPONENT_TABLES: Final = 64
 _PAGE_BYTES: Final = 65_536
 # A guest that trapped with so much of its memory in use is taken to have wanted more.
 _ALMOST_ALL: Final = 0.75
@@ -44,7 +54,11 @@ _NO_ROOM: Final = (
     "Cannot allocate",
     "memory limit",
 )
+_RUN: Final = WitFunction("run", (), make_type("result", (), (None, None)))
 _INDEX_FORM: Final = "wasm-function[{}]"
+
+
+Loaded = wasmtime.Module | LoadedComponent
 
 
 class WasmEngine:
@@ -60,7 +74,7 @@ class WasmEngine:
         # It would need a file in memory, which a worker cannot make.
         config.memory_init_cow = False
         self.engine = wasmtime.Engine(config)
-        self._codes: dict[str, bytes | tuple[Problem, ...] | wasmtime.Module] = {}
+        self._codes: dict[str, bytes | tuple[Problem, ...] | Loaded] = {}
         self._lock = threading.Lock()
         self._guests = 0
         self._busy = threading.Event()
@@ -78,6 +92,8 @@ class WasmEngine:
         return found if isinstance(found, tuple) else ()
 
     def compile(self, filename: str, module: bytes) -> tuple[tuple[Problem, ...], bytes]:
+        if is_component(module):
+            return compile_component(self.engine, module)
         try:
             compiled = wasmtime.Module(self.engine, module)
             problems = tuple(Problem(1, 1, what) for what in _missing(compiled))
@@ -91,7 +107,7 @@ class WasmEngine:
     def drop(self, key: str) -> None:
         self._codes.pop(key, None)
 
-    def module(self, key: str) -> wasmtime.Module:
+    def module(self, key: str) -> Loaded:
         """Raises:
         Thrown: it could not be compiled, or not here.
         """
@@ -99,13 +115,18 @@ class WasmEngine:
             found = self._codes.get(key, (Problem(1, 1, "its code has gone"),))
             if isinstance(found, bytes):
                 try:
-                    found = wasmtime.Module.deserialize(self.engine, found)
+                    found = self._loaded(found)
                 except wasmtime.WasmtimeError as error:
                     found = (Problem(1, 1, _last_line(error)),)
                 self._codes[key] = found
         if isinstance(found, tuple):
             raise Thrown("CompileError", "; ".join(problem.message for problem in found))
         return found
+
+    def _loaded(self, code: bytes) -> Loaded:
+        if is_component_code(code):
+            return LoadedComponent(self.engine, code)
+        return wasmtime.Module.deserialize(self.engine, code)
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -141,8 +162,10 @@ class WasmIsolate(BlockingIsolate):
 
     def run(self, start: Start) -> bytes:
         module = self._engine.module(start.source)
-        described = _described(module)
         params = _loads(start.params)
+        if isinstance(module, LoadedComponent):
+            return self._run_component(start, module, params)
+        described = _described(module)
         name: str = "_start"
         arguments: tuple[int | float, ...] = ()
         if not described.is_command:
@@ -195,6 +218,68 @@ class WasmIsolate(BlockingIsolate):
             if _is_out_of_memory(store, exports, error, start.memory_bytes):
                 raise OutOfMemory from None
             raise _as_thrown(error, start) from None
+
+    def _run_component(self, start: Start, loaded: LoadedComponent, params: Any) -> bytes:
+        described = loaded.described
+        command, values = described.command, ()
+        if command is not None:
+            interface, function = command, _RUN
+        else:
+            try:
+                interface, function, values = check_component_call(described, params)
+            except InvalidInput as error:
+                raise Thrown("InvalidInput", error.message) from None
+        guest = Guest(self, start, params)
+        store = wasmtime.Store(self._engine.engine)
+        memories = max(described.memories, 1)
+        store.set_limits(
+            # Its memories together are what it may have.
+            memory_size=max(start.memory_bytes // memories, _PAGE_BYTES),
+            table_elements=_TABLE_ELEMENTS,
+            instances=_COMPONENT_INSTANCES,
+            tables=_COMPONENT_TABLES,
+            memories=memories,
+        )
+        watch = _watch(store, self._is_going_on)
+        self._engine.entered()
+        try:
+            with running(Caller(guest), self):
+                value = loaded.call(store, interface, function, values)
+        except (wasmtime.WasmtimeError, Thrown) as error:
+            self._component_ended(error)
+            value = ("ok", None)
+        finally:
+            self._engine.left()
+            del watch
+        if command is not None:
+            if value[0] == "err":
+                raise Exit(1).as_thrown()
+            return guest.finish(None, is_command=True)
+        return _component_result(guest, interface, function, value)
+
+    def _component_ended(self, error: Exception) -> None:
+        """Raise what the end of a component means; return when it was the end of a program."""
+        cause, self._cause = self._cause, None
+        if isinstance(cause, Exit):
+            if cause.status == 0:
+                return
+            raise cause.as_thrown() from None
+        if cause is not None:
+            raise cause from None
+        if isinstance(error, Thrown):
+            raise error from None
+        text = _last_line(error)
+        if any(words in str(error) for words in _NO_ROOM):
+            raise OutOfMemory from None
+        trap = text.partition("wasm trap: ")[2]
+        if trap:
+            raise Thrown("RuntimeError", f"the component trapped: {trap}") from None
+        raise Thrown("RuntimeError", text) from None
+
+    def keep_cause(self, error: BaseException) -> None:
+        """See `components.Watcher`."""
+        if self._cause is None:
+            self._cause = error
 
     def _linker(self, module: wasmtime.Module, guest: Guest) -> wasmtime.Linker:
         linker = wasmtime.Linker(self._engine.engine)
@@ -285,6 +370,29 @@ def _watch(store: wasmtime.Store, is_going_on: Callable[[], bool]) -> Any:
     ffi.wasmtime_store_epoch_deadline_callback(store.ptr(), callback, None, none)
     store.set_epoch_deadline(1)
     return callback
+
+
+def _component_result(guest: Guest, interface: str, function: WitFunction, value: Any) -> bytes:
+    if is_main(interface, function):
+        case, text = value
+        if case == "err":
+            raise Thrown("Error", text)
+        try:
+            guest.result = guest.result or b"R" + msgspec.json.format(text.encode(), indent=-1)
+        except msgspec.DecodeError as error:
+            raise Thrown("SyntaxError", f"what main gave is no JSON: {error}") from None
+        return guest.finish(None, is_command=False)
+    kind = function.result
+    if kind is None:
+        return guest.finish(None, is_command=False)
+    if str(kind) == "list<u8>":
+        guest.result = guest.result or b"B" + base64.b64encode(bytes(value))
+        return guest.finish(None, is_command=False)
+    try:
+        answer = give(value, kind)
+    except InvalidInput as error:
+        raise Thrown("TypeError", error.message) from None
+    return guest.finish(answer, is_command=False)
 
 
 def _missing(module: wasmtime.Module) -> list[str]:
