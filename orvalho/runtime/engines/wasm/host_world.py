@@ -63,6 +63,10 @@ def _call(caller: Caller, op: str, arguments: str) -> str:
     return _call_raw(caller, op, _one_line(arguments)).decode()
 
 
+def _fail(caller: Caller, message: str) -> None:
+    raise Thrown("Error", message)
+
+
 def _sleep(caller: Caller, wait_ms: int) -> None:
     caller.guest.host.sleep(wait_ms)
 
@@ -141,6 +145,7 @@ HOST_WORLD: Final[dict[str, dict[str, Function]]] = {
         "set-result": _result,
         "set-result-bytes": _result_bytes,
         "call": _call,
+        "fail": _fail,
         "sleep": _sleep,
     },
     "orvalho:host/fs": {
