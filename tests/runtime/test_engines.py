@@ -17,12 +17,19 @@ from orvalho.errors import Denied
 from orvalho.runtime.bridge import HostCall
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.scripts.script import Source
-from tests.runtime import wat
+from orvalho.scripts.wasm_module import WASI, read_module
+from tests.runtime import component_text, wat
 from tests.runtime.play import LIMITS, make_job, play
 
 pytestmark = pytest.mark.anyio
 
-ENGINES = {"javascript": "job.js", "starlark": "job.star", "wasm": "job.wasm"}
+ENGINES = {
+    "javascript": "job.js",
+    "starlark": "job.star",
+    "wasm": "job.wasm",
+    # The module of a case, made a component.
+    "component": "job.wasm",
+}
 
 
 def calls(op: str, arguments: str) -> bytes:
@@ -61,6 +68,15 @@ class Case:
     limits: dict[str, float] = field(default_factory=dict)
     lines: tuple[tuple[str, str], ...] | None = None
     params: Any = None
+
+
+    @property
+    def component(self) -> Source:
+        if isinstance(self.wasm, str):
+            return self.wasm
+        if "grows" in self.name or any(each.module == WASI for each in read_module(self.wasm).imports):
+            return skip("programs and memories of components have their own tests")
+        return component_text.componentize(self.wasm)
 
 
 def skip(reason: str) -> str:
@@ -191,7 +207,7 @@ def how(ended: Ended) -> str:
 @pytest.mark.parametrize("language", ENGINES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_promise_is_kept(jobs: Jobs, case: Case, language: str) -> None:
-    source = getattr(case, language)
+    source = case.component if language == "component" else getattr(case, language)
     if isinstance(source, str) and source.startswith("SKIP "):
         pytest.skip(source[5:])
     limits = msgspec.structs.replace(LIMITS, **AMPLE | case.limits)

@@ -48,7 +48,7 @@ from orvalho.runtime.workers.pipe import Pipe, open_pipe
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
 # A compiler has its own clock, by which the kernel ends it.
-_COMPILE_S: Final = 60.0
+_COMPILE_S: Final = 120.0
 _MOST_COMPILERS: Final = 2
 _MOST_CODE_BYTES: Final = 64 << 20
 _MOST_REFUSED: Final = 256
