@@ -37,6 +37,8 @@ _PREFIX: Final = struct.Struct("<4sI")
 _MARK: Final = b"ocmp"
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(WasmComponent)
+_MOST_FRAMES: Final = 20
+_MOST_OFFSET: Final = 1 << 32
 _STOPPED: Final = b"stopped"
 
 
@@ -246,6 +248,28 @@ def _abort(error: BaseException) -> int:
     finally:
         made = ctypes.cast(ffi.wasmtime_error_new(_STOPPED), ctypes.c_void_p).value
     return made or 0
+
+
+def stack_of(error: wasmtime.WasmtimeError, filename: str) -> str:
+    """As `job.Ended` has it: line 1, and as column the byte in the component."""
+    frames = ffi.wasm_frame_vec_t()
+    ffi.wasmtime_error_wasm_trace(error.ptr(), byref(frames))
+    lines = []
+    for number in range(min(frames.size, _MOST_FRAMES)):
+        frame = frames.data[number]
+        name = ffi.wasmtime_frame_func_name(frame)
+        known = _text(name.contents) if name else ""
+        shown = known or f"wasm-function[{ffi.wasm_frame_func_index(frame)}]"
+        offset = ffi.wasm_frame_module_offset(frame)
+        if offset < _MOST_OFFSET:
+            # Where a stack overflows there may be no place.
+            lines.append(f"    at {shown} ({filename}:1:{offset})")
+    ffi.wasm_frame_vec_delete(byref(frames))
+    return "\n".join(lines)
+
+
+def _text(raw: Any) -> str:
+    return ctypes.string_at(raw.data, raw.size).decode("utf-8", "replace")
 
 
 def _check(error: Any) -> None:

@@ -25,6 +25,7 @@ from orvalho.runtime.engines.wasm.components import (
     compile_component,
     is_component_code,
     running,
+    stack_of,
 )
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
 from orvalho.runtime.engines.wasm.library import InstanceExports, ffi, wasmtime
@@ -246,7 +247,7 @@ class WasmIsolate(BlockingIsolate):
             with running(Caller(guest), self):
                 value = loaded.call(store, interface, function, values)
         except (wasmtime.WasmtimeError, Thrown) as error:
-            self._component_ended(error)
+            self._component_ended(error, start)
             value = ("ok", None)
         finally:
             self._engine.left()
@@ -257,24 +258,27 @@ class WasmIsolate(BlockingIsolate):
             return guest.finish(None, is_command=True)
         return _component_result(guest, interface, function, value)
 
-    def _component_ended(self, error: Exception) -> None:
+    def _component_ended(self, error: Exception, start: Start) -> None:
         """Raise what the end of a component means; return when it was the end of a program."""
         cause, self._cause = self._cause, None
+        stack = ""
+        if isinstance(error, wasmtime.WasmtimeError):
+            stack = stack_of(error, start.filename)
         if isinstance(cause, Exit):
             if cause.status == 0:
                 return
             raise cause.as_thrown() from None
+        if isinstance(cause, Thrown):
+            raise Thrown(cause.name, cause.message, stack) from None
         if cause is not None:
             raise cause from None
         if isinstance(error, Thrown):
             raise error from None
-        text = _last_line(error)
         if any(words in str(error) for words in _NO_ROOM):
             raise OutOfMemory from None
+        text = _last_line(error)
         trap = text.partition("wasm trap: ")[2]
-        if trap:
-            raise Thrown("RuntimeError", f"the component trapped: {trap}") from None
-        raise Thrown("RuntimeError", text) from None
+        raise Thrown("RuntimeError", f"the component trapped: {trap or text}", stack) from None
 
     def keep_cause(self, error: BaseException) -> None:
         """See `components.Watcher`."""
