@@ -70,9 +70,9 @@ SIGNATURES = {
     "sleep": "(param i64)",
 }
 SHIM = (
-    "(core module $Shim (table (export \"table\") 8 8 funcref)"
+    '(core module $Shim (table (export "table") 8 8 funcref)'
     + "".join(
-        f"(type ${name} (func {text})) (func (export \"{name}\") (type ${name})"
+        f'(type ${name} (func {text})) (func (export "{name}") (type ${name})'
         + "".join(f"(local.get {n})" for n in range(len(text.partition("(result")[0].split()) - 1))
         + f"(i32.const {number}) (call_indirect (type ${name})))"
         for number, (name, text) in enumerate(SIGNATURES.items())

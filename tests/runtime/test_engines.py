@@ -68,7 +68,6 @@ class Case:
     lines: tuple[tuple[str, str], ...] | None = None
     params: Any = None
 
-
     @property
     def component(self) -> Source:
         if isinstance(self.wasm, str):

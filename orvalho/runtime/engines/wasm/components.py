@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from orvalho.runtime.engines.blocking import Thrown
 from orvalho.runtime.engines.wasm.host_world import HOST_WORLD
 from orvalho.runtime.engines.wasm.library import component as c
 from orvalho.runtime.engines.wasm.library import ffi, wasmtime
+from orvalho.runtime.engines.wasm.modules import Watcher, last_line
 from orvalho.runtime.engines.wasm.preview2 import PREVIEW2, Caller, Function, Refusal
 from orvalho.runtime.engines.wasm.preview2 import find_socket_function as find_socket
 from orvalho.runtime.engines.wasm.preview2_files import PREVIEW2_FILES
@@ -40,12 +41,6 @@ _DECODER: Final = msgspec.msgpack.Decoder(WasmComponent)
 _MOST_FRAMES: Final = 20
 _MOST_OFFSET: Final = 1 << 32
 _STOPPED: Final = b"stopped"
-
-
-class Watcher(Protocol):
-    """Whoever is told what a host function raised."""
-
-    def keep_cause(self, error: BaseException) -> None: ...
 
 
 class _Here(threading.local):
@@ -67,7 +62,7 @@ def compile_component(engine: wasmtime.Engine, raw: bytes) -> tuple[tuple[Proble
     except InvalidInput as error:
         return (Problem(1, 1, error.message),), b""
     except wasmtime.WasmtimeError as error:
-        return (Problem(1, 1, _last_line(error)),), b""
+        return (Problem(1, 1, last_line(error)),), b""
     told = _ENCODER.encode(msgspec.structs.replace(described, custom=()))
     return (), _PREFIX.pack(_MARK, len(told)) + told + bytes(code)
 
@@ -257,7 +252,7 @@ def stack_of(error: wasmtime.WasmtimeError, filename: str) -> str:
     lines = []
     for number in range(min(frames.size, _MOST_FRAMES)):
         frame = frames.data[number]
-        name = ffi.wasmtime_frame_func_name(frame)
+        name: Any = ffi.wasmtime_frame_func_name(frame)
         known = _text(name.contents) if name else ""
         shown = known or f"wasm-function[{ffi.wasm_frame_func_index(frame)}]"
         offset = ffi.wasm_frame_module_offset(frame)
@@ -275,11 +270,6 @@ def _text(raw: Any) -> str:
 def _check(error: Any) -> None:
     if error:
         raise wasmtime.WasmtimeError._from_ptr(error)
-
-
-def _last_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[-1].strip() if text else type(error).__name__)[:500]
 
 
 _Finalizer: Final[Callable[..., Any]] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

@@ -29,10 +29,16 @@ from orvalho.runtime.engines.wasm.components import (
 )
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
 from orvalho.runtime.engines.wasm.library import InstanceExports, ffi, wasmtime
-from orvalho.runtime.engines.wasm.offers import find
+from orvalho.runtime.engines.wasm.modules import (
+    HostAbort,
+    LoadedModule,
+    guest_of,
+    last_line,
+    missing_imports,
+)
 from orvalho.runtime.engines.wasm.preview2 import Caller
 from orvalho.scripts.component import check_component_call, is_component, is_main
-from orvalho.scripts.wasm_module import External, FunctionType, WasmModule, check_call
+from orvalho.scripts.wasm_module import WasmModule, check_call
 from orvalho.scripts.wit import WitFunction, give, make_type
 
 _TICK_S: Final = 0.01
@@ -44,10 +50,10 @@ _TABLES: Final = 8
 _COMPONENT_INSTANCES: Final = 256
 _COMPONENT_TABLES: Final = 64
 _PAGE_BYTES: Final = 65_536
+_INITIALIZE: Final = "_initialize"
 # A guest that trapped with so much of its memory in use is taken to have wanted more.
 _ALMOST_ALL: Final = 0.75
 _MOST_OFFSET: Final = 1 << 32
-_TYPES: Final = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
 _NO_ROOM: Final = (
     "exceeds memory limits",
     "exceeds table limits",
@@ -59,7 +65,7 @@ _RUN: Final = WitFunction("run", (), make_type("result", (), (None, None)))
 _INDEX_FORM: Final = "wasm-function[{}]"
 
 
-Loaded = wasmtime.Module | LoadedComponent
+Loaded = LoadedModule | LoadedComponent
 
 
 class WasmEngine:
@@ -97,10 +103,10 @@ class WasmEngine:
             return compile_component(self.engine, module)
         try:
             compiled = wasmtime.Module(self.engine, module)
-            problems = tuple(Problem(1, 1, what) for what in _missing(compiled))
+            problems = tuple(Problem(1, 1, what) for what in missing_imports(compiled))
             return problems, b"" if problems else bytes(compiled.serialize())
         except wasmtime.WasmtimeError as error:
-            return (Problem(1, 1, _last_line(error)),), b""
+            return (Problem(1, 1, last_line(error)),), b""
 
     def load(self, key: str, code: bytes, problems: tuple[Problem, ...]) -> None:
         self._codes[key] = problems or code
@@ -118,7 +124,7 @@ class WasmEngine:
                 try:
                     found = self._loaded(found)
                 except wasmtime.WasmtimeError as error:
-                    found = (Problem(1, 1, _last_line(error)),)
+                    found = (Problem(1, 1, last_line(error)),)
                 self._codes[key] = found
         if isinstance(found, tuple):
             raise Thrown("CompileError", "; ".join(problem.message for problem in found))
@@ -127,7 +133,7 @@ class WasmEngine:
     def _loaded(self, code: bytes) -> Loaded:
         if is_component_code(code):
             return LoadedComponent(self.engine, code)
-        return wasmtime.Module.deserialize(self.engine, code)
+        return LoadedModule(self.engine, code)
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -166,7 +172,7 @@ class WasmIsolate(BlockingIsolate):
         params = _loads(start.params)
         if isinstance(module, LoadedComponent):
             return self._run_component(start, module, params)
-        described = _described(module)
+        described = module.described
         name: str = "_start"
         arguments: tuple[int | float, ...] = ()
         if not described.is_command:
@@ -183,7 +189,8 @@ class WasmIsolate(BlockingIsolate):
         watch = _watch(store, self._is_going_on)
         self._engine.entered()
         try:
-            value = self._call(store, module, guest, start, name=name, arguments=arguments)
+            with guest_of(guest, self):
+                value = self._call(store, module, start, name=name, arguments=arguments)
         finally:
             self._engine.left()
             del watch
@@ -192,8 +199,7 @@ class WasmIsolate(BlockingIsolate):
     def _call(
         self,
         store: wasmtime.Store,
-        module: wasmtime.Module,
-        guest: Guest,
+        module: LoadedModule,
         start: Start,
         *,
         name: str,
@@ -201,12 +207,14 @@ class WasmIsolate(BlockingIsolate):
     ) -> Any:
         exports: InstanceExports | None = None
         try:
-            instance = self._linker(module, guest).instantiate(store, module)
-            exports = instance.exports(store)
+            exports = module.instantiate(store).exports(store)
+            if name != "_start" and isinstance(prepares := exports.get(_INITIALIZE), wasmtime.Func):
+                # A reactor: its exports are to be called after this.
+                prepares(store)
             function = exports[name]
             assert isinstance(function, wasmtime.Func)
             return _plain(function(store, *arguments))
-        except (wasmtime.Trap, wasmtime.WasmtimeError, _HostAbort) as error:
+        except (wasmtime.Trap, wasmtime.WasmtimeError, HostAbort) as error:
             cause, self._cause = self._cause, None
             if isinstance(cause, Exit):
                 if cause.status == 0:
@@ -256,6 +264,10 @@ class WasmIsolate(BlockingIsolate):
             if value[0] == "err":
                 raise Exit(1).as_thrown()
             return guest.finish(None, is_command=True)
+        # Before it is written as JSON, which takes six times as much at worst, and ends the process
+        # where there is no room for that.
+        if _weight(value) > start.output_bytes:
+            raise self._reached(b"output")
         return _component_result(guest, interface, function, value)
 
     def _component_ended(self, error: Exception, start: Start) -> None:
@@ -276,42 +288,15 @@ class WasmIsolate(BlockingIsolate):
             raise error from None
         if any(words in str(error) for words in _NO_ROOM):
             raise OutOfMemory from None
-        text = _last_line(error)
+        text = last_line(error)
         trap = text.partition("wasm trap: ")[2]
-        raise Thrown("RuntimeError", f"the component trapped: {trap or text}", stack) from None
+        what = f"the component trapped: {trap}" if trap else text
+        raise Thrown("RuntimeError", what, stack) from None
 
     def keep_cause(self, error: BaseException) -> None:
         """See `components.Watcher`."""
         if self._cause is None:
             self._cause = error
-
-    def _linker(self, module: wasmtime.Module, guest: Guest) -> wasmtime.Linker:
-        linker = wasmtime.Linker(self._engine.engine)
-        for each in module.imports:
-            offered = find(each.module, each.name or "")
-            if offered is None:
-                continue
-            parameters, _, results = offered.signature.partition(":")
-            kind = wasmtime.FuncType(
-                [_TYPES[letter]() for letter in parameters],
-                [_TYPES[letter]() for letter in results],
-            )
-            function = self._guarded(guest, offered.function)
-            linker.define_func(each.module, each.name or "", kind, function, access_caller=True)
-        return linker
-
-    def _guarded(self, guest: Guest, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What a host function raises is kept here: wasmtime-py keeps the last exception of all
-        threads in one place, where it may reach another guest."""
-
-        def guarded(caller: wasmtime.Caller, *arguments: Any) -> Any:
-            try:
-                return function(guest, _Place(caller), *arguments)
-            except BaseException as error:  # noqa: BLE001 -- goes on where the call into wasm ends
-                self._cause = error
-                raise _HostAbort from None
-
-        return guarded
 
     def _is_going_on(self) -> bool:
         try:
@@ -320,31 +305,6 @@ class WasmIsolate(BlockingIsolate):
             self._cause = error
             return False
         return True
-
-
-class _HostAbort(Exception):
-    """Stands for whatever a host function raised."""
-
-
-class _Place:
-    """A guest's memory, for one call of a host function. See `guest.Place`."""
-
-    def __init__(self, caller: wasmtime.Caller) -> None:
-        self._caller = caller
-        memory = caller.get("memory")
-        self._memory = memory if isinstance(memory, wasmtime.Memory) else None
-
-    def read(self, at: int, size: int) -> bytes:
-        at, size = at & 0xFFFFFFFF, size & 0xFFFFFFFF
-        if self._memory is None or at + size > self._memory.data_len(self._caller):
-            raise IndexError
-        return bytes(self._memory.read(self._caller, at, at + size))
-
-    def write(self, at: int, content: bytes) -> None:
-        at &= 0xFFFFFFFF
-        if self._memory is None or at + len(content) > self._memory.data_len(self._caller):
-            raise IndexError
-        self._memory.write(self._caller, content, at)
 
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(
@@ -376,6 +336,17 @@ def _watch(store: wasmtime.Store, is_going_on: Callable[[], bool]) -> Any:
     return callback
 
 
+def _weight(value: Any) -> int:
+    """At least so many bytes are in it."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_weight, value.values()))
+    if isinstance(value, list | tuple | frozenset):
+        return len(value) + sum(map(_weight, value))
+    return 0
+
+
 def _component_result(guest: Guest, interface: str, function: WitFunction, value: Any) -> bytes:
     if is_main(interface, function):
         case, text = value
@@ -397,40 +368,6 @@ def _component_result(guest: Guest, interface: str, function: WitFunction, value
     except InvalidInput as error:
         raise Thrown("TypeError", error.message) from None
     return guest.finish(answer, is_command=False)
-
-
-def _missing(module: wasmtime.Module) -> list[str]:
-    """The imports that nothing here offers."""
-    missing = []
-    for each in module.imports:
-        name = f"{each.module}.{each.name}"
-        offered = find(each.module, each.name or "")
-        if offered is None:
-            missing.append(f"it imports {name}, which is not offered here")
-            continue
-        kind = each.type
-        letters = {"i32": "i", "i64": "I"}
-        if not isinstance(kind, wasmtime.FuncType):
-            missing.append(f"it imports {name}, which is a function")
-            continue
-        found = [
-            "".join(letters.get(str(value), "?") for value in values)
-            for values in (kind.params, kind.results)
-        ]
-        if ":".join(found) != offered.signature:
-            missing.append(f"it imports {name} with another type than it has")
-    return missing
-
-
-def _described(module: wasmtime.Module) -> WasmModule:
-    exports = []
-    for each in module.exports:
-        kind = each.type
-        found = None
-        if isinstance(kind, wasmtime.FuncType):
-            found = FunctionType(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
-        exports.append(External("", each.name or "", "function" if found else "", found))
-    return WasmModule((), tuple(exports), (), 0, has_start=False)
 
 
 def _checked_call(described: WasmModule, params: Any) -> tuple[str, tuple[int | float, ...]]:
@@ -462,11 +399,11 @@ def _is_out_of_memory(
 def _as_thrown(error: Exception, start: Start) -> Thrown:
     if isinstance(error, wasmtime.Trap):
         code = error.trap_code
-        words = code.name.lower().replace("_", " ") if code else _last_line(error)
+        words = code.name.lower().replace("_", " ") if code else last_line(error)
         return Thrown("RuntimeError", f"the module trapped: {words}", _stack(start, error))
-    if isinstance(error, _HostAbort):
+    if isinstance(error, HostAbort):
         return Thrown("RuntimeError", "the module trapped")
-    return Thrown("LinkError", _last_line(error))
+    return Thrown("LinkError", last_line(error))
 
 
 def _stack(start: Start, trap: wasmtime.Trap) -> str:
@@ -479,11 +416,6 @@ def _stack(start: Start, trap: wasmtime.Trap) -> str:
         name = frame.func_name or _INDEX_FORM.format(frame.func_index)
         lines.append(f"    at {name} ({start.filename}:1:{frame.module_offset})")
     return "\n".join(lines)
-
-
-def _last_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[-1].strip() if text else type(error).__name__)[:500]
 
 
 def _plain(value: Any) -> Any:

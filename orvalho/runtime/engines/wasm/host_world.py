@@ -14,10 +14,15 @@ import msgspec
 from orvalho.runtime.engines.blocking import Thrown
 from orvalho.runtime.engines.wasm.preview2 import Caller, Function, Refusal
 
+# Written as JSON a text takes six times as much at worst.
+_MOST_TEXT: Final = 8 << 20
 _LEVELS: Final = ("debug", "log", "info", "warn", "error")
 
 
 def _one_line(text: str) -> bytes:
+    if len(text) > _MOST_TEXT:
+        message = f"a text has at most {_MOST_TEXT} characters"
+        raise Refusal({"name": "LimitExceeded", "message": message})
     try:
         return bytes(msgspec.json.format(text.encode(), indent=-1))
     except msgspec.DecodeError as error:
@@ -25,6 +30,9 @@ def _one_line(text: str) -> bytes:
 
 
 def _ask(caller: Caller, op: str, *arguments: Any) -> Any:
+    if any(isinstance(each, str) and len(each) > _MOST_TEXT for each in arguments):
+        message = f"a text has at most {_MOST_TEXT} characters: write bytes, in parts"
+        raise Refusal({"name": "LimitExceeded", "message": message})
     return msgspec.json.decode(_call_raw(caller, op, msgspec.json.encode(arguments)))
 
 

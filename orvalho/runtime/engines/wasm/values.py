@@ -104,8 +104,14 @@ def _lift_list(context: Any, found: Any) -> Any:
         # Bytes or not, nobody can tell: both are false and have no length.
         return []
     if found.data[0].kind == _U8:
-        return ctypes.string_at(found.data, size * _VAL_BYTES)[_OF::_VAL_BYTES]
+        return bytes(_bytes_at(found.data, size)[_OF::_VAL_BYTES])
     return [lift(context, found.data[number]) for number in range(size)]
+
+
+def _bytes_at(values: Any, size: int) -> memoryview:
+    """The memory that so many values lie in."""
+    at = ctypes.addressof(values.contents)
+    return memoryview((ctypes.c_char * (size * _VAL_BYTES)).from_address(at)).cast("B")
 
 
 def _lift_resource(context: Any, resource: Any) -> Handle:
@@ -219,10 +225,9 @@ def _lower_list(context: Any, into: Any, value: Any, kind: WitType) -> None:
         return
     part = _known(kind.parts[0])
     if part.kind == "u8":
-        raw = bytearray(size * _VAL_BYTES)
+        raw = _bytes_at(into.data, size)
         raw[0::_VAL_BYTES] = bytes([_U8]) * size
         raw[_OF::_VAL_BYTES] = bytes(value)
-        ctypes.memmove(into.data, bytes(raw), len(raw))
         return
     _clear(into, _VAL)
     for number, each in enumerate(value):
