@@ -43,7 +43,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 @dataclass(frozen=True, slots=True)
 class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
-    can reach: `target.fs.read` and the like."""
+    can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
+    known."""
 
     run_id: str
     context: str
@@ -54,6 +55,7 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +106,12 @@ class Jobs:
             Unavailable: no worker can be started.
         """
         language, source = pick_language(job.filename, job.source), job.source
-        code = None
         if isinstance(source, bytes):
-            code = await self.workers.compile(job.filename, source)
-            source = code.key
-        worker = await self.workers.seat(job.context, language)
-        if code is not None:
-            worker.hold(code)
+            worker, source = await self.workers.seat_with(
+                job.context, language, job.filename, source, job.digest
+            )
+        else:
+            worker = await self.workers.seat(job.context, language)
         run = Run(
             job,
             source,

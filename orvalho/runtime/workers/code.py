@@ -21,8 +21,8 @@ from orvalho.runtime.engine import Problem
 
 _DIGEST_BYTES: Final = 32
 _MOST_BYTES: Final = 256 << 20
-# Goes up whenever the engine is set up otherwise.
-_SETTINGS: Final = 1
+# Goes up whenever the engine is set up, or code is written down, otherwise.
+_SETTINGS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,10 @@ class Code:
     problems: tuple[Problem, ...] = ()
 
 
-def code_key(module: bytes) -> str:
-    """64 hex digits."""
-    return hashlib.sha256(_machine() + hashlib.sha256(module).digest()).hexdigest()
+def code_key(module: bytes, digest: str = "") -> str:
+    """64 hex digits. `digest`: the module's SHA-256 in hex, where it is known."""
+    known = bytes.fromhex(digest) if digest else hashlib.sha256(module).digest()
+    return hashlib.sha256(_machine() + known).hexdigest()
 
 
 @cache

@@ -150,6 +150,10 @@ class Worker:
         """Wait until one more run has room. Each run that has sat down is started."""
         await self._seats.acquire()
 
+    def stand_up(self) -> None:
+        """Leave it to somebody else."""
+        self._seats.release()
+
     def start(self, start: StartRun, guest: Guest) -> None:
         self.runs += 1
         self._guests[start.run] = guest
@@ -174,6 +178,10 @@ class Worker:
             self.send(DropCode(key=oldest))
         self._codes[code.key] = len(code.code)
         self.send(LoadCode(key=code.key, code=code.code, problems=code.problems))
+
+    def holds(self, key: str) -> bool:
+        """Whether it was given that code."""
+        return key in self._codes
 
     async def check(self, check: CheckSource) -> tuple[Problem, ...]:
         return (await self._ask(check, _CHECK_S)).problems
@@ -323,13 +331,34 @@ class Workers:
             timer.cancel()
         return worker
 
-    async def compile(self, filename: str, module: bytes) -> Code:
+    async def seat_with(
+        self, context: str, language: str, filename: str, module: bytes, digest: str
+    ) -> tuple[Worker, str]:
+        """A worker as `seat` gives it, which has the code of the module; and that code's key.
+
+        Raises:
+            Unavailable: no worker can be started.
+        """
+        key, code = code_key(module, digest), None
+        own = self._by_context.get((context, language), [])
+        if not own or not all(worker.holds(key) for worker in own):
+            # Before it takes a seat from those who can run.
+            code = await self.compile(filename, module, digest)
+        while True:
+            worker = await self.seat(context, language)
+            if code is not None or worker.holds(key):
+                worker.hold(code or Code(key, b""))
+                return worker, key
+            worker.stand_up()
+            code = await self.compile(filename, module, digest)
+
+    async def compile(self, filename: str, module: bytes, digest: str = "") -> Code:
         """The code of a module: made in a process of its own, and only the first time.
 
         Raises:
             Unavailable: no worker can be started.
         """
-        key = code_key(module)
+        key = code_key(module, digest)
         async with self._compiling.setdefault(key, asyncio.Lock()):
             found = self._refused.get(key) or await to_thread.run_sync(self._codes.find, key)
             if found is None:
