@@ -107,9 +107,7 @@ def described(kind: Any) -> WitType:
 
 def _named(name: str, pairs: Any) -> WitType:
     pairs = list(pairs.items()) if isinstance(pairs, dict) else list(pairs)
-    return make_type(
-        name, tuple(n for n, _ in pairs), tuple(p and described(p) for _, p in pairs)
-    )
+    return make_type(name, tuple(n for n, _ in pairs), tuple(p and described(p) for _, p in pairs))
 
 
 def test_bytes_cross_as_a_whole_not_one_by_one() -> None:
