@@ -320,7 +320,8 @@ MALFORMED = {
     "a section longer than the file": COMPONENT_MAGIC + b"\x07\x7f\x01",
     "a million types": COMPONENT_MAGIC + section(7, b"\xff\xff\x3f"),
     "a number without end": COMPONENT_MAGIC + section(7, b"\xff" * 20),
-    "a name of 10,000 bytes": COMPONENT_MAGIC + section(10, b"\x01\x00" + leb(10_000) + b"a" * 10_000),
+    "a name of 10,000 bytes": COMPONENT_MAGIC + section(
+        10, b"\x01\x00" + leb(10_000) + b"a" * 10_000),
     "a type of itself": COMPONENT_MAGIC + section(7, b"\x01\x70\x00"),
     "an alias out of it": COMPONENT_MAGIC + section(6, b"\x01\x03\x02\x05\x00"),
     "an instance of nothing": COMPONENT_MAGIC + section(5, b"\x01\x00\x09\x00"),

@@ -185,7 +185,7 @@ def test_an_interface_is_for_those_who_declare_it(laptop: Device, tmp_path: Path
     file.write_bytes(ASKS)
     printed = laptop.types("script", "send", "peer@phone2", str(file))
     assert printed.status == 2
-    assert 'orvalho:host/kv@0.1.0' in printed.err
+    assert "orvalho:host/kv@0.1.0" in printed.err
     assert 'add a capability such as "target.kv.read:*" to needs' in printed.err
     (tmp_path / "asks.wasm.toml").write_text('needs = ["target.kv.read:a"]\n')
     assert laptop.types("script", "send", "peer@phone2", str(file)).status == 3, "the policy's word"
