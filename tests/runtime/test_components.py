@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from orvalho.errors import Denied, NotFound
 from orvalho.runtime.job import Ended, Jobs, Output
+from orvalho.runtime.workers.pool import open_workers
 from tests.runtime import component_text as text
 from tests.runtime import wat
 from tests.runtime.play import LIMITS, make_job, play
@@ -315,3 +317,20 @@ async def test_a_component_is_cancelled_within_a_moment(jobs: Jobs) -> None:
             assert events[-1].outcome == "cancelled"
         took.append(least)
     assert max(took) < 0.1, took
+
+
+def files_of(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_code_is_read_again_only_for_a_worker_that_lacks_it(tmp_path: Path) -> None:
+    source = text.run("(call $answer (call $params))")
+    async with open_workers(contexts_per_worker=1, cache=tmp_path) as workers:
+        jobs = Jobs(workers)
+        assert (await runs(jobs, source, params=1))[0].result == b"1"
+        (file,) = files_of(tmp_path)
+        file.unlink()
+        assert (await runs(jobs, source, params=2))[0].result == b"2"
+        assert files_of(tmp_path) == [], "nobody asked for it"
+        assert (await runs(jobs, source, params=3, context="other"))[0].result == b"3"
+        assert files_of(tmp_path) == [file], "it was compiled again, for the other's worker"
