@@ -28,6 +28,7 @@ from orvalho.runtime.engine import Problem
 from orvalho.runtime.engines.catalog import ALONE, pick_language
 from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
 from orvalho.runtime.workers.pool import Worker, Workers
+from orvalho.scripts.component import is_component
 from orvalho.scripts.script import Source
 
 # HostCall is bridge.py's: whoever makes a Job needs it beside the rest.
@@ -47,7 +48,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 @dataclass(frozen=True, slots=True)
 class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
-    can reach: `target.fs.read` and the like."""
+    can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
+    known."""
 
     run_id: str
     context: str
@@ -58,6 +60,7 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Jobs:
         self._grace_s = grace_s
         self._heavy_s = heavy_s
         # The digests of such modules whose code for that is there.
-        self._heavy: OrderedDict[bytes, None] = OrderedDict()
+        self._heavy: OrderedDict[str, None] = OrderedDict()
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -114,18 +117,18 @@ class Jobs:
             Unavailable: no worker can be started.
         """
         language, source = pick_language(job.filename, job.source), job.source
-        code, alone = None, None
+        alone, digest = None, job.digest
         if isinstance(source, bytes):
-            alone = ALONE.get(language)
-            digest = hashlib.sha256(source).digest()
+            digest = digest or hashlib.sha256(source).hexdigest()
+            alone = None if is_component(source) else ALONE.get(language)
             is_heavy = digest in self._heavy or not self._heavy_s
             if alone and is_heavy and self.workers.has_room_alone(alone):
                 language, alone = alone, None
-            code = await self.workers.compile(job.filename, source, language)
-            source = code.key
-        worker = await self.workers.seat(job.context, language)
-        if code is not None:
-            worker.hold(code)
+            worker, source = await self.workers.seat_with(
+                job.context, language, job.filename, source, digest
+            )
+        else:
+            worker = await self.workers.seat(job.context, language)
         run = Run(
             job,
             source,
@@ -141,11 +144,11 @@ class Jobs:
             if alone and run.cpu_ms >= self._heavy_s * 1000:
                 self.workers.tasks.start_soon(self._set_apart, job, digest, alone)
 
-    async def _set_apart(self, job: Job, digest: bytes, language: str) -> None:
+    async def _set_apart(self, job: Job, digest: str, language: str) -> None:
         """Have the code made that the module's next runs will use."""
         assert isinstance(job.source, bytes)
         with suppress(OrvalhoError):
-            await self.workers.compile(job.filename, job.source, language)
+            await self.workers.compile(job.filename, job.source, language, digest)
             self._heavy[digest] = None
             if len(self._heavy) > _MOST_HEAVY:
                 self._heavy.popitem(last=False)

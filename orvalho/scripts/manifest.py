@@ -32,8 +32,8 @@ from orvalho.policies.quota import (
     parse_duration,
     parse_size,
 )
+from orvalho.scripts.binaries import custom_section_of, missing_capability
 from orvalho.scripts.script import Language, Script
-from orvalho.scripts.wasm_module import custom_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ def read_manifest(script: Script, beside: str | None = None) -> Manifest:
     Raises:
         InvalidInput: with every mistake in `detail`, a line each: `job.js:3: ...`.
     """
-    reader = _reader(script, beside)
-    manifest = reader.read()
+    manifest, reader = _read(script, beside)
     if reader.problems:
         name = script.filename if beside is None else f"{script.filename}.toml"
         problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
@@ -66,9 +65,17 @@ def read_manifest(script: Script, beside: str | None = None) -> Manifest:
 
 def find_problems(script: Script, beside: str | None = None) -> tuple[str, ...]:
     """Every mistake of the header, each as `line: what`."""
-    reader = _reader(script, beside)
-    reader.read()
+    _, reader = _read(script, beside)
     return tuple(f"{line}: {what}" for line, what in sorted(reader.problems))
+
+
+def _read(script: Script, beside: str | None) -> tuple[Manifest, _Reader]:
+    reader = _reader(script, beside)
+    manifest = reader.read()
+    lacking = missing_capability(script.module, (*manifest.needs, *manifest.wants))
+    if lacking:
+        reader.problems.append((1, lacking))
+    return manifest, reader
 
 
 _BLOCK: Final = "orvalho"
@@ -95,7 +102,7 @@ def _reader(script: Script, beside: str | None) -> _Reader:
         return _Reader(script.text, _MARKS[script.language])
     if beside is not None:
         return _Reader(beside, "")
-    section = custom_section(script.module, _BLOCK)
+    section = custom_section_of(script.module, _BLOCK)
     try:
         return _Reader((section or b"").decode(), "")
     except UnicodeDecodeError as error:

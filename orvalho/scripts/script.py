@@ -11,7 +11,8 @@ from orvalho.errors import InvalidInput
 from orvalho.policies.access import is_unprintable
 
 MAX_SOURCE_BYTES: Final = 1 << 20
-MAX_MODULE_BYTES: Final = 8 << 20
+# A component that holds an interpreter has 18 MB.
+MAX_MODULE_BYTES: Final = 32 << 20
 _MAX_FILENAME_CHARACTERS: Final = 255
 
 
@@ -110,12 +111,7 @@ def language_of(filename: str, raw: bytes) -> Language:
         InvalidInput: neither tells, or they contradict each other.
     """
     language = _named(filename)
-    if raw.startswith(_COMPONENT):
-        raise InvalidInput(
-            "this is a WebAssembly component: core modules and WASI preview 1 programs can be run",
-            where=filename,
-        )
-    if raw.startswith(_MODULE):
+    if raw.startswith((_MODULE, _COMPONENT)):
         if language in (None, Language.WASM):
             return Language.WASM
         raise InvalidInput(

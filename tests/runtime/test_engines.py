@@ -13,16 +13,22 @@ import anyio
 import msgspec
 import pytest
 
-from orvalho.errors import Denied
+from orvalho.errors import Denied, InvalidInput
 from orvalho.runtime.bridge import HostCall
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.scripts.script import Source
-from tests.runtime import wat
+from tests.runtime import component_text, wat
 from tests.runtime.play import LIMITS, make_job, play
 
 pytestmark = pytest.mark.anyio
 
-ENGINES = {"javascript": "job.js", "starlark": "job.star", "wasm": "job.wasm"}
+ENGINES = {
+    "javascript": "job.js",
+    "starlark": "job.star",
+    "wasm": "job.wasm",
+    # The module of a case, made a component.
+    "component": "job.wasm",
+}
 
 
 def calls(op: str, arguments: str) -> bytes:
@@ -61,6 +67,17 @@ class Case:
     limits: dict[str, float] = field(default_factory=dict)
     lines: tuple[tuple[str, str], ...] | None = None
     params: Any = None
+
+    @property
+    def component(self) -> Source:
+        if isinstance(self.wasm, str):
+            return self.wasm
+        if self.ends == "limited memory":
+            return skip("nobody but the component sees its memory: test_components.py has it")
+        try:
+            return component_text.componentize(self.wasm)
+        except InvalidInput:
+            return self.wasm
 
 
 def skip(reason: str) -> str:
@@ -191,7 +208,7 @@ def how(ended: Ended) -> str:
 @pytest.mark.parametrize("language", ENGINES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_a_promise_is_kept(jobs: Jobs, case: Case, language: str) -> None:
-    source = getattr(case, language)
+    source = case.component if language == "component" else getattr(case, language)
     if isinstance(source, str) and source.startswith("SKIP "):
         pytest.skip(source[5:])
     limits = msgspec.structs.replace(LIMITS, **AMPLE | case.limits)
@@ -201,8 +218,9 @@ async def test_a_promise_is_kept(jobs: Jobs, case: Case, language: str) -> None:
     assert how(ended).startswith(case.ends), ended
     if case.ends == "done":
         wanted = case.result
-        if isinstance(wanted, dict) and language in wanted:
-            wanted = wanted[language]
+        written_in = "wasm" if language == "component" else language
+        if isinstance(wanted, dict) and written_in in wanted:
+            wanted = wanted[written_in]
         got = ended.result
         if not ended.is_bytes and got is not None:
             assert json.loads(got) == wanted
@@ -212,7 +230,7 @@ async def test_a_promise_is_kept(jobs: Jobs, case: Case, language: str) -> None:
         assert tuple((line.level, line.text) for line in lines) == case.lines
 
 
-FAILING = {
+FAILING: dict[str, tuple[Any, list[str]]] = {
     "javascript": ("function inner() {\n  null.x }\nexport default function main() {\n  inner() }",
                    ["inner (job.js:2:8)", "main (job.js:4:3)"]),
     "starlark": ("def inner():\n  fail('x')\ndef main(job):\n  inner()",
@@ -221,6 +239,7 @@ FAILING = {
     "wasm": (wat.module('(func $inner unreachable) (func $run (export "run") (call $inner))'),
              ["inner (job.wasm:1:", "run (job.wasm:1:"]),
 }  # fmt: skip
+FAILING["component"] = (component_text.componentize(FAILING["wasm"][0]), FAILING["wasm"][1])
 
 
 @pytest.mark.parametrize("language", ENGINES)
@@ -233,7 +252,7 @@ async def test_an_error_has_its_places(jobs: Jobs, language: str) -> None:
         assert line.startswith(f"    at {place}"), found
 
 
-BUSY = {
+BUSY: dict[str, list[Any]] = {
     "javascript": ["for (;;);", "await new Promise(() => {})", "await target.kv.get('forever')"],
     "starlark": [
         "def main(job):\n  for i in range(2000000000):\n    pass",
@@ -248,6 +267,9 @@ BUSY = {
         calls("target.kv.get", '["forever"]'),
     ],
 }
+
+
+BUSY["component"] = [component_text.componentize(module) for module in BUSY["wasm"]]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +290,7 @@ async def test_a_cancelled_run_stops_wherever_it_is(
     assert events[-1].outcome == "cancelled"
 
 
-USING = {
+USING: dict[str, Any] = {
     "javascript": "log('12345'); await target.kv.get('a'); const e = Date.now() + 60;"
     " while (Date.now() < e); 'r'",
     "starlark": "def main(job):\n  job.log('12345')\n  job.target.kv.get('a')\n"
@@ -281,6 +303,9 @@ USING = {
         data={**KV_DATA, 3000: "12345", 3008: "\\22r\\22"},
     ),
 }
+
+
+USING["component"] = component_text.componentize(USING["wasm"])
 
 
 @pytest.mark.parametrize("language", ENGINES)

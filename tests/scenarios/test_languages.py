@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from tests.runtime import wat
+from tests.runtime import component_text, wat
+from tests.runtime.test_components import ASKS
 from tests.scenarios.devices import Device, two_devices
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -114,10 +115,10 @@ def test_a_large_module_travels_whole(laptop: Device, tmp_path: Path) -> None:
     file.write_bytes((EXAMPLES / "add.wasm").read_bytes() + large)
     words = ("script", "send", "peer@phone2", str(file), "--param", "call=add")
     assert laptop.types(*words, "--param", "args=[2,3]", "--wait").json == 5
-    file.write_bytes(file.read_bytes() + large)
+    file.write_bytes(file.read_bytes() + large * 5)
     refused = laptop.types(*words)
     assert refused.status == 2
-    assert "more than 8388608" in refused.err
+    assert "more than 33554432" in refused.err
 
 
 def _number(value: int) -> list[int]:
@@ -147,7 +148,60 @@ def test_a_module_survives_a_restart_of_its_target(laptop: Device, phone: Device
     assert laptop.types("script", "result", run, "--wait").json == 1.5
 
 
-@pytest.mark.parametrize("name", ["add", "cat"])
+AREA = ("script", "send", "peer@phone2", str(EXAMPLES / "shapes.wasm"), "--param", "call=area")
+
+
+def test_a_component_takes_what_its_types_say(laptop: Device) -> None:
+    sides = '{"rectangle": {"width": 2, "height": 1.5}}'
+    printed = laptop.types(*AREA, "--param", f"args=[{sides}]")
+    assert (printed.status, printed.json) == (0, {"ok": 3.0}), printed
+    assert laptop.types(*AREA, "--param", 'args=["point"]').json == {"ok": 0.0}
+    refused = laptop.types(*AREA, "--param", 'args=[{"circle": -1}]')
+    assert refused.json == {"err": "no side is shorter than nothing"}
+    said = laptop.types("script", "check", str(EXAMPLES / "shapes.wasm"), "--json").json
+    (exported,) = said["exports"]
+    assert exported.startswith("function area: func(of: variant{point, circle(f64), rectangle(")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ('["square"]', "argument 1: there is no case 'square': it is one of point, circle, rec"),
+        ('[{"circle": "x"}]', 'argument 1 case "circle": expected f64, got text'),
+        ('[{"rectangle": {"width": 1}}]', 'the field "height" is missing'),
+        ("[]", "takes 1 arguments, not 0"),
+    ],
+)
+def test_what_a_component_cannot_take_is_not_sent(laptop: Device, args: str, message: str) -> None:
+    before = laptop.does("script", "ls", "--json")
+    printed = laptop.types(*AREA, "--param", f"args={args}")
+    assert printed.status == 2
+    assert message in printed.err
+    assert laptop.does("script", "ls", "--json") == before
+
+
+def test_an_interface_is_for_those_who_declare_it(laptop: Device, tmp_path: Path) -> None:
+    file = tmp_path / "asks.wasm"
+    file.write_bytes(ASKS)
+    printed = laptop.types("script", "send", "peer@phone2", str(file))
+    assert printed.status == 2
+    assert "orvalho:host/kv@0.1.0" in printed.err
+    assert 'add a capability such as "target.kv.read:*" to needs' in printed.err
+    (tmp_path / "asks.wasm.toml").write_text('needs = ["target.kv.read:a"]\n')
+    assert laptop.types("script", "send", "peer@phone2", str(file)).status == 3, "the policy's word"
+
+
+def test_an_exit_status_is_told(laptop: Device, tmp_path: Path) -> None:
+    file = tmp_path / "three.wasm"
+    file.write_bytes(wat.command("(call $exit (i32.const 3))"))
+    printed = laptop.types("script", "send", "peer@phone2", str(file), "--json")
+    assert printed.status == 1
+    assert "exit status 3" in printed.out + printed.err
+    file.write_bytes(component_text.command("(i32.const 1)"))
+    assert "exit status 1" in laptop.types("script", "send", "peer@phone2", str(file)).err
+
+
+@pytest.mark.parametrize("name", ["add", "cat", "shapes"])
 def test_the_modules_are_made_of_their_texts(name: str) -> None:
     text = (EXAMPLES / f"{name}.wat").read_text()
     assert (EXAMPLES / f"{name}.wasm").read_bytes() == bytes(wasmtime.wat2wasm(text))

@@ -77,13 +77,14 @@ def test_arguments_that_do_not(kind: str, value: Any, got: str) -> None:
 def test_a_language_is_never_guessed() -> None:
     assert language_of("a.wasm", EMPTY) is Language.WASM
     assert language_of("a", EMPTY) is Language.WASM, "the first bytes tell"
+    assert language_of("a.wasm", b"\0asm\x0d\0\1\0") is Language.WASM, "a component"
     assert language_of("a.star", b"1") is Language.STARLARK
     for name, raw, why in [
         ("a.wasm", b"(module)", "WebAssembly text"),
         ("a.wat", b"  ;; hi\n(module)", "WebAssembly text"),
         ("a.wasm", b"\0as", "no WebAssembly module of version 1"),
         ("a.wasm", b"\0asm\2\0\0\0", "no WebAssembly module of version 1"),
-        ("a.wasm", b"\0asm\x0d\0\1\0", "component"),
+        ("a.js", b"\0asm\x0d\0\1\0", "bytes of a WebAssembly module"),
         ("a.js", EMPTY, "bytes of a WebAssembly module"),
         ("a.py", b"1", "other languages"),
         ("a", b"(module)", "other languages"),

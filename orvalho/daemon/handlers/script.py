@@ -272,6 +272,7 @@ class ScriptHandler:
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
                 limits=limits,
                 ops=self._calls(arrival, context, gate),
+                digest=arrival.script.script.digest,
             )
             ending = await self._follow(arrival, job)
             lease.settle(self._record.used(arrival, ending.usage))

@@ -49,6 +49,7 @@ from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.scripts import runs
+from orvalho.scripts.binaries import check_parameters, imports_and_exports
 from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
@@ -70,7 +71,6 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
-from orvalho.scripts.wasm_module import check_call, read_module
 
 Replies = AsyncIterator[control.Reply]
 
@@ -230,7 +230,7 @@ class ScriptOperations:
         caller = Address(context.name, house.name)
         params = json_value(bytes(request.params))
         if script.module:
-            _check_arguments(script.module, params)
+            check_parameters(script.module, msgspec.json.decode(params))
         run_id = new_run_id(now, os.urandom(10))
         asked = AccessRequest(
             own_subject(
@@ -367,7 +367,7 @@ class ScriptOperations:
     async def check(self, request: control.ScriptCheck) -> Replies:
         script = make_script(request.filename, request.module or request.source)
         problems = find_problems(script, request.needs)
-        described = read_module(script.module) if script.module else None
+        imports, exports = imports_and_exports(script.module) if script.module else ((), ())
         needs: tuple[str, ...] = ()
         wants: tuple[str, ...] = ()
         limits: dict[str, int] = {}
@@ -395,8 +395,8 @@ class ScriptOperations:
             wants=wants,
             limits=limits,
             problems=problems,
-            imports=tuple(map(str, described.imports)) if described else (),
-            exports=tuple(map(str, described.exports)) if described else (),
+            imports=imports,
+            exports=exports,
         )
 
     async def list(self, request: control.ScriptList) -> Replies:
@@ -532,13 +532,6 @@ def _output(line: ScriptOutput) -> control.RunOutput:
     return control.RunOutput(
         run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at
     )
-
-
-def _check_arguments(module: bytes, params: bytes) -> None:
-    """Before anything is signed: a library's function is called with what it can take."""
-    described = read_module(module)
-    if not described.is_command:
-        check_call(described, msgspec.json.decode(params))
 
 
 def _exposed(text: str) -> str:

@@ -24,8 +24,8 @@ from orvalho.runtime.engine import Problem
 _DIGEST_BYTES: Final = 32
 _MOST_BYTES: Final = 256 << 20
 _RECENT_BYTES: Final = 4 << 20
-# Goes up whenever the engine is set up otherwise.
-_SETTINGS: Final = 1
+# Goes up whenever the engine is set up, or code is written down, otherwise.
+_SETTINGS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,12 @@ class Code:
     problems: tuple[Problem, ...] = ()
 
 
-def code_key(module: bytes, language: str = "wasm") -> str:
-    """64 hex digits. `language` is that of the engine (see `engines.catalog`)."""
+def code_key(module: bytes, language: str = "wasm", digest: str = "") -> str:
+    """64 hex digits. `language` is that of the engine (see `engines.catalog`), `digest` the
+    module's SHA-256 in hex, where it is known."""
+    known = bytes.fromhex(digest) if digest else hashlib.sha256(module).digest()
     made_by = _machine() if language == "wasm" else _machine() + language.encode()
-    return hashlib.sha256(made_by + hashlib.sha256(module).digest()).hexdigest()
+    return hashlib.sha256(made_by + known).hexdigest()
 
 
 @cache

@@ -51,7 +51,7 @@ from orvalho.runtime.workers.spares import Spares
 _IDLE_S: Final = 600.0
 _CHECK_S: Final = 10.0
 # A compiler has its own clock, by which the kernel ends it.
-_COMPILE_S: Final = 60.0
+_COMPILE_S: Final = 120.0
 _MOST_COMPILERS: Final = 2
 _MOST_CODE_BYTES: Final = 64 << 20
 _MOST_REFUSED: Final = 256
@@ -153,6 +153,10 @@ class Worker:
         """Wait until one more run has room. Each run that has sat down is started."""
         await self._seats.acquire()
 
+    def stand_up(self) -> None:
+        """Leave it to somebody else."""
+        self._seats.release()
+
     def start(self, start: StartRun, guest: Guest) -> None:
         self.runs += 1
         self._guests[start.run] = guest
@@ -177,6 +181,10 @@ class Worker:
             self.send(DropCode(key=oldest))
         self._codes[code.key] = len(code.code)
         self.send(LoadCode(key=code.key, code=code.code, problems=code.problems))
+
+    def holds(self, key: str) -> bool:
+        """Whether it was given that code."""
+        return key in self._codes
 
     async def check(self, check: CheckSource) -> tuple[Problem, ...]:
         return (await self._ask(check, _CHECK_S)).problems
@@ -334,7 +342,30 @@ class Workers:
             timer.cancel()
         return worker
 
-    async def compile(self, filename: str, module: bytes, language: str = "") -> Code:
+    async def seat_with(
+        self, context: str, language: str, filename: str, module: bytes, digest: str
+    ) -> tuple[Worker, str]:
+        """A worker as `seat` gives it, which has the code of the module; and that code's key.
+
+        Raises:
+            Unavailable: no worker can be started.
+        """
+        key, code = code_key(module, language, digest), None
+        own = self._by_context.get((context, language), [])
+        if not own or not all(worker.holds(key) for worker in own):
+            # Before it takes a seat from those who can run.
+            code = await self.compile(filename, module, language, digest)
+        while True:
+            worker = await self.seat(context, language)
+            if code is not None or worker.holds(key):
+                worker.hold(code or Code(key, b""))
+                return worker, key
+            worker.stand_up()
+            code = await self.compile(filename, module, language, digest)
+
+    async def compile(
+        self, filename: str, module: bytes, language: str = "", digest: str = ""
+    ) -> Code:
         """The code of a module, for its own language's engine or for that of `language`: made in a
         process of its own, and only the first time.
 
@@ -342,7 +373,7 @@ class Workers:
             Unavailable: no worker can be started.
         """
         language = language or pick_language(filename, module)
-        key = code_key(module, language)
+        key = code_key(module, language, digest)
         async with self._compiling.setdefault(key, asyncio.Lock()):
             found = self._refused.get(key) or self._codes.recent(key)
             found = found or await to_thread.run_sync(self._codes.find, key)

@@ -96,6 +96,9 @@ class Memory:
         self._largest_bytes = self._largest_bytes if largest_bytes is None else largest_bytes
         if self._base_bytes is None or self._file is None:
             return
+        if self._is_alone and not self._largest_bytes:
+            # No guest is here yet, but its source may be on its way, of any size that is taken.
+            return
         if self._is_alone:
             limit = self._base_bytes + self._largest_bytes + _ALONE_BYTES
         else:

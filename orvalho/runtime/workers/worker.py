@@ -39,8 +39,9 @@ from orvalho.runtime.workers.walls import Memory, close_the_gate, end_after, lea
 _PIPE_BROKE: Final = 0
 _BUG: Final = 70
 _LONG_SOURCE: Final = 20_000
-# What a compiler may have.
+# What a compiler may have, at the least and for each million bytes besides.
 COMPILE_S: Final = 20.0
+_COMPILE_S_PER_MB: Final = 2.0
 _COMPILE_BYTES: Final = 1 << 30
 # How long after its time a guest that is alone is ended by the kernel: before that its engine may
 # still do it, which knows more to tell.
@@ -139,7 +140,9 @@ class _Worker:
     def _examine(self, message: CheckSource | CompileSource) -> None:
         if self._is_alone:
             self._memory.allow(largest_bytes=_COMPILE_BYTES)
-            end_after(wall_s=COMPILE_S, cpu_s=COMPILE_S)
+            size = len(message.module) if isinstance(message, CompileSource) else 0
+            limit_s = COMPILE_S + _COMPILE_S_PER_MB * size / 1e6
+            end_after(wall_s=limit_s, cpu_s=limit_s)
         if isinstance(message, CheckSource):
             self._reading.submit(self._check, message)
         else:

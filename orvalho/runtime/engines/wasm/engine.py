@@ -1,4 +1,4 @@
-"""WebAssembly by wasmtime: core modules and programs of WASI preview 1.
+"""WebAssembly by wasmtime: core modules, programs of WASI preview 1, and components.
 
 Each guest is a thread of the worker, with a store of its own. Nothing but its memory and what
 `guest.py` offers is in its world: wasmtime's own WASI, which knows the host's files, is not linked.
@@ -7,6 +7,7 @@ Modules are compiled in another process (`engine.Compiler`).
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import math
 import threading
@@ -15,16 +16,30 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import wasmtime
-from wasmtime import _ffi as ffi
-from wasmtime._instance import InstanceExports
 
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engine import Problem, Start
 from orvalho.runtime.engines.blocking import TOO_DEEP, BlockingIsolate, OutOfMemory, Thrown
+from orvalho.runtime.engines.wasm.components import (
+    LoadedComponent,
+    compile_component,
+    is_component_code,
+    running,
+    stack_of,
+)
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
-from orvalho.runtime.engines.wasm.offers import find
-from orvalho.scripts.wasm_module import External, FunctionType, WasmModule, check_call
+from orvalho.runtime.engines.wasm.library import InstanceExports, ffi, wasmtime
+from orvalho.runtime.engines.wasm.modules import (
+    HostAbort,
+    LoadedModule,
+    guest_of,
+    last_line,
+    missing_imports,
+)
+from orvalho.runtime.engines.wasm.preview2 import Caller
+from orvalho.scripts.component import check_component_call, is_component, is_main
+from orvalho.scripts.wasm_module import WasmModule, check_call
+from orvalho.scripts.wit import WitFunction, give, make_type
 
 _TICK_S: Final = 0.01
 # A guest that overflows more stack than its thread has would end the process.
@@ -32,11 +47,13 @@ _WASM_STACK_BYTES: Final = 512 << 10
 _THREAD_STACK_BYTES: Final = 4 << 20
 _TABLE_ELEMENTS: Final = 100_000
 _TABLES: Final = 8
+_COMPONENT_INSTANCES: Final = 256
+_COMPONENT_TABLES: Final = 64
 _PAGE_BYTES: Final = 65_536
+_INITIALIZE: Final = "_initialize"
 # A guest that trapped with so much of its memory in use is taken to have wanted more.
 _ALMOST_ALL: Final = 0.75
 _MOST_OFFSET: Final = 1 << 32
-_TYPES: Final = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
 _NO_ROOM: Final = (
     "exceeds memory limits",
     "exceeds table limits",
@@ -44,7 +61,11 @@ _NO_ROOM: Final = (
     "Cannot allocate",
     "memory limit",
 )
+_RUN: Final = WitFunction("run", (), make_type("result", (), (None, None)))
 _INDEX_FORM: Final = "wasm-function[{}]"
+
+
+Loaded = LoadedModule | LoadedComponent
 
 
 class WasmEngine:
@@ -61,7 +82,7 @@ class WasmEngine:
         # It would need a file in memory, which a worker cannot make.
         config.memory_init_cow = False
         self.engine = wasmtime.Engine(config)
-        self._codes: dict[str, bytes | tuple[Problem, ...] | wasmtime.Module] = {}
+        self._codes: dict[str, bytes | tuple[Problem, ...] | Loaded] = {}
         self._lock = threading.Lock()
         self._guests = 0
         self._busy = threading.Event()
@@ -79,12 +100,14 @@ class WasmEngine:
         return found if isinstance(found, tuple) else ()
 
     def compile(self, filename: str, module: bytes) -> tuple[tuple[Problem, ...], bytes]:
+        if is_component(module):
+            return compile_component(self.engine, module)
         try:
             compiled = wasmtime.Module(self.engine, module)
-            problems = tuple(Problem(1, 1, what) for what in _missing(compiled))
+            problems = tuple(Problem(1, 1, what) for what in missing_imports(compiled))
             return problems, b"" if problems else bytes(compiled.serialize())
         except wasmtime.WasmtimeError as error:
-            return (Problem(1, 1, _last_line(error)),), b""
+            return (Problem(1, 1, last_line(error)),), b""
 
     def load(self, key: str, code: bytes, problems: tuple[Problem, ...]) -> None:
         self._codes[key] = problems or code
@@ -92,7 +115,7 @@ class WasmEngine:
     def drop(self, key: str) -> None:
         self._codes.pop(key, None)
 
-    def module(self, key: str) -> wasmtime.Module:
+    def module(self, key: str) -> Loaded:
         """Raises:
         Thrown: it could not be compiled, or not here.
         """
@@ -100,13 +123,18 @@ class WasmEngine:
             found = self._codes.get(key, (Problem(1, 1, "its code has gone"),))
             if isinstance(found, bytes):
                 try:
-                    found = wasmtime.Module.deserialize(self.engine, found)
+                    found = self._loaded(found)
                 except wasmtime.WasmtimeError as error:
-                    found = (Problem(1, 1, _last_line(error)),)
+                    found = (Problem(1, 1, last_line(error)),)
                 self._codes[key] = found
         if isinstance(found, tuple):
             raise Thrown("CompileError", "; ".join(problem.message for problem in found))
         return found
+
+    def _loaded(self, code: bytes) -> Loaded:
+        if is_component_code(code):
+            return LoadedComponent(self.engine, code)
+        return LoadedModule(self.engine, code)
 
     # ---- time --------------------------------------------------------------------------------
 
@@ -151,8 +179,10 @@ class WasmIsolate(BlockingIsolate):
 
     def run(self, start: Start) -> bytes:
         module = self._engine.module(start.source)
-        described = _described(module)
         params = _loads(start.params)
+        if isinstance(module, LoadedComponent):
+            return self._run_component(start, module, params)
+        described = module.described
         name: str = "_start"
         arguments: tuple[int | float, ...] = ()
         if not described.is_command:
@@ -169,7 +199,8 @@ class WasmIsolate(BlockingIsolate):
         watch = _watch(store, self._is_going_on)
         self._engine.entered()
         try:
-            value = self._call(store, module, guest, start, name=name, arguments=arguments)
+            with guest_of(guest, self):
+                value = self._call(store, module, start, name=name, arguments=arguments)
         finally:
             self._engine.left()
             del watch
@@ -178,8 +209,7 @@ class WasmIsolate(BlockingIsolate):
     def _call(
         self,
         store: wasmtime.Store,
-        module: wasmtime.Module,
-        guest: Guest,
+        module: LoadedModule,
         start: Start,
         *,
         name: str,
@@ -187,12 +217,14 @@ class WasmIsolate(BlockingIsolate):
     ) -> Any:
         exports: InstanceExports | None = None
         try:
-            instance = self._linker(module, guest).instantiate(store, module)
-            exports = instance.exports(store)
+            exports = module.instantiate(store).exports(store)
+            if name != "_start" and isinstance(prepares := exports.get(_INITIALIZE), wasmtime.Func):
+                # A reactor: its exports are to be called after this.
+                prepares(store)
             function = exports[name]
             assert isinstance(function, wasmtime.Func)
             return _plain(function(store, *arguments))
-        except (wasmtime.Trap, wasmtime.WasmtimeError, _HostAbort) as error:
+        except (wasmtime.Trap, wasmtime.WasmtimeError, HostAbort) as error:
             cause, self._cause = self._cause, None
             if isinstance(cause, Exit):
                 if cause.status == 0:
@@ -206,33 +238,75 @@ class WasmIsolate(BlockingIsolate):
                 raise OutOfMemory from None
             raise _as_thrown(error, start) from None
 
-    def _linker(self, module: wasmtime.Module, guest: Guest) -> wasmtime.Linker:
-        linker = wasmtime.Linker(self._engine.engine)
-        for each in module.imports:
-            offered = find(each.module, each.name or "")
-            if offered is None:
-                continue
-            parameters, _, results = offered.signature.partition(":")
-            kind = wasmtime.FuncType(
-                [_TYPES[letter]() for letter in parameters],
-                [_TYPES[letter]() for letter in results],
-            )
-            function = self._guarded(guest, offered.function)
-            linker.define_func(each.module, each.name or "", kind, function, access_caller=True)
-        return linker
-
-    def _guarded(self, guest: Guest, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What a host function raises is kept here: wasmtime-py keeps the last exception of all
-        threads in one place, where it may reach another guest."""
-
-        def guarded(caller: wasmtime.Caller, *arguments: Any) -> Any:
+    def _run_component(self, start: Start, loaded: LoadedComponent, params: Any) -> bytes:
+        described = loaded.described
+        command, values = described.command, ()
+        if command is not None:
+            interface, function = command, _RUN
+        else:
             try:
-                return function(guest, _Place(caller), *arguments)
-            except BaseException as error:  # noqa: BLE001 -- goes on where the call into wasm ends
-                self._cause = error
-                raise _HostAbort from None
+                interface, function, values = check_component_call(described, params)
+            except InvalidInput as error:
+                raise Thrown("InvalidInput", error.message) from None
+        guest = Guest(self, start, params)
+        store = wasmtime.Store(self._engine.engine)
+        memories = max(described.memories, 1)
+        store.set_limits(
+            # Its memories together are what it may have.
+            memory_size=max(start.memory_bytes // memories, _PAGE_BYTES),
+            table_elements=_TABLE_ELEMENTS,
+            instances=_COMPONENT_INSTANCES,
+            tables=_COMPONENT_TABLES,
+            memories=memories,
+        )
+        watch = _watch(store, self._is_going_on)
+        self._engine.entered()
+        try:
+            with running(Caller(guest), self):
+                value = loaded.call(store, interface, function, values)
+        except (wasmtime.WasmtimeError, Thrown) as error:
+            self._component_ended(error, start)
+            value = ("ok", None)
+        finally:
+            self._engine.left()
+            del watch
+        if command is not None:
+            if value[0] == "err":
+                raise Exit(1).as_thrown()
+            return guest.finish(None, is_command=True)
+        # Before it is written as JSON, which takes six times as much at worst, and ends the process
+        # where there is no room for that.
+        if _weight(value) > start.output_bytes:
+            raise self._reached(b"output")
+        return _component_result(guest, interface, function, value)
 
-        return guarded
+    def _component_ended(self, error: Exception, start: Start) -> None:
+        """Raise what the end of a component means; return when it was the end of a program."""
+        cause, self._cause = self._cause, None
+        stack = ""
+        if isinstance(error, wasmtime.WasmtimeError):
+            stack = stack_of(error, start.filename)
+        if isinstance(cause, Exit):
+            if cause.status == 0:
+                return
+            raise cause.as_thrown() from None
+        if isinstance(cause, Thrown):
+            raise Thrown(cause.name, cause.message, stack) from None
+        if cause is not None:
+            raise cause from None
+        if isinstance(error, Thrown):
+            raise error from None
+        if any(words in str(error) for words in _NO_ROOM):
+            raise OutOfMemory from None
+        text = last_line(error)
+        trap = text.partition("wasm trap: ")[2]
+        what = f"the component trapped: {trap}" if trap else text
+        raise Thrown("RuntimeError", what, stack) from None
+
+    def keep_cause(self, error: BaseException) -> None:
+        """See `components.Watcher`."""
+        if self._cause is None:
+            self._cause = error
 
     def _is_going_on(self) -> bool:
         try:
@@ -241,31 +315,6 @@ class WasmIsolate(BlockingIsolate):
             self._cause = error
             return False
         return True
-
-
-class _HostAbort(Exception):
-    """Stands for whatever a host function raised."""
-
-
-class _Place:
-    """A guest's memory, for one call of a host function. See `guest.Place`."""
-
-    def __init__(self, caller: wasmtime.Caller) -> None:
-        self._caller = caller
-        memory = caller.get("memory")
-        self._memory = memory if isinstance(memory, wasmtime.Memory) else None
-
-    def read(self, at: int, size: int) -> bytes:
-        at, size = at & 0xFFFFFFFF, size & 0xFFFFFFFF
-        if self._memory is None or at + size > self._memory.data_len(self._caller):
-            raise IndexError
-        return bytes(self._memory.read(self._caller, at, at + size))
-
-    def write(self, at: int, content: bytes) -> None:
-        at &= 0xFFFFFFFF
-        if self._memory is None or at + len(content) > self._memory.data_len(self._caller):
-            raise IndexError
-        self._memory.write(self._caller, content, at)
 
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(
@@ -297,38 +346,38 @@ def _watch(store: wasmtime.Store, is_going_on: Callable[[], bool]) -> Any:
     return callback
 
 
-def _missing(module: wasmtime.Module) -> list[str]:
-    """The imports that nothing here offers."""
-    missing = []
-    for each in module.imports:
-        name = f"{each.module}.{each.name}"
-        offered = find(each.module, each.name or "")
-        if offered is None:
-            missing.append(f"it imports {name}, which is not offered here")
-            continue
-        kind = each.type
-        letters = {"i32": "i", "i64": "I"}
-        if not isinstance(kind, wasmtime.FuncType):
-            missing.append(f"it imports {name}, which is a function")
-            continue
-        found = [
-            "".join(letters.get(str(value), "?") for value in values)
-            for values in (kind.params, kind.results)
-        ]
-        if ":".join(found) != offered.signature:
-            missing.append(f"it imports {name} with another type than it has")
-    return missing
+def _weight(value: Any) -> int:
+    """At least so many bytes are in it."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_weight, value.values()))
+    if isinstance(value, list | tuple | frozenset):
+        return len(value) + sum(map(_weight, value))
+    return 0
 
 
-def _described(module: wasmtime.Module) -> WasmModule:
-    exports = []
-    for each in module.exports:
-        kind = each.type
-        found = None
-        if isinstance(kind, wasmtime.FuncType):
-            found = FunctionType(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
-        exports.append(External("", each.name or "", "function" if found else "", found))
-    return WasmModule((), tuple(exports), (), 0, has_start=False)
+def _component_result(guest: Guest, interface: str, function: WitFunction, value: Any) -> bytes:
+    if is_main(interface, function):
+        case, text = value
+        if case == "err":
+            raise Thrown("Error", text)
+        try:
+            guest.result = guest.result or b"R" + msgspec.json.format(text.encode(), indent=-1)
+        except msgspec.DecodeError as error:
+            raise Thrown("SyntaxError", f"what main gave is no JSON: {error}") from None
+        return guest.finish(None, is_command=False)
+    kind = function.result
+    if kind is None:
+        return guest.finish(None, is_command=False)
+    if str(kind) == "list<u8>":
+        guest.result = guest.result or b"B" + base64.b64encode(bytes(value))
+        return guest.finish(None, is_command=False)
+    try:
+        answer = give(value, kind)
+    except InvalidInput as error:
+        raise Thrown("TypeError", error.message) from None
+    return guest.finish(answer, is_command=False)
 
 
 def _checked_call(described: WasmModule, params: Any) -> tuple[str, tuple[int | float, ...]]:
@@ -360,11 +409,11 @@ def _is_out_of_memory(
 def _as_thrown(error: Exception, start: Start) -> Thrown:
     if isinstance(error, wasmtime.Trap):
         code = error.trap_code
-        words = code.name.lower().replace("_", " ") if code else _last_line(error)
+        words = code.name.lower().replace("_", " ") if code else last_line(error)
         return Thrown("RuntimeError", f"the module trapped: {words}", _stack(start, error))
-    if isinstance(error, _HostAbort):
+    if isinstance(error, HostAbort):
         return Thrown("RuntimeError", "the module trapped")
-    return Thrown("LinkError", _last_line(error))
+    return Thrown("LinkError", last_line(error))
 
 
 def _stack(start: Start, trap: wasmtime.Trap) -> str:
@@ -377,11 +426,6 @@ def _stack(start: Start, trap: wasmtime.Trap) -> str:
         name = frame.func_name or _INDEX_FORM.format(frame.func_index)
         lines.append(f"    at {name} ({start.filename}:1:{frame.module_offset})")
     return "\n".join(lines)
-
-
-def _last_line(error: Exception) -> str:
-    text = str(error).strip()
-    return (text.splitlines()[-1].strip() if text else type(error).__name__)[:500]
 
 
 def _plain(value: Any) -> Any:

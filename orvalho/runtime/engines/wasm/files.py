@@ -116,6 +116,24 @@ class File:
 Open = Stream | Folder | File
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a path is opened."""
+
+    creates: bool
+    is_exclusive: bool
+    truncates: bool
+    wants_folder: bool
+    is_readable: bool
+    is_writable: bool
+    appends: bool = False
+
+
+def most_file_bytes() -> int:
+    """No file is larger."""
+    return _MOST_FILE_BYTES
+
+
 class Files:
     def __init__(self, host: Caller, stdin: bytes) -> None:
         self._host = host
@@ -175,7 +193,70 @@ class Files:
                     message = error.message or f"{opened.path} could not be written"
                     raise Thrown(error.name or "Error", message) from None
 
+    def preopened(self) -> list[int]:
+        """The folders that a program finds open."""
+        return [
+            number
+            for number, opened in self._open.items()
+            if isinstance(opened, Folder) and opened.preopened
+        ]
+
     # ---- paths -------------------------------------------------------------------------------
+
+    def open(self, side: str, path: str, how: Opening) -> int:
+        """The number of the file or folder there.
+
+        Raises:
+            WasiError: it is not what was asked for, or not allowed.
+        """
+        if how.is_exclusive and self._is_there(side, path):
+            raise WasiError(Errno.EXIST)
+        if how.truncates or (how.creates and not self._is_there(side, path)):
+            # At once, so that a refusal comes where the program looks for it.
+            self.put(side, path, b"")
+            content: bytearray | None = bytearray()
+            stat = Stat()
+        else:
+            content, stat = None, self.stat(side, path)
+            if stat.is_folder:
+                if how.is_writable and not how.wants_folder:
+                    raise WasiError(Errno.ISDIR)
+                return self.add(Folder(side, path))
+        if how.wants_folder:
+            raise WasiError(Errno.NOTDIR)
+        file = File(
+            side,
+            path,
+            is_readable=how.is_readable,
+            is_writable=how.is_writable,
+            appends=how.appends,
+            content=content,
+            stat=stat,
+        )
+        return self.add(file)
+
+    def _is_there(self, side: str, path: str) -> bool:
+        try:
+            self.stat(side, path)
+        except WasiError as error:
+            if error.errno is Errno.NOENT:
+                return False
+            raise
+        return True
+
+    def make_folder(self, side: str, path: str) -> None:
+        if not self.ask(side, "mkdir", path):
+            raise WasiError(Errno.EXIST)
+
+    def remove_file(self, side: str, path: str) -> None:
+        if self.stat(side, path).is_folder:
+            raise WasiError(Errno.ISDIR)
+        self.ask(side, "remove", path)
+
+    def remove_folder(self, side: str, path: str) -> None:
+        if not self.stat(side, path).is_folder:
+            raise WasiError(Errno.NOTDIR)
+        self.ask(side, "remove", path)
 
     def place(self, number: int, path: str) -> tuple[str, str]:
         """Side and absolute path. `..` may not lead out of the folder, as WASI has it."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from orvalho.runtime.engines.wasm.files import Errno, File, Folder, Stat, Stream, WasiError
+from orvalho.runtime.engines.wasm.files import Errno, File, Folder, Opening, Stat, Stream, WasiError
 from orvalho.runtime.engines.wasm.guest import Exit, Guest, Offered, Place
 
 _CREATE, _DIRECTORY, _EXCLUSIVE, _TRUNCATE = 1, 2, 4, 8
@@ -352,45 +352,17 @@ def _path_open(
     flags: int,
     out: int,
 ) -> None:
-    files = guest.files
     side, path = _path(guest, place, fd, at, size)
-    is_writable = bool(rights & _RIGHT_WRITE)
-    if how & _EXCLUSIVE and _is_there(guest, side, path):
-        raise WasiError(Errno.EXIST)
-    if how & _TRUNCATE or (how & _CREATE and not _is_there(guest, side, path)):
-        # At once, so that a refusal comes where the program looks for it.
-        files.put(side, path, b"")
-        content: bytearray | None = bytearray()
-        stat = Stat()
-    else:
-        content, stat = None, files.stat(side, path)
-        if stat.is_folder:
-            if is_writable and not how & _DIRECTORY:
-                raise WasiError(Errno.ISDIR)
-            place.write(out, struct.pack("<I", files.add(Folder(side, path))))
-            return
-    if how & _DIRECTORY:
-        raise WasiError(Errno.NOTDIR)
-    file = File(
-        side,
-        path,
+    opening = Opening(
+        creates=bool(how & _CREATE),
+        is_exclusive=bool(how & _EXCLUSIVE),
+        truncates=bool(how & _TRUNCATE),
+        wants_folder=bool(how & _DIRECTORY),
         is_readable=bool(rights & _RIGHT_READ),
-        is_writable=is_writable,
+        is_writable=bool(rights & _RIGHT_WRITE),
         appends=bool(flags & _APPEND),
-        content=content,
-        stat=stat,
     )
-    place.write(out, struct.pack("<I", files.add(file)))
-
-
-def _is_there(guest: Guest, side: str, path: str) -> bool:
-    try:
-        guest.files.stat(side, path)
-    except WasiError as error:
-        if error.errno is Errno.NOENT:
-            return False
-        raise
-    return True
+    place.write(out, struct.pack("<I", guest.files.open(side, path, opening)))
 
 
 def _path_filestat_get(
@@ -400,23 +372,15 @@ def _path_filestat_get(
 
 
 def _path_create_directory(guest: Guest, place: Place, fd: int, at: int, size: int) -> None:
-    side, path = _path(guest, place, fd, at, size)
-    if not guest.files.ask(side, "mkdir", path):
-        raise WasiError(Errno.EXIST)
+    guest.files.make_folder(*_path(guest, place, fd, at, size))
 
 
 def _path_unlink_file(guest: Guest, place: Place, fd: int, at: int, size: int) -> None:
-    side, path = _path(guest, place, fd, at, size)
-    if guest.files.stat(side, path).is_folder:
-        raise WasiError(Errno.ISDIR)
-    guest.files.ask(side, "remove", path)
+    guest.files.remove_file(*_path(guest, place, fd, at, size))
 
 
 def _path_remove_directory(guest: Guest, place: Place, fd: int, at: int, size: int) -> None:
-    side, path = _path(guest, place, fd, at, size)
-    if not guest.files.stat(side, path).is_folder:
-        raise WasiError(Errno.NOTDIR)
-    guest.files.ask(side, "remove", path)
+    guest.files.remove_folder(*_path(guest, place, fd, at, size))
 
 
 def _path_rename(
