@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import mesh, pairing, road, seeing
+from orvalho.control import libraries, mesh, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -249,6 +249,7 @@ Request = (
     | Doctor
     | Complete
     | seeing.Request
+    | libraries.Request
 )
 
 
@@ -593,4 +594,5 @@ Reply = (
     | DoctorReply
     | Completions
     | seeing.Reply
+    | libraries.Reply
 )

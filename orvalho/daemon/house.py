@@ -25,6 +25,7 @@ from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
+from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import Store
 
@@ -53,6 +54,7 @@ class House:
     # None where beacons are off.
     lan: Lan | None
     runs: Runs
+    libraries: Libraries
     feed: Feed[RunEvent]
     started_at: float
     stop: Callable[[float], None]

@@ -32,6 +32,7 @@ from orvalho.policies.quota import (
     parse_duration,
     parse_size,
 )
+from orvalho.scripts.reference import read_reference
 from orvalho.scripts.script import Language, Script
 from orvalho.scripts.wasm_module import custom_section
 
@@ -50,13 +51,25 @@ def read_manifest(script: Script, beside: str | None = None) -> Manifest:
     Raises:
         InvalidInput: with every mistake in `detail`, a line each: `job.js:3: ...`.
     """
-    reader = _reader(script, beside)
+    name = script.filename if beside is None else f"{script.filename}.toml"
+    return _read(_reader(script, beside), script.filename, name)
+
+
+def read_header(header: str, name: str) -> Manifest:
+    """The same for the TOML of a header alone; `name` is where it stands.
+
+    Raises:
+        InvalidInput: as `read_manifest`.
+    """
+    return _read(_Reader(header, ""), name, name)
+
+
+def _read(reader: _Reader, filename: str, name: str) -> Manifest:
     manifest = reader.read()
     if reader.problems:
-        name = script.filename if beside is None else f"{script.filename}.toml"
         problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
         raise InvalidInput(
-            f"the header of {script.filename} has {len(problems)} "
+            f"the header of {filename} has {len(problems)} "
             + ("mistake" if len(problems) == 1 else "mistakes"),
             where=problems[0].partition(": ")[0],
             detail="\n".join(problems),
@@ -87,6 +100,8 @@ _KEYS: Final = (*_LISTS, *_LIMITS, "host_calls")
 
 
 def _reader(script: Script, beside: str | None) -> _Reader:
+    if script.language is Language.LIBRARY:
+        return _Reader(read_reference(script.text).header, "")
     if script.language is not Language.WASM:
         if beside is not None:
             raise InvalidInput(

@@ -153,7 +153,7 @@ def test_checking_reads_the_files_without_using_them(home: Path) -> None:
     checked = book.check()
 
     assert checked.files == ("policy/default.csv", "policy/peer.csv")
-    assert checked.rules == 6
+    assert checked.rules == 9
     assert checked.problems == ()
     assert checked.warnings == ("policy/peer.csv:1: nobody is in @friends",)
     assert book.statistics()["rules"] == 5

@@ -25,6 +25,7 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
+from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
@@ -240,13 +241,15 @@ class ScriptHandler:
         subject = self._subject(arrival)
         gate = self._gate(arrival, subject)
         arrival.gate = gate
-        decision = gate.put("script.run", arrival.script.script.id)
+        reference = reference_of(arrival.script.script)
+        action, object_ = "script.run", arrival.script.script.id
+        if reference is not None:
+            action, object_ = "lib.call", reference.library
+        decision = gate.put(action, object_)
         context = self._context(call.target.context)
         if not decision.allowed or context is None:
             # A context that is not there is refused in the words of one that says no.
-            request = AccessRequest(
-                subject, call.target.context, "script.run", arrival.script.script.id
-            )
+            request = AccessRequest(subject, call.target.context, action, object_)
             denied = decision if not decision.allowed else Decision(allowed=False)
             raise refusal(request, denied)
 
@@ -258,6 +261,9 @@ class ScriptHandler:
             )
             return request, gate.put(capability.action, capability.object)
 
+        filename, source = call.filename, arrival.script.script.source
+        if reference is not None:
+            filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
@@ -265,8 +271,8 @@ class ScriptHandler:
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
-                filename=call.filename,
-                source=arrival.script.script.source,
+                filename=filename,
+                source=source,
                 params=arrival.script.params,
                 caller={"id": call.caller.context_key, "name": subject.spoken},
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
