@@ -51,26 +51,32 @@ def read_manifest(script: Script, beside: str | None = None) -> Manifest:
     Raises:
         InvalidInput: with every mistake in `detail`, a line each: `job.js:3: ...`.
     """
-    name = script.filename if beside is None else f"{script.filename}.toml"
-    return _read(_reader(script, beside), script.filename, name)
+    reader = _reader(script, beside)
+    manifest = reader.read()
+    if reader.problems:
+        name = script.filename if beside is None else f"{script.filename}.toml"
+        problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
+        raise InvalidInput(
+            f"the header of {script.filename} has {len(problems)} "
+            + ("mistake" if len(problems) == 1 else "mistakes"),
+            where=problems[0].partition(": ")[0],
+            detail="\n".join(problems),
+        )
+    return manifest
 
 
 def read_header(header: str, name: str) -> Manifest:
-    """The same for the TOML of a header alone; `name` is where it stands.
+    """What the TOML of a module's header asks for; `name` is where it stands.
 
     Raises:
         InvalidInput: as `read_manifest`.
     """
-    return _read(_Reader(header, ""), name, name)
-
-
-def _read(reader: _Reader, filename: str, name: str) -> Manifest:
+    reader = _Reader(header, "")
     manifest = reader.read()
     if reader.problems:
         problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
         raise InvalidInput(
-            f"the header of {filename} has {len(problems)} "
-            + ("mistake" if len(problems) == 1 else "mistakes"),
+            f"{name} has a mistake: {problems[0].partition(': ')[2]}",
             where=problems[0].partition(": ")[0],
             detail="\n".join(problems),
         )
