@@ -20,7 +20,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "note": (
         m.Note,
         "ctx new, peer rm/set/rename/revoke, node approve/reject, depot rm, script cancel, "
-        "config set, daemon stop",
+        "config set, daemon stop, lib rm, service start/stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -60,6 +60,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "wasm-files": (libraries.WasmFiles, "wasi ls; wasi info, of a file"),
     "library": (libraries.LibraryShown, "lib show; wasi info, of a library"),
     "library-published": (libraries.LibraryPublished, "lib publish"),
+    "services": (libraries.ServiceListReply, "services"),
     "libraries": (libraries.LibraryListReply, "libs"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }

@@ -22,7 +22,7 @@ _WORDS: Final = (
     *("why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats"),
-    *("wasi", "lib", "libs"),
+    *("wasi", "lib", "libs", "service", "services"),
     *("use", "completion", "complete"),
 )
 

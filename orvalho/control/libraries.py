@@ -71,6 +71,28 @@ class LibraryCall(Message, frozen=True, kw_only=True, tag=tag):
     wait: bool = False
 
 
+class ServiceStart(Message, frozen=True, kw_only=True, tag=tag):
+    """Keep an instance of our library `name`, whose memory lives on from call to call; in the
+    context `target` (None: the usual one). -> Note"""
+
+    name: str
+    target: str | None = None
+
+
+class ServiceStop(Message, frozen=True, kw_only=True, tag=tag):
+    """End it; in every context, or in `target` alone. -> Note"""
+
+    name: str
+    target: str | None = None
+
+
+class ServiceList(Message, frozen=True, kw_only=True, tag=tag):
+    """What runs here, or on a peer. -> ServiceListReply"""
+
+    node: str | None = None
+    context: str | None = None
+
+
 # ---- replies ------------------------------------------------------------------------------
 
 
@@ -198,5 +220,36 @@ class LibraryContent(Message, frozen=True, kw_only=True, tag=tag):
     needs: str | None = None
 
 
-Request = LibraryPublish | LibraryRemove | LibraryList | LibraryShow | LibraryGet | LibraryCall
-Reply = LibraryPublished | LibraryListReply | LibraryShown | LibraryContent
+class ServiceState(Message, frozen=True, kw_only=True):
+    """`problem`: why its instance ended; the next call makes a fresh one. None while it runs.
+    `memory_bytes` is what its memory had after the last call; `instance_at` when the instance was
+    made."""
+
+    library: str
+    context: str
+    sha256: str
+    calls: int
+    failures: int
+    memory_bytes: int
+    started_at: float
+    instance_at: float
+    problem: str | None = None
+
+
+class ServiceListReply(Message, frozen=True, kw_only=True, tag=tag):
+    node: str
+    services: tuple[ServiceState, ...]
+
+
+Request = (
+    LibraryPublish
+    | LibraryRemove
+    | LibraryList
+    | LibraryShow
+    | LibraryGet
+    | LibraryCall
+    | ServiceStart
+    | ServiceStop
+    | ServiceList
+)
+Reply = LibraryPublished | LibraryListReply | LibraryShown | LibraryContent | ServiceListReply

@@ -19,6 +19,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.run_words import RunEvent
+from orvalho.daemon.services import Services
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
@@ -55,6 +56,7 @@ class House:
     lan: Lan | None
     runs: Runs
     libraries: Libraries
+    services: Services
     feed: Feed[RunEvent]
     started_at: float
     stop: Callable[[float], None]

@@ -16,6 +16,7 @@ from orvalho.scripts.wasm_metadata import Metadata
 LIST: Final = "lib.list"
 SHOW: Final = "lib.show"
 PART: Final = "lib.part"
+SERVICES: Final = "lib.services"
 PART_BYTES: Final = (1 << 18) - 512
 
 
@@ -72,6 +73,25 @@ class AskPart(_Words, frozen=True, kw_only=True):
 
 class Part(_Words, frozen=True, kw_only=True):
     content: bytes
+
+
+class Running(_Words, frozen=True, kw_only=True):
+    """One service. `problem`: why its instance ended, None while it runs; the next call makes a
+    fresh one. `memory_bytes` is what its memory had after the last call."""
+
+    library: str
+    context: str
+    sha256: str
+    calls: int
+    failures: int
+    memory_bytes: int
+    started_at: float
+    instance_at: float
+    problem: str | None = None
+
+
+class RunningServices(_Words, frozen=True, kw_only=True):
+    services: tuple[Running, ...]
 
 
 T = TypeVar("T", bound=_Words)

@@ -58,6 +58,7 @@ from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
@@ -326,6 +327,7 @@ class _Wiring:
             lan=self._lan(node) if config.mesh.beacons else None,
             runs=Runs(self._store),
             libraries=Libraries(self._home.libraries),
+            services=Services(self._jobs, self._tasks),
             feed=Feed(),
             started_at=time.time(),
             stop=self._daemon.stop,
@@ -387,6 +389,7 @@ class _Wiring:
         node.answer(library_words.LIST, libraries.list)
         node.answer(library_words.SHOW, libraries.show)
         node.answer(library_words.PART, libraries.part)
+        node.answer(library_words.SERVICES, libraries.services)
         node.answer(PING, answer_ping)
         node.hear(NOTHING, hear_nothing)
         self._operations = self._table(house)

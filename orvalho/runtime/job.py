@@ -43,7 +43,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 @dataclass(frozen=True, slots=True)
 class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
-    can reach: `target.fs.read` and the like."""
+    can reach: `target.fs.read` and the like. `serves`: it stays, and asks for calls with
+    `service.next`; a module of WebAssembly alone can."""
 
     run_id: str
     context: str
@@ -54,6 +55,7 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class Run:
                 memory_bytes=limits.memory_bytes,
                 output_bytes=limits.output_bytes,
                 host_calls=limits.host_calls,
+                serves=job.serves,
             ),
             self,
         )

@@ -18,6 +18,7 @@ from orvalho.daemon.library_words import (
     Listed,
     ListLibraries,
     Part,
+    RunningServices,
     ShowLibrary,
     decode,
     encode,
@@ -86,6 +87,23 @@ class LibraryHandler:
         check_digest(library, asked.sha256, self._house.name)
         offset = max(0, asked.offset)
         return encode(Part(content=library.content[offset : offset + PART_BYTES]))
+
+    async def services(self, sender: Key, body: bytes) -> bytes:
+        """What runs here of the libraries that the asker may see.
+
+        Raises:
+            Denied: it may see none.
+        """
+        peer, subject = self._asker(sender, decode(body, ListLibraries).caller)
+        names = await to_thread.run_sync(self._house.libraries.names)
+        if not any(self._may(subject, "lib.list", name).allowed for name in names):
+            self._decide(peer, subject, ("lib.list",), ANY)
+        seen = tuple(
+            each
+            for each in self._house.services.list()
+            if self._may(subject, "lib.list", each.library).allowed
+        )
+        return encode(RunningServices(services=seen))
 
     # ---- decide ------------------------------------------------------------------------------
 

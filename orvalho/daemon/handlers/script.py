@@ -32,6 +32,7 @@ from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
+from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import (
     Conflict,
@@ -279,7 +280,11 @@ class ScriptHandler:
                 limits=limits,
                 ops=self._calls(arrival, context, gate),
             )
-            ending = await self._follow(arrival, job)
+            service = house.services.find(reference, context.name) if reference else None
+            if service is not None:
+                ending = await self._follow_service(arrival, job, service)
+            else:
+                ending = await self._follow(arrival, job)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
 
@@ -333,6 +338,11 @@ class ScriptHandler:
                     return Ending.of(event, arrival.gate)
                 await self._tell(arrival, event)
         raise Unavailable("the run ended without a word", where=arrival.run)
+
+    async def _follow_service(self, arrival: Arrival, job: Job, service: Service) -> Ending:
+        """The same for a call of what runs already."""
+        ended = await service.call(job, partial(self._tell, arrival))
+        return Ending.of(ended, arrival.gate)
 
     async def _tell(self, arrival: Arrival, output: Output) -> None:
         line = ScriptOutput(

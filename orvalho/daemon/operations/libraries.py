@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from anyio import to_thread
 
-from orvalho.contexts.identity import Key
+from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address, parse_address
 from orvalho.contexts.trust import ContextEntry, Peer
 from orvalho.control import libraries as words
@@ -22,12 +22,14 @@ from orvalho.daemon.library_words import (
     LIST,
     PART,
     PART_BYTES,
+    SERVICES,
     SHOW,
     AskPart,
     Listed,
     ListLibraries,
     Part,
     Row,
+    RunningServices,
     ShowLibrary,
     Shown,
     T,
@@ -36,9 +38,11 @@ from orvalho.daemon.library_words import (
     row_of,
     shown_of,
 )
+from orvalho.daemon.limits import allowance
 from orvalho.daemon.reach import away, comes
 from orvalho.daemon.selection import meant_context
 from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
+from orvalho.runtime.job import Job
 from orvalho.scripts.library import replaced
 from orvalho.scripts.reference import SUFFIX, Reference, write_reference
 from orvalho.scripts.script import MAX_MODULE_BYTES
@@ -72,6 +76,9 @@ class LibraryOperations:
             words.LibraryShow: self.show,
             words.LibraryGet: self.get,
             words.LibraryCall: self.call,
+            words.ServiceStart: self.start_service,
+            words.ServiceStop: self.stop_service,
+            words.ServiceList: self.services,
         }
 
     # ---- ours ---------------------------------------------------------------------------------
@@ -157,6 +164,50 @@ class LibraryOperations:
             offsets = range(start, min(row.size_bytes, start + step), PART_BYTES)
             parts += await asyncio.gather(*[part(at) for at in offsets])
         return b"".join(parts)
+
+    # ---- services -----------------------------------------------------------------------------
+
+    async def start_service(self, request: words.ServiceStart) -> Replies:
+        house = self._house
+        library = await to_thread.run_sync(house.libraries.find, request.name)
+        if library.kind not in ("library", "reactor"):
+            raise InvalidInput(
+                f"{library.filename} is no module that can stay: a library or a reactor is",
+                where=library.filename,
+            )
+        context = house.contexts.get(self._target(None, request.target).context or "")
+        job = Job(
+            run_id=f"service {library.name}",
+            context=context.name,
+            filename=library.filename,
+            source=library.content,
+            params=b"null",
+            caller={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
+            target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
+            limits=allowance(house.settings.config.limits).usual,
+            ops={},
+        )
+        changed = await house.services.start(library, job)
+        verb = "runs" if changed else "runs already"
+        yield control.Note(text=f"{library.name} {verb} in {context.name}", changed=changed)
+
+    async def stop_service(self, request: words.ServiceStop) -> Replies:
+        stopped = self._house.services.stop(request.name, request.target)
+        yield control.Note(text=f"{request.name} is stopped in {', '.join(stopped)}")
+
+    async def services(self, request: words.ServiceList) -> Replies:
+        house = self._house
+        if request.node is None or request.node == house.name:
+            node, running = house.name, house.services.list()
+        else:
+            peer = self._peer(request.node)
+            asked = encode(ListLibraries(caller=self._caller(request.context)))
+            found = await self._ask(peer, SERVICES, asked, RunningServices)
+            node, running = peer.name, found.services
+        states = tuple(
+            msgspec.convert(each, words.ServiceState, from_attributes=True) for each in running
+        )
+        yield words.ServiceListReply(node=node, services=states)
 
     # ---- call ---------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,7 @@ from orvalho.runtime.engine import Problem, Start
 from orvalho.runtime.engines.blocking import BlockingIsolate, OutOfMemory, Thrown
 from orvalho.runtime.engines.wasm.guest import Exit, Guest
 from orvalho.runtime.engines.wasm.offers import find
+from orvalho.runtime.engines.wasm.service import serve
 from orvalho.scripts.wasm_module import External, FunctionType, WasmModule, check_call
 
 _TICK_S: Final = 0.01
@@ -145,7 +147,7 @@ class WasmIsolate(BlockingIsolate):
         params = _loads(start.params)
         name: str = "_start"
         arguments: tuple[int | float, ...] = ()
-        if not described.is_command:
+        if not described.is_command and not start.serves:
             name, arguments = _checked_call(described, params)
         guest = Guest(self, start, params)
         store = wasmtime.Store(self._engine.engine)
@@ -179,6 +181,8 @@ class WasmIsolate(BlockingIsolate):
         try:
             instance = self._linker(module, guest).instantiate(store, module)
             exports = instance.exports(store)
+            if start.serves:
+                return serve(guest, _Instance(self._engine, store, exports))
             function = exports[name]
             assert isinstance(function, wasmtime.Func)
             return _plain(function(store, *arguments))
@@ -231,6 +235,33 @@ class WasmIsolate(BlockingIsolate):
             self._cause = error
             return False
         return True
+
+
+class _Instance:
+    """See `service.Instance`."""
+
+    def __init__(self, engine: WasmEngine, store: wasmtime.Store, exports: InstanceExports) -> None:
+        self._engine = engine
+        self._store = store
+        self._exports = exports
+        self.described = _described_exports(store, exports)
+
+    def invoke(self, name: str, arguments: tuple[int | float, ...]) -> Any:
+        function = self._exports[name]
+        assert isinstance(function, wasmtime.Func)
+        return _plain(function(self._store, *arguments))
+
+    def memory_bytes(self) -> int:
+        memory = self._exports.get("memory")
+        return memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._engine.left()
+        try:
+            yield
+        finally:
+            self._engine.entered()
 
 
 class _HostAbort(Exception):
@@ -319,6 +350,16 @@ def _described(module: wasmtime.Module) -> WasmModule:
             found = FunctionType(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
         exports.append(External("", each.name or "", "function" if found else "", found))
     return WasmModule((), tuple(exports), (), 0, has_start=False)
+
+
+def _described_exports(store: wasmtime.Store, exports: InstanceExports) -> WasmModule:
+    found = []
+    for name, each in exports.items():
+        kind = each.type(store) if isinstance(each, wasmtime.Func) else None
+        if kind is not None:
+            types = FunctionType(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
+            found.append(External("", str(name), "function", types))
+    return WasmModule((), tuple(found), (), 0, has_start=False)
 
 
 def _checked_call(described: WasmModule, params: Any) -> tuple[str, tuple[int | float, ...]]:
