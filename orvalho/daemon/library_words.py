@@ -9,8 +9,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from orvalho.errors import InvalidInput
-from orvalho.scripts.library import Library
+from orvalho.errors import InvalidInput, Untrusted
+from orvalho.scripts.library import KINDS, Library
+from orvalho.scripts.script import MAX_MODULE_BYTES
 from orvalho.scripts.wasm_metadata import Metadata
 
 LIST: Final = "lib.list"
@@ -119,6 +120,22 @@ def shown_of(library: Library) -> Shown:
         needs=library.needs,
         metadata=library.metadata,
     )
+
+
+def check_shown(shown: Shown, name: str) -> None:
+    """Before a peer's words are used: its filename becomes one of ours.
+
+    Raises:
+        Untrusted: it speaks of something else than was asked for.
+    """
+    row = shown.row
+    stem, dot, suffix = row.filename.rpartition(".")
+    if row.name != name or stem != name or dot + suffix not in KINDS:
+        raise Untrusted(f"the peer speaks of {row.filename[:100]!a}, not of {name}", where=name)
+    if not 0 <= row.size_bytes <= MAX_MODULE_BYTES:
+        raise Untrusted(f"{name} is said to have {row.size_bytes} bytes", where=name)
+    if shown.metadata is not None and shown.metadata.sha256 != row.sha256:
+        raise Untrusted(f"the peer speaks of two different {name}", where=name)
 
 
 def encode(words: _Words) -> bytes:

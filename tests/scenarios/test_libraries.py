@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -274,3 +275,23 @@ def test_a_node_that_is_away_is_told_so(laptop: Device, phone: Device) -> None:
     run = queued.json["run"]
     wait_until(lambda: laptop.types("script", "result", run).status == 0, "it has run")
     assert laptop.does("script", "result", run) == "42\n"
+
+
+def test_the_session_of_the_page_is_what_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line of the page's first session, typed on devices of their own."""
+    page = (EXAMPLES.parent / "docs" / "libraries.md").read_text()
+    lines = [line for block in page.split("```\n")[1:4:2] for line in block.splitlines()]
+    typed = [number for number, line in enumerate(lines) if "$ orvalho " in line]
+    assert len(typed) == 6
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    with two_devices(tmp_path) as devices:
+        named = {device.name: device for device in devices}
+        for number, after in zip(typed, [*typed[1:], len(lines)], strict=True):
+            name, _, words = lines[number].partition("$ orvalho ")
+            printed = named[name].types(*shlex.split(words))
+            seen = (printed.out + printed.err).splitlines()[: after - number - 1]
+            for wanted, found in zip(lines[number + 1 : after], seen, strict=True):
+                assert found.startswith(wanted.removesuffix("...")), (lines[number], found)

@@ -33,6 +33,7 @@ from orvalho.daemon.library_words import (
     ShowLibrary,
     Shown,
     T,
+    check_shown,
     decode,
     encode,
     row_of,
@@ -45,7 +46,6 @@ from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
 from orvalho.runtime.job import Job
 from orvalho.scripts.library import replaced
 from orvalho.scripts.reference import SUFFIX, Reference, write_reference
-from orvalho.scripts.script import MAX_MODULE_BYTES
 from orvalho.scripts.wasm_arguments import convert
 from orvalho.scripts.wasm_metadata import Metadata, read_metadata
 
@@ -151,8 +151,6 @@ class LibraryOperations:
 
     async def _fetch(self, peer: Peer, row: Row, caller: str) -> bytes:
         """Part after part, some at once."""
-        if not 0 <= row.size_bytes <= MAX_MODULE_BYTES:
-            raise InvalidInput(f"{row.name} has {row.size_bytes} bytes, more than a library may")
 
         async def part(offset: int) -> bytes:
             asked = AskPart(caller=caller, name=row.name, sha256=row.sha256, offset=offset)
@@ -337,6 +335,7 @@ class LibraryOperations:
             return known
         asked = ShowLibrary(caller=self._caller(context), name=name)
         shown = await self._ask(peer, SHOW, encode(asked), Shown)
+        check_shown(shown, name)
         self._known[peer.node_key, name] = shown
         if len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]
