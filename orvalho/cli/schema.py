@@ -215,9 +215,11 @@ def _as_printed(struct: dict[str, Any]) -> dict[str, Any]:
     """Without the tag, and with moments as RFC 3339. What is printed is complete, but fields with
     a default are not required: a later version may leave them out."""
     properties = {
-        key: _moment(key, value) for key, value in struct["properties"].items() if key != "type"
+        key: _moment(key, value)
+        for key, value in struct["properties"].items()
+        if key != "type" or "enum" not in value
     }
-    required = [key for key in struct.get("required", ()) if key != "type"]
+    required = [key for key in struct.get("required", ()) if key in properties]
     return {"type": "object", "properties": properties, "required": required}
 
 

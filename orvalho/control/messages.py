@@ -198,7 +198,7 @@ class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
 
 class Complete(Message, frozen=True, kw_only=True, tag=_tag):
     """What a word on the command line may become. `kind`: target, peer, context, group, run,
-    key (of the configuration), or path (`text` is `target:/path`). -> Completions"""
+    library, key (of the configuration), or path (`text` is `target:/path`). -> Completions"""
 
     kind: str
     text: str

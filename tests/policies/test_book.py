@@ -156,7 +156,7 @@ def test_checking_reads_the_files_without_using_them(home: Path) -> None:
     assert checked.rules == 9
     assert checked.problems == ()
     assert checked.warnings == ("policy/peer.csv:1: nobody is in @friends",)
-    assert book.statistics()["rules"] == 5
+    assert book.statistics()["rules"] == 8
 
     (home / "groups/friends").mkdir(parents=True)
     assert book.check().warnings == ()

@@ -87,11 +87,15 @@ def _read(file: str) -> bytes:
         raise InvalidInput(f"{file} cannot be read: {error.strerror}.", where=file) from error
 
 
-@command.command("rm", cls=Verb, examples=("orvalho lib rm add", "orvalho lib rm add --json"))
-@click.argument("name", metavar="NAME")
+@command.command(
+    "rm",
+    cls=Verb,
+    examples=("orvalho lib rm add", "orvalho lib rm add --json", "orvalho lib rm images"),
+)
+@click.argument("name", metavar="LIBRARY")
 @click.pass_obj
 def rm(session: Session, name: str) -> None:
-    """Publish NAME no longer."""
+    """Publish LIBRARY no longer."""
     with session.connect() as client:
         session.tell(client.ask(LibraryRemove(name=name), Note))
 
@@ -99,7 +103,11 @@ def rm(session: Session, name: str) -> None:
 @command.command(
     "show",
     cls=Verb,
-    examples=("orvalho lib show add", "orvalho lib show add@phone2 --json"),
+    examples=(
+        "orvalho lib show add",
+        "orvalho lib show add@phone2",
+        "orvalho lib show add@phone2 --json",
+    ),
 )
 @click.argument("name", metavar="LIBRARY")
 @click.option("--as", "context", metavar="CONTEXT", help="Which of our contexts asks.")
@@ -122,7 +130,11 @@ def show_one(session: Session, name: str, context: str | None) -> None:
 @command.command(
     "get",
     cls=Verb,
-    examples=("orvalho lib get add@phone2", "orvalho lib get add@phone2 -o lib/add.wasm"),
+    examples=(
+        "orvalho lib get add@phone2",
+        "orvalho lib get add@phone2 -o lib/add.wasm",
+        "orvalho lib get add@phone2 --json",
+    ),
 )
 @click.argument("name", metavar="LIBRARY")
 @click.option("-o", "--output", metavar="FILE", help="Write it there, whatever stands there.")

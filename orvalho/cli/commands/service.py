@@ -22,13 +22,17 @@ def command() -> None:
 @command.command(
     "start",
     cls=Verb,
-    examples=("orvalho service start counter", "orvalho service start counter --ctx work"),
+    examples=(
+        "orvalho service start counter",
+        "orvalho service start counter --ctx work",
+        "orvalho service start counter --json",
+    ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="LIBRARY")
 @click.option("--ctx", "target", metavar="CONTEXT", help="In which context it runs.")
 @click.pass_obj
 def start(session: Session, name: str, target: str | None) -> None:
-    """Keep one instance of the library NAME: from now on calls of it there go to that one, one
+    """Keep one instance of LIBRARY: from now on calls of it there go to that one, one
     after the other. A trap ends the instance, and the next call makes a fresh one. It is gone when
     the daemon ends."""
     with session.connect() as client:
@@ -38,12 +42,16 @@ def start(session: Session, name: str, target: str | None) -> None:
 @command.command(
     "stop",
     cls=Verb,
-    examples=("orvalho service stop counter", "orvalho service stop counter --ctx work"),
+    examples=(
+        "orvalho service stop counter",
+        "orvalho service stop counter --ctx work",
+        "orvalho service stop counter --json",
+    ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="LIBRARY")
 @click.option("--ctx", "target", metavar="CONTEXT", help="In this context alone.")
 @click.pass_obj
 def stop(session: Session, name: str, target: str | None) -> None:
-    """End the service NAME; what it had in memory is gone."""
+    """End the service LIBRARY; what it had in memory is gone."""
     with session.connect() as client:
         session.tell(client.ask(ServiceStop(name=name, target=target), Note))

@@ -104,7 +104,11 @@ def ls(session: Session, directory: str) -> None:
 @command.command(
     "get",
     cls=Verb,
-    examples=("orvalho wasi get add@phone2", "orvalho wasi get add@phone2 -o lib/add.wasm"),
+    examples=(
+        "orvalho wasi get add@phone2",
+        "orvalho wasi get add@phone2 -o lib/add.wasm",
+        "orvalho wasi get add@phone2 --json",
+    ),
 )
 @click.argument("name", metavar="LIBRARY")
 @click.option("-o", "--output", metavar="FILE", help="Write it there, whatever stands there.")
