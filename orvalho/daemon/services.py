@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,13 @@ import anyio.abc
 import msgspec
 
 from orvalho.daemon.library_words import Running
-from orvalho.errors import Conflict, NotFound, ScriptFailed, Unavailable
+from orvalho.errors import Conflict, LimitExceeded, NotFound, ScriptFailed, Unavailable
 from orvalho.policies.quota import HARD_MAXIMA, Limits, Usage
 from orvalho.runtime.job import Ended, HostCall, Job, Jobs, Output
 from orvalho.scripts.library import Library
 from orvalho.scripts.reference import Reference
+
+_log = logging.getLogger(__name__)
 
 # Of an instance, not of a call: that one's own limit of time is kept by `Service.call`.
 _LIFE_S: Final = 10 * 365 * 86_400.0
@@ -72,7 +75,7 @@ class _Operations(Mapping[str, HostCall]):
         if name in self._own:
             return self._own[name]
         call = self._instance.current
-        if call is None:
+        if call is None or call.ended is not None:
             raise KeyError(name)
         found = call.job.ops[name]
         call.host_calls += 1
@@ -154,6 +157,8 @@ class _Instance:
                             await self._line(event)
         except Unavailable as error:
             last = replace(last, error_message=error.message)
+        except Exception:  # noqa: BLE001 -- the top of a task: what breaks is one instance
+            _log.exception("service.failed")
         finally:
             self.problem = self.problem or _why(last)
             self.is_ready.set()
@@ -165,14 +170,18 @@ class _Instance:
 
     async def _line(self, line: Output) -> None:
         call = self.current
-        if call is None:
+        if call is None or call.ended is not None:
             return
         call.lines += 1
         call.output_bytes += len(line.text.encode())
         if call.output_bytes > call.job.limits.output_bytes:
             self.limit("output")
             return
-        await call.tell(replace(line, seq=call.lines))
+        try:
+            await call.tell(replace(line, seq=call.lines))
+        except LimitExceeded:
+            # So many lines that they cost more than what is in them.
+            self.limit("output")
 
 
 class Service:
@@ -186,6 +195,7 @@ class Service:
         self._jobs = jobs
         self._tasks = tasks
         self._turn = anyio.Lock()
+        self._is_closed = False
         self._instance: _Instance | None = None
         self._calls = 0
         self._failures = 0
@@ -199,7 +209,11 @@ class Service:
 
     async def call(self, job: Job, tell: Tell) -> Ended:
         """Make one call, whose library `job.source` is: another one than before takes its place.
-        Waits for its turn within the call's own limit of time."""
+        Waits for its turn within the call's own limit of time.
+
+        Raises:
+            Unavailable: it was stopped while the call waited.
+        """
         call = _Call(job, tell)
         with anyio.move_on_after(job.limits.wall_s) as scope:
             async with self._turn:
@@ -212,6 +226,8 @@ class Service:
         return call.ended
 
     async def _make(self, call: _Call) -> None:
+        if self._is_closed:
+            raise Unavailable(f"the service {self.library.name} was stopped", hint="try it again")
         assert isinstance(call.job.source, bytes)
         instance = self._fresh(call.job.source)
         instance.give(call)
@@ -244,8 +260,14 @@ class Service:
         return instance
 
     def stop(self, why: str) -> None:
+        """End its instance."""
         if self._instance is not None:
             self._instance.stop(why)
+
+    def close(self) -> None:
+        """End it for good."""
+        self._is_closed = True
+        self.stop("it was stopped")
 
     def state(self) -> Running:
         instance = self._instance
@@ -300,7 +322,7 @@ class Services:
         if not keys:
             raise NotFound(f"no service {name[:100]!a} runs here", hint="orvalho services")
         for key in keys:
-            self._found.pop(key).stop("it was stopped")
+            self._found.pop(key).close()
         return [key[1] for key in keys]
 
     def find(self, reference: Reference, context: str) -> Service | None:

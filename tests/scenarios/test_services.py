@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.runtime import wat
-from tests.scenarios.devices import Device, Printed, two_devices
+from tests.scenarios.devices import Device, Printed, two_devices, wait_until
 
 NEEDS = 'needs = ["target.fs.read:/notes/**"]\ntimeout = "3s"\n'
 COUNTER = wat.module(
@@ -23,6 +23,8 @@ COUNTER = wat.module(
     (func (export "spin") (loop $l (br $l)))
     (func (export "say") (call $log (i32.const 1) (i32.const 1024) (i32.const 5)))
 
+    (func (export "flood") (loop $l
+      (call $log (i32.const 1) (i32.const 1024) (i32.const 0)) (br $l)))
     (func (export "read") (result i32)
       (call $call (i32.const 1040) (i32.const 14) (i32.const 1060) (i32.const 16)))
     """,
@@ -109,6 +111,25 @@ def test_a_call_acts_as_its_caller(laptop: Device, phone: Device) -> None:
     refused = calls(laptop, "read")
     assert (refused.status, refused.out[:1]) == (0, "-"), "the guest is told of an error"
     assert calls(phone, "read").out == "21\n"
+
+
+def test_a_flood_of_empty_lines_ends_one_instance(laptop: Device, phone: Device) -> None:
+    assert calls(laptop, "next").out == "101\n"
+    flooded = calls(laptop, "flood")
+    assert (flooded.status, "error[limit-exceeded]" in flooded.err) == (5, True), flooded.err[-500:]
+    assert calls(laptop, "next").out == "101\n", "the daemon lives, and a fresh instance"
+
+
+def test_a_service_that_is_stopped_lets_its_callers_go(laptop: Device, phone: Device) -> None:
+    found: list[Printed] = []
+    thread = threading.Thread(target=lambda: found.append(calls(laptop, "spin")))
+    thread.start()
+    wait_until(lambda: phone.types("status", "--json").json["runs"] == 1, "it computes")
+    phone.does("service", "stop", "counter")
+    thread.join(30)
+    assert (found[0].status, "stopped" in found[0].err) == (4, True), found
+    assert running(phone) == []
+    assert calls(laptop, "next").out == "1\n"
 
 
 def test_its_lines_go_to_whoever_called(laptop: Device, phone: Device) -> None:

@@ -225,7 +225,9 @@ class LibraryOperations:
                 shown = await self._shown(name, peer, request.context, is_fresh=False)
                 script = self._referring(request, shown, peer)
             except InvalidInput:
-                if key is None or not is_old:
+                if peer is None or key is None or not is_old:
+                    raise
+                if not self._house.node.is_online(peer.node_key):
                     raise
                 self._known.pop(key, None)
                 continue
