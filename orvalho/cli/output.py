@@ -136,6 +136,10 @@ class Screen:
             text,
         )
 
+    def error_line(self, text: str) -> None:
+        """A line that a program wrote to its own standard error."""
+        print(safe(text), file=sys.stderr, flush=True)
+
     def guest_line(
         self, name: str, *, level: str, text: str, at: float, run: str, seq: int
     ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import mesh, road, seeing
+from orvalho.control import libraries, mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -20,7 +20,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "note": (
         m.Note,
         "ctx new, peer rm/set/rename/revoke, node approve/reject, depot rm, script cancel, "
-        "config set, daemon stop",
+        "config set, daemon stop, lib rm, service start/stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -40,7 +40,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (m.ScriptChecked, "script check"),
     "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),
-    "run-ended": (m.RunEnded, "script send, script result, repl"),
+    "run-ended": (m.RunEnded, "script send, script result, repl, wasi call"),
     "runs": (m.ScriptListReply, "script ls"),
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
@@ -57,6 +57,11 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "bench": (seeing.BenchReply, "bench"),
     "report": (seeing.Report, "bugreport"),
     "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),
+    "wasm-files": (libraries.WasmFiles, "wasi ls; wasi info, of a file"),
+    "library": (libraries.LibraryShown, "lib show; wasi info, of a library"),
+    "library-published": (libraries.LibraryPublished, "lib publish"),
+    "services": (libraries.ServiceListReply, "services"),
+    "libraries": (libraries.LibraryListReply, "libs"),
     "error": (m.Failed, "any command that fails, on standard error"),
 }
 # What is printed without a reply of its own behind it.
@@ -209,6 +214,28 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
         },
         "file send",
     ),
+    "library-got": (
+        {
+            "node": {"type": "string"},
+            "file": {"type": "string"},
+            "sha256": {"type": "string"},
+            "size_bytes": {"type": "integer"},
+            "changed": {"type": "boolean"},
+        },
+        "lib get, wasi get",
+    ),
+    "program-ended": (
+        {
+            "run": {"type": "string"},
+            "outcome": {"type": "string"},
+            "exit_status": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "result": {},
+            "result_bytes": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "error": {"anyOf": [{"type": "object"}, {"type": "null"}]},
+            "usage": {"type": "object"},
+        },
+        "wasi run",
+    ),
     "version": ({"version": {"type": "string"}}, "version"),
     "init": (
         {
@@ -279,9 +306,11 @@ def _as_printed(struct: dict[str, Any]) -> dict[str, Any]:
     """Without the tag, and with moments as RFC 3339. What is printed is complete, but fields with
     a default are not required: a later version may leave them out."""
     properties = {
-        key: _moment(key, value) for key, value in struct["properties"].items() if key != "type"
+        key: _moment(key, value)
+        for key, value in struct["properties"].items()
+        if key != "type" or "enum" not in value
     }
-    required = [key for key in struct.get("required", ()) if key != "type"]
+    required = [key for key in struct.get("required", ()) if key in properties]
     return {"type": "object", "properties": properties, "required": required}
 
 

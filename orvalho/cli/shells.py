@@ -20,6 +20,7 @@ _KINDS: Final = {
     "CONTEXT": "context",
     "GROUP": "group",
     "RUN": "run",
+    "LIBRARY": "library",
     "KEY": "key",
     "FILE": "file",
     "DIR": "file",

@@ -22,6 +22,7 @@ _WORDS: Final = (
     *("ask", "top", "why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats", "examples"),
+    *("wasi", "lib", "libs", "service", "services"),
     *("use", "completion", "complete"),
 )
 

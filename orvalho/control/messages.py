@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import mesh, pairing, road, seeing
+from orvalho.control import libraries, mesh, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -198,7 +198,7 @@ class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
 
 class Complete(Message, frozen=True, kw_only=True, tag=_tag):
     """What a word on the command line may become. `kind`: target, peer, context, group, run,
-    key (of the configuration), or path (`text` is `target:/path`). -> Completions"""
+    library, key (of the configuration), or path (`text` is `target:/path`). -> Completions"""
 
     kind: str
     text: str
@@ -249,6 +249,7 @@ Request = (
     | Doctor
     | Complete
     | seeing.Request
+    | libraries.Request
 )
 
 
@@ -593,4 +594,5 @@ Reply = (
     | DoctorReply
     | Completions
     | seeing.Reply
+    | libraries.Reply
 )

@@ -17,7 +17,9 @@ T = TypeVar("T", bound=Message)
 _LIMIT_S: Final = 60.0
 
 
-def ask_offline(environ: Mapping[str, str], home: str | None, verb: str, kind: type[T]) -> T:
+def ask_offline(
+    environ: Mapping[str, str], home: str | None, verb: str, kind: type[T], *arguments: str
+) -> T:
     """Run `verb` of the daemon's program on a home; its one answer, as the daemon would give it.
 
     Raises:
@@ -25,7 +27,7 @@ def ask_offline(environ: Mapping[str, str], home: str | None, verb: str, kind: t
     """
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            daemon_command(home, verb),
+            daemon_command(home, verb, *arguments),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=dict(environ),

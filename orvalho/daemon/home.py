@@ -41,6 +41,10 @@ class Home:
         return self.data / "contexts"
 
     @property
+    def libraries(self) -> Path:
+        return self.data / "libraries"
+
+    @property
     def policy(self) -> Path:
         return self.config / "policy"
 

@@ -19,12 +19,14 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.run_words import RunEvent
+from orvalho.daemon.services import Services
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
+from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import Store
 
@@ -53,6 +55,8 @@ class House:
     # None where beacons are off.
     lan: Lan | None
     runs: Runs
+    libraries: Libraries
+    services: Services
     feed: Feed[RunEvent]
     started_at: float
     stop: Callable[[float], None]

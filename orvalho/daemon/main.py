@@ -35,7 +35,7 @@ _log = logging.getLogger("orvalho.daemon")
 def main(argv: Sequence[str]) -> int:
     """`init` makes a home; `run` (the default) serves it until told to stop; `doctor` and
     `bugreport` look at one that may not start, and answer as the daemon would; `config-example`
-    needs none."""
+    needs none, and `wasm` looks at binaries."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     init_parser.add_argument("--listen")
     init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
     looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
-    for sub in (run_parser, init_parser, *looks):
+    wasm_parser = verbs.add_parser("wasm")
+    wasm_parser.add_argument("path")
+    for sub in (run_parser, init_parser, wasm_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -63,6 +65,12 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if arguments.verb in _LOOKS:
             sys.stdout.buffer.write(_looked_at(home, arguments.verb))
+            return 0
+        if arguments.verb == "wasm":
+            # Here, since `run` needs none of it.
+            from orvalho.daemon.binaries import describe  # noqa: PLC0415
+
+            sys.stdout.buffer.write(msgspec.json.encode(describe(arguments.path)))
             return 0
         return serve(home, foreground=getattr(arguments, "foreground", False))
     except OrvalhoError as error:

@@ -24,13 +24,14 @@ from orvalho.control import asking, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, file_words
+from orvalho.daemon import addresses, file_words, library_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting, read_rest
 from orvalho.daemon.handlers.caller import CallerHandler
 from orvalho.daemon.handlers.files import FileHandler, sweep_drafts
+from orvalho.daemon.handlers.libraries import LibraryHandler
 from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.hints import Book, Hints
@@ -45,6 +46,7 @@ from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.key import KeyOperations
+from orvalho.daemon.operations.libraries import LibraryOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
@@ -57,6 +59,7 @@ from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
@@ -78,6 +81,7 @@ from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
 from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts import runs
+from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
 from orvalho.transports.catalog import Catalog
@@ -323,6 +327,8 @@ class _Wiring:
             mesh=self._mesh(node, contexts),
             lan=self._lan(node) if config.mesh.beacons else None,
             runs=Runs(self._store),
+            libraries=Libraries(self._home.libraries),
+            services=Services(self._jobs, self._tasks),
             feed=Feed(),
             started_at=time.time(),
             stop=self._daemon.stop,
@@ -380,6 +386,11 @@ class _Wiring:
         node.answer(file_words.OFFER, files.offer)
         node.answer(file_words.PART, files.part)
         node.answer(file_words.FINISH, files.finish)
+        libraries = LibraryHandler(house)
+        node.answer(library_words.LIST, libraries.list)
+        node.answer(library_words.SHOW, libraries.show)
+        node.answer(library_words.PART, libraries.part)
+        node.answer(library_words.SERVICES, libraries.services)
         node.answer(PING, answer_ping)
         node.hear(NOTHING, hear_nothing)
         self._operations = self._table(house)
@@ -442,6 +453,7 @@ class _Wiring:
             control.Why: WhyOperations(house, script.state).why,
             road.NatsConfig: nats.config,
             **self._seeing_table(house),
+            **LibraryOperations(house, script.send).table(),
         }
 
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:

@@ -1,7 +1,7 @@
 """The words of a policy: who asks (subject), where (context), what (action, object), the answer.
 
 An object is a path (`fs.*`), a key (`kv.*`), `/` (`node.read`), a script's digest `sha256:...`
-(`script.run`) or `context@node` (`script.send`).
+(`script.run`), `context@node` (`script.send`) or a library's name (`lib.*`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ ACTIONS: Final = (
     "kv.read",  # get, list
     "kv.write",  # put, delete
     "node.read",  # what the node says of its machine
+    "lib.list",  # what a library of this node is: its name, digest, exports and types
+    "lib.get",  # its bytes
+    "lib.call",  # run it here, in this context
 )
 ANY: Final = "*"
 OWNER: Final = "@owner"
@@ -129,6 +132,10 @@ def object_mistake(action: str, text: str) -> str | None:
 _SHAPES: Final = {
     "script.run": (re.compile(r"\*\*?|sha256:[0-9a-f*]+"), 'write "*" or "sha256:<hex>"'),
     "node.read": (re.compile(r"/|/?\*\*?"), 'write "/": a node is asked as a whole'),
+    **dict.fromkeys(
+        ("lib.list", "lib.get", "lib.call"),
+        (re.compile(r"[a-z0-9*-]+"), 'write "*" or a library\'s name'),
+    ),
     "script.send": (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "context@node"'),
 }
 

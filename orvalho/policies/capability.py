@@ -15,7 +15,7 @@ from orvalho.policies.globs import Glob, compile_glob
 Side = Literal["target", "caller"]
 MAX_CAPABILITIES: Final = 64
 
-_ACTIONS: Final = tuple(action for action in ACTIONS if not action.startswith("script."))
+_ACTIONS: Final = tuple(action for action in ACTIONS if action.startswith(("fs.", "kv.", "node.")))
 _WORDS: Final = tuple(
     f"{side}.{action}"
     for side in ("target", "caller")

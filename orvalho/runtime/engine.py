@@ -19,8 +19,8 @@ class Problem:
 @dataclass(frozen=True, slots=True)
 class Start:
     """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
-    JSON; `caller` and `target` have `id` and `name`; the last three bound what the guest can pile
-    up before the host has a look."""
+    JSON; `caller` and `target` have `id` and `name`; the next three bound what the guest can pile
+    up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone)."""
 
     filename: str
     source: str
@@ -30,6 +30,7 @@ class Start:
     memory_bytes: int
     output_bytes: int
     host_calls: int
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
     can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
-    known."""
+    known. `serves`: it stays, and asks for calls with `service.next`; a module of WebAssembly alone
+    can."""
 
     run_id: str
     context: str
@@ -61,6 +62,7 @@ class Job:
     limits: Limits
     ops: Mapping[str, HostCall]
     digest: str = ""
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class Jobs:
         alone, digest = None, job.digest
         if isinstance(source, bytes):
             digest = digest or hashlib.sha256(source).hexdigest()
-            alone = None if is_component(source) else ALONE.get(language)
+            may_be_alone = not job.serves and not is_component(source)
+            alone = ALONE.get(language) if may_be_alone else None
             is_heavy = digest in self._heavy or not self._heavy_s
             if alone and is_heavy and self.workers.has_room_alone(alone):
                 language, alone = alone, None
@@ -212,6 +215,7 @@ class Run:
                 memory_bytes=limits.memory_bytes,
                 output_bytes=limits.output_bytes,
                 host_calls=limits.host_calls,
+                serves=job.serves,
             ),
             self,
         )

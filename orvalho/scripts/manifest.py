@@ -33,6 +33,7 @@ from orvalho.policies.quota import (
     parse_size,
 )
 from orvalho.scripts.binaries import custom_section_of, missing_capability
+from orvalho.scripts.reference import read_reference
 from orvalho.scripts.script import Language, Script
 
 
@@ -57,6 +58,24 @@ def read_manifest(script: Script, beside: str | None = None) -> Manifest:
         raise InvalidInput(
             f"the header of {script.filename} has {len(problems)} "
             + ("mistake" if len(problems) == 1 else "mistakes"),
+            where=problems[0].partition(": ")[0],
+            detail="\n".join(problems),
+        )
+    return manifest
+
+
+def read_header(header: str, name: str) -> Manifest:
+    """What the TOML of a module's header asks for; `name` is where it stands.
+
+    Raises:
+        InvalidInput: as `read_manifest`.
+    """
+    reader = _Reader(header, "")
+    manifest = reader.read()
+    if reader.problems:
+        problems = [f"{name}:{line}: {what}" for line, what in sorted(reader.problems)]
+        raise InvalidInput(
+            f"{name} has a mistake: {problems[0].partition(': ')[2]}",
             where=problems[0].partition(": ")[0],
             detail="\n".join(problems),
         )
@@ -94,6 +113,8 @@ _KEYS: Final = (*_LISTS, *_LIMITS, "host_calls")
 
 
 def _reader(script: Script, beside: str | None) -> _Reader:
+    if script.language is Language.LIBRARY:
+        return _Reader(read_reference(script.text).header, "")
     if script.language is not Language.WASM:
         if beside is not None:
             raise InvalidInput(

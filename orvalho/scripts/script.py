@@ -22,6 +22,8 @@ class Language(Enum):
     JAVASCRIPT = "javascript"
     WASM = "wasm"
     STARLARK = "starlark"
+    # The name of a library that the target has (`reference.py`).
+    LIBRARY = "library"
 
 
 # Text, or a WebAssembly module as it is.
@@ -32,6 +34,7 @@ _SUFFIXES: Final = {
     ".mjs": Language.JAVASCRIPT,
     ".wasm": Language.WASM,
     ".star": Language.STARLARK,
+    ".lib": Language.LIBRARY,
 }
 # The first bytes of a module and of a component (WebAssembly core 1, section 5.5.16; the component
 # model's binary format).

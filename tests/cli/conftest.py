@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, mesh, road, seeing
+from orvalho.control import asking, libraries, mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -55,6 +55,16 @@ ENDED = m.RunEnded(
 )
 OUTPUT = m.RunOutput(run=RUN, seq=0, level="log", text="hello", at=1_700_000_000.5)
 
+LIBRARY = libraries.LibraryState(
+    name="add",
+    filename="add.wasm",
+    kind="library",
+    size_bytes=73,
+    sha256="ab",
+    doc="sums",
+    exports=("add(i32, i32) -> i32",),
+    published_at=1_700_000_000.0,
+)
 CHECKED = seeing.AddressCheck(address="ws://127.0.0.1:4455", took_ms=1.5)
 CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     seeing.Ping: (
@@ -89,6 +99,74 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
         ),
     ),
     seeing.Echo: (),
+    libraries.LibraryPublish: (libraries.LibraryPublished(library=LIBRARY, changed=True),),
+    libraries.LibraryRemove: (m.Note(text="add is published no longer"),),
+    libraries.LibraryList: (libraries.LibraryListReply(node="phone2", libraries=(LIBRARY,)),),
+    libraries.LibraryShow: (
+        libraries.LibraryShown(
+            node="phone2",
+            library=LIBRARY,
+            needs='timeout = "3s"',
+            metadata=libraries.WasmMetadata(
+                kind="library",
+                is_program=False,
+                wasi=("wasi_snapshot_preview1",),
+                name="add",
+                size_bytes=73,
+                sha256="ab",
+                imports=(libraries.WasmExternal(module="a", name="t", kind="table", type=""),),
+                exports=(
+                    libraries.WasmExternal(
+                        module="", name="add", kind="function", type="(i32, i32) -> i32"
+                    ),
+                ),
+                functions=(
+                    libraries.WasmFunction(
+                        interface="",
+                        name="add",
+                        parameters=(libraries.WasmParameter(name="", type="i32"),),
+                        results=("i32",),
+                    ),
+                ),
+                memories=(
+                    libraries.WasmMemory(minimum_bytes=65_536, maximum_bytes=None, is_shared=False),
+                ),
+                tables=1,
+                has_start=True,
+                sections=(libraries.WasmSection(name="producers", size_bytes=9),),
+                producers={"language": ("C 17",)},
+                features=("+simd128",),
+                header="",
+                wit="",
+                signer="unsigned",
+                notes=("a note",),
+            ),
+        ),
+    ),
+    libraries.LibraryGet: (
+        libraries.LibraryContent(node="phone2", library=LIBRARY, content=b"bytes"),
+    ),
+    libraries.LibraryCall: (QUEUED, OUTPUT, ENDED),
+    libraries.ServiceStart: (m.Note(text="add runs in peer"),),
+    libraries.ServiceStop: (m.Note(text="add is stopped in peer"),),
+    libraries.ServiceList: (
+        libraries.ServiceListReply(
+            node="phone2",
+            services=(
+                libraries.ServiceState(
+                    library="add",
+                    context="peer",
+                    sha256="ab",
+                    calls=4,
+                    failures=1,
+                    memory_bytes=65_536,
+                    started_at=1_700_000_000.0,
+                    instance_at=1_700_000_000.0,
+                    problem="it trapped",
+                ),
+            ),
+        ),
+    ),
     seeing.Bench: (
         seeing.BenchReply(
             rows=(

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from orvalho.cli import output
 from orvalho.cli.schema import names
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SCHEMAS = Path(output.__file__).parent / "schemas"
 
 JSON_COMMANDS = {
@@ -50,6 +52,13 @@ JSON_COMMANDS = {
     "examples": ("examples", "ls"),
     "built": ("examples", "build", "ram", "--out", "OUT"),
     "written": ("examples", "extract", "OUT"),
+    "library-published": ("lib", "publish", __file__),
+    "libraries": ("libs", "phone2"),
+    "library": ("lib", "show", "add@phone2"),
+    "library-got": ("lib", "get", "add@phone2", "-o", os.devnull),
+    "program-ended": ("wasi", "run", "add@phone2"),
+    "services": ("services",),
+    "wasm-files": ("wasi", "ls", str(EXAMPLES)),
     "files-sent": ("file", "send", __file__, "phone2:"),
 }
 

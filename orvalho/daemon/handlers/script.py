@@ -25,12 +25,14 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
+from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
+from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import (
     Conflict,
@@ -240,13 +242,15 @@ class ScriptHandler:
         subject = self._subject(arrival)
         gate = self._gate(arrival, subject)
         arrival.gate = gate
-        decision = gate.put("script.run", arrival.script.script.id)
+        reference = reference_of(arrival.script.script)
+        action, object_ = "script.run", arrival.script.script.id
+        if reference is not None:
+            action, object_ = "lib.call", reference.library
+        decision = gate.put(action, object_)
         context = self._context(call.target.context)
         if not decision.allowed or context is None:
             # A context that is not there is refused in the words of one that says no.
-            request = AccessRequest(
-                subject, call.target.context, "script.run", arrival.script.script.id
-            )
+            request = AccessRequest(subject, call.target.context, action, object_)
             denied = decision if not decision.allowed else Decision(allowed=False)
             raise refusal(request, denied)
 
@@ -258,6 +262,9 @@ class ScriptHandler:
             )
             return request, gate.put(capability.action, capability.object)
 
+        filename, source = call.filename, arrival.script.script.source
+        if reference is not None:
+            filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
@@ -265,8 +272,8 @@ class ScriptHandler:
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
-                filename=call.filename,
-                source=arrival.script.script.source,
+                filename=filename,
+                source=source,
                 params=arrival.script.params,
                 caller={"id": call.caller.context_key, "name": subject.spoken},
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
@@ -274,7 +281,11 @@ class ScriptHandler:
                 ops=self._calls(arrival, context, gate),
                 digest=arrival.script.script.digest,
             )
-            ending = await self._follow(arrival, job)
+            service = house.services.find(reference, context.name) if reference else None
+            if service is not None:
+                ending = await self._follow_service(arrival, job, service)
+            else:
+                ending = await self._follow(arrival, job)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
 
@@ -328,6 +339,11 @@ class ScriptHandler:
                     return Ending.of(event, arrival.gate)
                 await self._tell(arrival, event)
         raise Unavailable("the run ended without a word", where=arrival.run)
+
+    async def _follow_service(self, arrival: Arrival, job: Job, service: Service) -> Ending:
+        """The same for a call of what runs already."""
+        ended = await service.call(job, partial(self._tell, arrival))
+        return Ending.of(ended, arrival.gate)
 
     async def _tell(self, arrival: Arrival, output: Output) -> None:
         line = ScriptOutput(

@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 
+from anyio import to_thread
+
 from orvalho import __version__
 from orvalho.contexts.identity import key_text
 from orvalho.control import messages as control
@@ -93,6 +95,8 @@ class NodeOperations:
                 return list(house.groups.names())
             case "run":
                 return [run.id for run in await house.runs.newest(100)]
+            case "library":
+                return list(await to_thread.run_sync(house.libraries.names))
             case "key":
                 return list(configuration.keys())
         return []

@@ -44,6 +44,7 @@ class StartRun(_Message, tag=1, frozen=True):
     memory_bytes: int
     output_bytes: int
     host_calls: int
+    serves: bool = False
 
 
 class AnswerCall(_Message, tag=2, frozen=True):

@@ -12,7 +12,8 @@ import ctypes
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +38,7 @@ from orvalho.runtime.engines.wasm.modules import (
     missing_imports,
 )
 from orvalho.runtime.engines.wasm.preview2 import Caller
+from orvalho.runtime.engines.wasm.service import serve
 from orvalho.scripts.component import check_component_call, is_component, is_main
 from orvalho.scripts.wasm_module import WasmModule, check_call
 from orvalho.scripts.wit import WitFunction, give, make_type
@@ -185,7 +187,7 @@ class WasmIsolate(BlockingIsolate):
         described = module.described
         name: str = "_start"
         arguments: tuple[int | float, ...] = ()
-        if not described.is_command:
+        if not described.is_command and not start.serves:
             name, arguments = _checked_call(described, params)
         guest = Guest(self, start, params)
         store = wasmtime.Store(self._engine.engine)
@@ -200,7 +202,7 @@ class WasmIsolate(BlockingIsolate):
         self._engine.entered()
         try:
             with guest_of(guest, self):
-                value = self._call(store, module, start, name=name, arguments=arguments)
+                value = self._call(store, module, guest, start, name=name, arguments=arguments)
         finally:
             self._engine.left()
             del watch
@@ -210,6 +212,7 @@ class WasmIsolate(BlockingIsolate):
         self,
         store: wasmtime.Store,
         module: LoadedModule,
+        guest: Guest,
         start: Start,
         *,
         name: str,
@@ -218,6 +221,9 @@ class WasmIsolate(BlockingIsolate):
         exports: InstanceExports | None = None
         try:
             exports = module.instantiate(store).exports(store)
+            if start.serves:
+                instance = _Instance(self._engine, store, exports, module.described)
+                return serve(guest, instance)
             if name != "_start" and isinstance(prepares := exports.get(_INITIALIZE), wasmtime.Func):
                 # A reactor: its exports are to be called after this.
                 prepares(store)
@@ -315,6 +321,39 @@ class WasmIsolate(BlockingIsolate):
             self._cause = error
             return False
         return True
+
+
+class _Instance:
+    """See `service.Instance`."""
+
+    def __init__(
+        self,
+        engine: WasmEngine,
+        store: wasmtime.Store,
+        exports: InstanceExports,
+        described: WasmModule,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._exports = exports
+        self.described = described
+
+    def invoke(self, name: str, arguments: tuple[int | float, ...]) -> Any:
+        function = self._exports[name]
+        assert isinstance(function, wasmtime.Func)
+        return _plain(function(self._store, *arguments))
+
+    def memory_bytes(self) -> int:
+        memory = self._exports.get("memory")
+        return memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        self._engine.left()
+        try:
+            yield
+        finally:
+            self._engine.entered()
 
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(
