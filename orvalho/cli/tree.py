@@ -22,6 +22,7 @@ _WORDS: Final = (
     *("why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats"),
+    *("quota", "usage", "events"),
     *("use", "completion", "complete"),
 )
 

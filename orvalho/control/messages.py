@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import mesh, pairing, road, seeing
+from orvalho.control import mesh, metering, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -249,6 +249,7 @@ Request = (
     | Doctor
     | Complete
     | seeing.Request
+    | metering.Request
 )
 
 
@@ -422,6 +423,7 @@ class Usage(Message, frozen=True, kw_only=True):
     host_calls: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    network_bytes: int = 0
 
 
 class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
@@ -593,4 +595,5 @@ Reply = (
     | DoctorReply
     | Completions
     | seeing.Reply
+    | metering.Reply
 )

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -25,7 +25,15 @@ from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Problem
 from orvalho.runtime.engines.catalog import pick_language
-from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
+from orvalho.runtime.workers.messages import (
+    AnswerCall,
+    Call,
+    Line,
+    Metered,
+    RunEnded,
+    StartRun,
+    StopRun,
+)
 from orvalho.runtime.workers.pool import Worker, Workers
 from orvalho.scripts.script import Source
 
@@ -43,7 +51,8 @@ _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 @dataclass(frozen=True, slots=True)
 class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
-    can reach: `target.fs.read` and the like."""
+    can reach: `target.fs.read` and the like. `on_metered` is told its processor time in
+    milliseconds, about every `metering_s` while it runs; 0 for not at all."""
 
     run_id: str
     context: str
@@ -54,6 +63,8 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
+    metering_s: float = 0.0
+    on_metered: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,7 @@ class Run:
         self._lines = 0
         self._output_bytes = 0
         self._calls = 0
+        self._cpu_ms = 0  # as last told
         self._queued: deque[Call] = deque()
         self._scopes: set[anyio.CancelScope] = set()
         self._read_bytes = 0
@@ -182,6 +194,7 @@ class Run:
                 memory_bytes=limits.memory_bytes,
                 output_bytes=limits.output_bytes,
                 host_calls=limits.host_calls,
+                metering_s=job.metering_s,
             ),
             self,
         )
@@ -241,6 +254,11 @@ class Run:
         else:
             self._queued.append(call)
 
+    def metered(self, metered: Metered) -> None:
+        self._cpu_ms = metered.cpu_ms
+        if self.job.on_metered is not None and not self._has_ended:
+            self.job.on_metered(metered.cpu_ms)
+
     def ended(self, ended: RunEnded) -> None:
         usage = Usage(
             wall_ms=ended.wall_ms,
@@ -256,6 +274,7 @@ class Run:
     def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
         usage = Usage(
             wall_ms=round((self._loop.time() - self._began_at) * 1000),
+            cpu_ms=self._cpu_ms,
             output_bytes=self._output_bytes,
             host_calls=self._calls,
             read_bytes=self._read_bytes,
