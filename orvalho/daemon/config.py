@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -222,9 +222,10 @@ class LoadedConfig:
     settings: tuple[tuple[str, str, str], ...]
 
 
-def keys() -> tuple[str, ...]:
-    """Every key there is, dotted: `workers.contexts_per_worker`."""
-    return tuple(_flatten(msgspec.to_builtins(Config(name="x"))))
+def keys(groups: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every key there is, dotted: `workers.contexts_per_worker`; and those of these groups."""
+    quota = Quota(groups={group: SharedQuota() for group in groups})
+    return tuple(_flatten(msgspec.to_builtins(Config(name="x", quota=quota))))
 
 
 # Each group may have a table of its own.

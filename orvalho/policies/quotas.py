@@ -28,6 +28,7 @@ LEAST_MEMORY_BYTES: Final = 8_000_000
 METERING_S: Final = 0.1
 
 _PARTS: Final = 60
+_MUCH: Final = 1 << 62
 # Each that waits holds one of the places that a sender's mail has here.
 _WAITING_PER_SUBJECT: Final = 64
 _WAITING: Final = 10_000
@@ -156,27 +157,30 @@ class Account:
     def network_bytes(self) -> int:
         return self._past_network_bytes + self.live_network_bytes
 
-    def cpu_left_ms(self) -> float:
-        return math.inf if self.terms.cpu_ms is None else self.terms.cpu_ms - self.cpu_ms
+    def cpu_left_ms(self) -> int:
+        """Below zero where it is over; of no limit, much."""
+        limit = self.terms.cpu_ms
+        return _MUCH if limit is None else limit - self.cpu_ms
 
-    def network_left_bytes(self) -> float:
+    def network_left(self) -> int:
+        """In bytes."""
         limit = self.terms.network_bytes
-        return math.inf if limit is None else limit - self.network_bytes
+        return _MUCH if limit is None else limit - self.network_bytes
 
-    def memory_left_bytes(self) -> float:
+    def memory_left(self) -> int:
+        """In bytes."""
         limit = self.terms.memory_bytes
-        return math.inf if limit is None else limit - self.memory_bytes
+        return _MUCH if limit is None else limit - self.memory_bytes
 
     def lacks(self, asked: Limits) -> tuple[str, float] | None:
         """What a run that asks for so much has to wait for, and until when at the latest; None
         when it may begin."""
         terms = self.terms
-        room_at = self.room_at() or math.inf
         if self.cpu_left_ms() <= 0:
-            return "cpu", room_at
-        if self.network_left_bytes() <= 0:
-            return "network", room_at
-        if self.memory_left_bytes() < min(asked.memory_bytes, LEAST_MEMORY_BYTES):
+            return "cpu", self.room_at() or math.inf
+        if self.network_left() <= 0:
+            return "network", self.room_at() or math.inf
+        if self.memory_left() < min(asked.memory_bytes, LEAST_MEMORY_BYTES):
             return "memory", math.inf
         if terms.runs_at_once is not None and self.running >= terms.runs_at_once:
             return "runs_at_once", math.inf
@@ -270,7 +274,7 @@ class Hold:
                 )
             )
         for account in self._accounts:
-            if count > account.network_left_bytes():
+            if count > account.network_left():
                 raise self._stop(exceeded("network", account.terms))
         self.network_bytes += count
         for account in self._accounts:
@@ -280,7 +284,7 @@ class Hold:
     def room_bytes(self) -> int:
         """The most bytes that may still go over links."""
         left = self.limits.network_bytes - self.network_bytes
-        return max(0, int(min((left, *(a.network_left_bytes() for a in self._accounts)))))
+        return max(0, int(min((left, *(a.network_left() for a in self._accounts)))))
 
     def metered(self, cpu_ms: int) -> None:
         """The run has used so much processor time by now."""
@@ -355,7 +359,8 @@ class Quotas:
         self._loading = anyio.Lock()
         # Settled while we read what was spent.
         self._meanwhile: list[Spent] | None = None
-        self._changed = anyio.Event()
+        # Made by the first who waits.
+        self._changed: anyio.Event | None = None
 
     def use(self, terms: Iterable[Terms]) -> None:
         """These are the quotas from now on. What runs goes on, unless it is over them."""
@@ -378,8 +383,9 @@ class Quotas:
 
     def wake(self) -> None:
         """Something was given back, or is counted differently: let those who wait look again."""
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def admit(
         self, groups: Collection[str], subject: str, limits: Limits, *, until: float
@@ -450,18 +456,20 @@ class Quotas:
         self, groups: Collection[str], accounts: tuple[Account, ...], limits: Limits
     ) -> Hold:
         narrowed: dict[str, Terms] = {}
-        granted: dict[str, float | int] = {}
-        for limit, name, left in (
-            ("cpu", "cpu_s", lambda account: account.cpu_left_ms() / 1000),
-            ("memory", "memory_bytes", Account.memory_left_bytes),
-            ("network", "network_bytes", Account.network_left_bytes),
-        ):
-            tightest = min(accounts, key=left, default=None)
-            if tightest is not None and left(tightest) < getattr(limits, name):
-                narrowed[limit] = tightest.terms
-                granted[name] = left(tightest)
-        if granted:
-            limits = msgspec.structs.replace(limits, **granted)
+        cpu_s, memory_bytes = limits.cpu_s, limits.memory_bytes
+        network_bytes = limits.network_bytes
+        for account in accounts:
+            terms = account.terms
+            if terms.cpu_ms is not None and (left_s := account.cpu_left_ms() / 1000) < cpu_s:
+                cpu_s, narrowed["cpu"] = left_s, terms
+            if terms.memory_bytes is not None and (left := account.memory_left()) < memory_bytes:
+                memory_bytes, narrowed["memory"] = left, terms
+            if terms.network_bytes is not None and (left := account.network_left()) < network_bytes:
+                network_bytes, narrowed["network"] = left, terms
+        if narrowed:
+            limits = msgspec.structs.replace(
+                limits, cpu_s=cpu_s, memory_bytes=memory_bytes, network_bytes=network_bytes
+            )
         return Hold(limits, self, groups, accounts, narrowed)
 
     def _queue(self, accounts: tuple[Account, ...], subject: str, limits: Limits) -> _Waiter:
@@ -485,7 +493,8 @@ class Quotas:
     ) -> Hold:
         while True:
             await self._load()
-            accounts, changed = self._of(groups), self._changed
+            changed = self._changed = self._changed or anyio.Event()
+            accounts = self._of(groups)
             lack = self._lack(accounts, limits)
             # First come, first served: who waits longest is first in each of its queues.
             is_next = all(account.waiting[0] is waiter for account in waiter.accounts)

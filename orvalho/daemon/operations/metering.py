@@ -156,10 +156,12 @@ def _past(connection: sqlite3.Connection, since: float) -> list[metering.Event]:
     """What was kept: the receipts and the decisions."""
     charges = usage.since(connection, since, _PAST)
     keys = {charge.run: charge for charge in charges}
-    found = [events.ended(charge) for charge in charges]
+    found: list[metering.Event] = []
     for entry in entries_since(connection, since, _PAST):
         if entry.action != "script.ended":
             found.append(_decision(entry, keys.get(entry.run or "")))
+    found += map(events.ended, charges)
+    # Of one moment, decisions come before the end.
     return sorted(found, key=lambda event: event.at)
 
 

@@ -94,7 +94,7 @@ class NodeOperations:
             case "run":
                 return [run.id for run in await house.runs.newest(100)]
             case "key":
-                return list(configuration.keys())
+                return list(configuration.keys(house.groups.names()))
         return []
 
     def _several(self) -> Iterator[str]:
