@@ -302,7 +302,7 @@ def test_groups_are_edited_from_the_command_line(laptop: Device, phone: Device) 
     assert "already" in phone.does("group", "add", "@family", "laptop")
     (row,) = phone.types("group", "show", "family", "--json").json["groups"][0]["members"]
     assert row[1:] == ["groups/family/laptop.pub", "laptop"]
-    assert phone.types("group", "add", "family", "nobody").status == 4
+    assert phone.types("group", "add", "family", "ghost").status == 4
     assert phone.types("group", "add", "Fam ily", "laptop").status == 2
     assert "no longer" in phone.does("group", "rm", "family", "laptop")
     assert "is not in" in phone.does("group", "rm", "family", "laptop")
