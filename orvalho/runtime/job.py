@@ -45,6 +45,8 @@ _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
+# What no run can use of anything, in milliseconds or bytes: sums of it still fit the database.
+_MOST_USED: Final = 1 << 44
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -288,7 +290,9 @@ class Run:
             self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
-        if ended.outcome not in _OUTCOMES:
+        is_possible = all(0 <= each <= _MOST_USED for each in msgspec.structs.astuple(usage))
+        usage = usage if is_possible else Usage()
+        if ended.outcome not in _OUTCOMES or not is_possible:
             return Ended(
                 "failed", usage, error_name="Unavailable", error_message="worker is broken"
             )

@@ -167,6 +167,15 @@ def test_another_context_of_the_node_is_in_the_same_quota(laptop: Device, phone:
     assert "quota cpu exceeded (group guests)" in printed.err
 
 
+def test_a_new_key_of_the_node_is_in_the_same_quota(laptop: Device, phone: Device) -> None:
+    guests(phone, cpu="1ms")
+    assert send(laptop, CPU_HOG).status == 5
+    new = laptop.types("key", "rotate", "-y", "--json").json["key"]
+    wait_until(lambda: new in phone.does("group", "show", "guests"), "the new key is in the group")
+    wait_until(lambda: laptop.online("phone2"), "they are linked again")
+    assert "quota cpu exceeded (group guests)" in send(laptop, HELLO).err
+
+
 def test_the_total_is_live_at_once_and_after_a_restart(laptop: Device, phone: Device) -> None:
     phone.does("config", "set", "quota.total.memory", "16MB")
     assert "quota memory exceeded (total)" in send(laptop, MEMORY_HOG).err

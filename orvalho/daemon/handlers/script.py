@@ -371,8 +371,9 @@ class ScriptHandler:
         line = ScriptOutput(
             run=arrival.run, seq=output.seq, level=output.level, text=output.text, at=output.at
         )
-        body = encode(line)
+        body = b""
         if arrival.delivery is not None:
+            body = encode(line)
             try:
                 hold.move(len(body))
             except LimitExceeded:
