@@ -67,7 +67,10 @@ class QuotaState(Message, frozen=True, kw_only=True):
 
 
 class QuotaReply(Message, frozen=True, kw_only=True, tag=tag):
+    """`problems`: quotas of groups that are not there."""
+
     quotas: tuple[QuotaState, ...]
+    problems: tuple[str, ...] = ()
 
 
 class Used(Message, frozen=True, kw_only=True):

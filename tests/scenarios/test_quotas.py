@@ -188,6 +188,9 @@ def test_the_total_is_live_at_once_and_after_a_restart(laptop: Device, phone: De
     assert wrong.status == 2
     assert "at least 8MB" in wrong.err
     assert phone.types("config", "set", "quota.total.memroy", "1MB").status == 2
+    phone.does("config", "set", "quota.groups.guets.cpu", "1s")
+    assert "there is no group guets" in phone.types("quota").err
+    phone.does("config", "set", "quota.groups.guets.cpu", '""')
     phone.does("config", "set", "quota.total.memory", '""')
     assert phone.types("quota", "--json").json["quotas"] == []
 
@@ -256,6 +259,21 @@ def test_usage_is_the_sum_of_receipts_whatever_happened(laptop: Device, phone: D
     phone.kill()
     phone.start()
     assert_usage_is_that_of_receipts_in_two_groups(phone)
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+def test_a_crash_at_the_end_of_a_run_loses_no_charge(
+    laptop: Device, phone: Device, phase: str
+) -> None:
+    phone.stop()
+    phone.start(phase, "run.ended", "1")
+    wait_until(lambda: laptop.online("phone2"), "they are linked again")
+    run = json.loads(send(laptop, HELLO, "--detach", "--json").out)["run"]
+    wait_until(lambda: phone.has_died, "its power is gone")
+    phone.start()
+    wait_until(lambda: _state(laptop, run) == "ended", "it has ended, once")
+    assert len(receipts(phone)) == 1
+    assert_usage_is_that_of_receipts(phone)
 
 
 def _running(device: Device) -> int:

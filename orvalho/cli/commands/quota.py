@@ -35,6 +35,8 @@ def command(session: Session) -> None:
     if not reply.quotas:
         session.screen.notice("there is no quota: orvalho config set quota.total.cpu 10m")
     session.screen.table(_HEADERS, [_row(quota) for quota in reply.quotas])
+    for problem in reply.problems:
+        session.screen.notice(problem)
 
 
 def _row(quota: QuotaState) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ from orvalho.daemon.house import House
 from orvalho.errors import InvalidInput, NotFound
 from orvalho.policies import usage
 from orvalho.policies.audit import Entry, entries_since
-from orvalho.policies.quotas import State
+from orvalho.policies.quotas import TOTAL, State
 
 Replies = AsyncIterator[control.Reply]
 
@@ -48,7 +48,15 @@ class MeteringOperations:
 
     async def quota(self, _request: metering.Quota) -> Replies:
         states = await self._house.quotas.states()
-        yield metering.QuotaReply(quotas=tuple(_quota(state) for state in states))
+        known = (TOTAL, *self._house.groups.names())
+        yield metering.QuotaReply(
+            quotas=tuple(_quota(state) for state in states),
+            problems=tuple(
+                f"there is no group {state.terms.name}: orvalho group add {state.terms.name} PEER"
+                for state in states
+                if state.terms.name not in known
+            ),
+        )
 
     async def usage(self, request: metering.UsageSum) -> Replies:
         if request.by not in get_args(usage.By):
