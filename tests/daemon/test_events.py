@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from orvalho.control import messages as m
@@ -84,16 +85,18 @@ async def test_one_that_does_not_read_at_all_costs_no_more_than_its_backlog(tmp_
                 yield each
 
     with anyio.fail_after(60):
-        async with open_server(tmp_path / "ctl", answer):
-            async with await anyio.connect_unix(str(tmp_path / "ctl")) as stream:
-                await stream.send(json.dumps({"type": "events", "follow": True}).encode() + b"\n")
-                while not events.is_followed:
-                    await anyio.sleep(0.01)
-                for number in range(count):
-                    events.publish(event(number))
-                    if number % 500 == 0:
-                        await anyio.lowlevel.checkpoint()
-                seen, lost = await _read(stream, str(count - 1))
+        async with (
+            open_server(tmp_path / "ctl", answer),
+            await anyio.connect_unix(str(tmp_path / "ctl")) as stream,
+        ):
+            await stream.send(json.dumps({"type": "events", "follow": True}).encode() + b"\n")
+            while not events.is_followed:
+                await anyio.sleep(0.01)
+            for number in range(count):
+                events.publish(event(number))
+                if number % 500 == 0:
+                    await anyio.lowlevel.checkpoint()
+            seen, lost = await _read(stream, str(count - 1))
     assert lost > 0
     assert seen + lost == count
     assert not events.is_followed, "who hangs up follows no more"

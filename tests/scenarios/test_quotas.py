@@ -118,6 +118,8 @@ def test_each_hog_stops_at_its_own_limit_by_that_name(laptop: Device, phone: Dev
         "quota cpu exceeded (group guests)": 2,
     }
     assert "limited, quota cpu exceeded (group guests)" in phone.does("audit")
+    newest = phone.types("script", "ls", "--json").json["runs"][0]["run"]
+    assert "quota cpu exceeded (group guests)" in phone.does("script", "show", newest)
     assert_usage_is_that_of_receipts(phone)
 
     # Its power goes away: what was used is not forgotten.
