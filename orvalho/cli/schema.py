@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, mesh, road, seeing
+from orvalho.control import libraries, mesh, metering, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -19,8 +19,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "status": (m.StatusReply, "status"),
     "note": (
         m.Note,
-        "ctx new, peer rm/set/rename/revoke, node approve/reject, depot rm, script cancel, "
-        "config set, daemon stop, lib rm, service start/stop",
+        "ctx new, group add/rm, peer rm/set/rename/revoke, node approve/reject, depot rm, "
+        "script cancel, config set, daemon stop, lib rm, service start/stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -50,6 +50,9 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),
     "audit-entry": (m.AuditEntry, "audit"),
+    "quota": (metering.QuotaReply, "quota"),
+    "usage": (metering.UsageReply, "usage"),
+    "event": (metering.Event, "events"),
     "depot": (road.DepotListReply, "depot ls"),
     "findings": (m.DoctorReply, "doctor"),
     "pong": (seeing.Pong, "ping"),
@@ -258,13 +261,15 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
     ),
 }
 # Replies that are printed as lines of a stream: the type, and the field that is the message.
-_STREAMS: Final = {
+_STREAMS: Final[dict[str, str | None]] = {
     "run-output": "run.output",
     "audit-entry": "audit.entry",
     "pair-shown": "pair.shown",
     "pair-tried": "pair.tried",
     "pair-arrived": "pair.arrived",
     "pong": "ping.pong",
+    # Events have types of their own.
+    "event": None,
 }
 _MOMENT: Final = {"type": "string", "format": "date-time"}
 
@@ -324,16 +329,19 @@ def _moment(key: str, value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _as_event(struct: dict[str, Any], kind: str) -> dict[str, Any]:
+def _as_event(struct: dict[str, Any], kind: str | None) -> dict[str, Any]:
     """`at` becomes `time`, and the text `message`."""
     rest = {key: value for key, value in struct["properties"].items() if key not in _MOVED}
     head = {
-        "type": {"const": kind},
+        "type": {"const": kind} if kind else {"type": "string"},
         "time": dict(_MOMENT),
         "level": {"type": "string"},
         "message": {"type": "string"},
     }
-    return {"type": "object", "properties": {**head, **rest}, "required": [*head, *rest]}
+    rest.pop("kind" if kind is None else "", None)
+    # Of events, what there is nothing to say of is left out.
+    required = [*head, *(rest if kind else ())]
+    return {"type": "object", "properties": {**head, **rest}, "required": required}
 
 
 _MOVED: Final = ("at", "text", "level")

@@ -23,6 +23,7 @@ _WORDS: Final = (
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     *("node", "key", "transports", "depot", "nats", "examples"),
     *("wasi", "lib", "libs", "service", "services"),
+    *("quota", "usage", "events"),
     *("use", "completion", "complete"),
 )
 

@@ -1,15 +1,18 @@
 """Groups: directories of public keys, `groups/<name>/*.pub`, read again when they change.
 
-A `.pub` file holds one key a line (`#` starts a comment), or PEM blocks. Understood are
-`ed25519:...`, 32 bytes in base64 or hex, an OpenSSH line (RFC 4253, section 6.6; RFC 8709) and a
-PEM SubjectPublicKeyInfo (RFC 8410).
+A `.pub` file holds one key a line (`#` starts a comment), or PEM blocks, or the 32 bytes of one key
+and nothing else. Understood are `ed25519:...`, 32 bytes in base64 or hex, an OpenSSH line (RFC
+4253, section 6.6; RFC 8709) and a PEM SubjectPublicKeyInfo (RFC 8410).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
+import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +20,10 @@ from typing import Final
 
 from orvalho.contexts.identity import Key, key_text, parse_key
 from orvalho.contexts.names import check_label
-from orvalho.errors import InvalidInput
+from orvalho.errors import Conflict, InvalidInput, Unavailable
 
 _FILE_LIMIT_BYTES: Final = 1 << 20
+_KEY_BYTES: Final = 32
 _PEM_BEGIN: Final = "-----BEGIN PUBLIC KEY-----"
 _PEM_END: Final = "-----END PUBLIC KEY-----"
 # SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 bytes }: RFC 8410, section 4.
@@ -45,10 +49,16 @@ class Groups:
         self._files: dict[Path, frozenset[Key]] = {}
         self._members: dict[str, frozenset[Key]] = {}
         self._groups: dict[Key, frozenset[str]] = {}
+        self._lock = threading.Lock()
 
     def reload(self) -> Reload:
         """Read the directory again. A file with a problem keeps the members of its last good
-        reading: a typo must not let somebody out of a group that a deny rule names."""
+        reading: a typo must not let somebody out of a group that a deny rule names. From any
+        thread."""
+        with self._lock:
+            return self._reload()
+
+    def _reload(self) -> Reload:
         problems: list[str] = []
         files: dict[Path, frozenset[Key]] = {}
         before = self._members
@@ -56,7 +66,10 @@ class Groups:
         for directory in self._group_directories(problems):
             keys: set[Key] = set()
             for path in sorted(directory.glob("*.pub")):
-                read, mistakes = _read_file(path, str(path.relative_to(self._directory.parent)))
+                found = _read_file(path, str(path.relative_to(self._directory.parent)))
+                if found is None:
+                    continue
+                read, mistakes = found
                 files[path] = self._files.get(path, frozenset()) if mistakes else read
                 problems += mistakes
                 keys |= files[path]
@@ -76,6 +89,68 @@ class Groups:
     def names(self) -> tuple[str, ...]:
         """All groups, sorted, those without members too."""
         return tuple(sorted(self._members))
+
+    def files_of(self, name: str, key: Key) -> tuple[str, ...]:
+        """The files of a group that hold the key, as `groups/family/gil.pub`."""
+        top, directory = self._directory.parent, self._directory / name
+        return tuple(
+            str(path.relative_to(top))
+            for path, keys in self._files.items()
+            if path.parent == directory and key in keys
+        )
+
+    def add(self, name: str, key: Key, label: str) -> str | None:
+        """Write the key to a file of the group, which is made if need be; the file, or None when
+        the key is in the group already. Counts from the next `reload` on.
+
+        Raises:
+            InvalidInput: that is no name of a group.
+            Unavailable: the file cannot be written.
+        """
+        check_label(name)
+        if key in self.members(name):
+            return None
+        directory = self._directory / name
+        path = directory / f"{label}.pub"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path = directory / f"{label}-{key.hex()[:16]}.pub"
+            # Whole or not at all: a file that is half written would be a mistake for a moment.
+            temporary = directory / f".{path.name}~"
+            temporary.write_text(f"{key_text(key)}\n")
+            temporary.replace(path)
+        except OSError as error:
+            raise Unavailable(
+                f"the group cannot be written: {error.strerror}", where=str(path)
+            ) from error
+        return str(path.relative_to(self._directory.parent))
+
+    def remove(self, name: str, key: Key) -> tuple[str, ...]:
+        """Remove the files of the group that hold the key; their names. Counts from the next
+        `reload` on.
+
+        Raises:
+            Conflict: a file holds other keys too.
+            Unavailable: a file cannot be removed.
+        """
+        shown = self.files_of(name, key)
+        paths = [self._directory.parent / each for each in shown]
+        for path in paths:
+            if len(self._files.get(path, ())) > 1:
+                raise Conflict(
+                    "this file holds other keys too: take the line out of it by hand",
+                    where=str(path),
+                    hint=f"orvalho group show {name}",
+                )
+        try:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"the key cannot be removed: {error.strerror}", where=str(error.filename)
+            ) from error
+        return shown
 
     def _group_directories(self, problems: list[str]) -> Iterator[Path]:
         if not self._directory.is_dir():
@@ -107,15 +182,27 @@ def parse_public_key(text: str) -> Key:
     return _sized(_base64(text), "a key in base64 or hex")
 
 
-def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]]:
+def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]] | None:
+    """The keys in a file, and what is wrong with it; None for one that is gone again."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(_FILE_LIMIT_BYTES + 1)
-        if len(raw) > _FILE_LIMIT_BYTES:
-            return frozenset(), [f"{shown}: more than {_FILE_LIMIT_BYTES} bytes"]
+        raw = _read_regular(path)
+    except FileNotFoundError:
+        # A link that leads nowhere is a mistake; a file that was just taken away is none.
+        return (frozenset(), [f"{shown}: leads nowhere"]) if path.is_symlink() else None
+    except OSError as error:
+        return frozenset(), [f"{shown}: cannot be read: {error.strerror or error}"]
+    if raw is None:
+        return frozenset(), [f"{shown}: is no file"]
+    if len(raw) > _FILE_LIMIT_BYTES:
+        return frozenset(), [f"{shown}: more than {_FILE_LIMIT_BYTES} bytes"]
+    if len(raw) == _KEY_BYTES and not _is_text(raw):
+        return frozenset((Key(raw),)), []
+    try:
         lines = raw.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return frozenset(), [f"{shown}: cannot be read: {error}"]
+    except UnicodeDecodeError as error:
+        return frozenset(), [
+            f"{shown}: is neither text nor the {_KEY_BYTES} bytes of a key: {error}"
+        ]
     keys: set[Key] = set()
     problems: list[str] = []
     for number, text in _entries(lines):
@@ -126,6 +213,21 @@ def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]]:
     if not keys and not problems:
         problems.append(f"{shown}: holds no key")
     return frozenset(keys), problems
+
+
+def _read_regular(path: Path) -> bytes | None:
+    """What a file holds, of a long one no more than shows that it is; None for what is no file. A
+    pipe in its place must not keep us waiting."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 -- it is open already
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        return file.read(_FILE_LIMIT_BYTES + 1)
+
+
+def _is_text(raw: bytes) -> bool:
+    """Whether it can be read: no text of this length is a key, and few keys can be read."""
+    return all(byte in b"\t\r\n" or 0x20 <= byte < 0x7F for byte in raw)
 
 
 def _entries(lines: list[str]) -> Iterator[tuple[int, str]]:

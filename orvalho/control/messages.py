@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, mesh, pairing, road, seeing
+from orvalho.control import libraries, mesh, metering, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -250,6 +250,7 @@ Request = (
     | Complete
     | seeing.Request
     | libraries.Request
+    | metering.Request
 )
 
 
@@ -423,6 +424,7 @@ class Usage(Message, frozen=True, kw_only=True):
     host_calls: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    network_bytes: int = 0
 
 
 class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
@@ -595,4 +597,5 @@ Reply = (
     | Completions
     | seeing.Reply
     | libraries.Reply
+    | metering.Reply
 )

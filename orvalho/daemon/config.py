@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ import tomlkit.exceptions
 from orvalho.contexts.names import NODE_LABEL, near_miss
 from orvalho.errors import InvalidInput
 from orvalho.policies.quota import parse_duration, parse_size
+from orvalho.policies.quotas import LEAST_MEMORY_BYTES
+from orvalho.policies.usage import DAY_S
 
 DEFAULT_PORT: Final = 4455
 
@@ -44,16 +46,41 @@ class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory: str = "64MB"
     output: str = "4MB"
     host_calls: int = 10_000
+    network: str = "256MB"
     max_wall: str = "1h"
     max_memory: str = "512MB"
 
 
+class SharedQuota(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What senders together may use of this node: `cpu` and `network` within a `window` that
+    slides, the rest at one moment. An empty text and 0 are "no limit". `queue`: who is over it
+    waits, instead of being refused."""
+
+    cpu: str = ""
+    cores: int = 0
+    memory: str = ""
+    network: str = ""
+    runs_at_once: int = 0
+    window: str = "1h"
+    queue: bool = False
+
+
 class Quota(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one context may hold."""
+    """What one context may hold; what all senders together may use, and those of a group:
+    `[quota.groups.guests]`."""
 
     context_bytes: str = "1GB"
     context_files: int = 100_000
     kv_bytes: str = "64MB"
+    total: SharedQuota = SharedQuota()
+    groups: dict[str, SharedQuota] = {}
+
+
+class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long we keep runs that have ended, and the audit log. What was used stays counted."""
+
+    runs: str = "90d"
+    audit: str = "365d"
 
 
 class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,6 +164,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mesh: Mesh = Mesh()
     pairing: Pairing = Pairing()
     nats: Nats = Nats()
+    retention: Retention = Retention()
 
 
 _DURATIONS: Final = (
@@ -145,10 +173,13 @@ _DURATIONS: Final = (
     "limits.max_wall",
     "delivery.grace",
     "mesh.heartbeat",
+    "retention.runs",
+    "retention.audit",
 )
 _SIZES: Final = (
     "limits.memory",
     "limits.output",
+    "limits.network",
     "limits.max_memory",
     "quota.context_bytes",
     "quota.kv_bytes",
@@ -175,6 +206,7 @@ _FORMS: Final = {
     ),
 }
 _LIST_LIMIT: Final = 64
+_LONGEST_WINDOW_S: Final = 31 * DAY_S
 _CHOICES: Final = {
     "log.level": ("debug", "info", "warning", "error"),
     "policy.explain_to": ("own", "all", "none"),
@@ -190,9 +222,20 @@ class LoadedConfig:
     settings: tuple[tuple[str, str, str], ...]
 
 
-def keys() -> tuple[str, ...]:
-    """Every key there is, dotted: `workers.contexts_per_worker`."""
-    return tuple(_flatten(msgspec.to_builtins(Config(name="x"))))
+def keys(groups: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every key there is, dotted: `workers.contexts_per_worker`; and those of these groups."""
+    quota = Quota(groups={group: SharedQuota() for group in groups})
+    return tuple(_flatten(msgspec.to_builtins(Config(name="x", quota=quota))))
+
+
+# Each group may have a table of its own.
+_GROUP_KEY: Final = re.compile(r"(quota\.groups\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.(\w+)")
+
+
+def is_group_quota(key: str) -> bool:
+    """Whether it is a key of a group's quota: `quota.groups.guests.cpu`."""
+    found = _GROUP_KEY.fullmatch(key)
+    return found is not None and found[2] in SharedQuota.__struct_fields__
 
 
 def load(directory: Path, environ: Mapping[str, str], flags: Mapping[str, Any]) -> LoadedConfig:
@@ -236,7 +279,7 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     Raises:
         InvalidInput: there is no such key.
     """
-    if key not in keys():
+    if key not in keys() and not is_group_quota(key):
         raise _unknown(key, f"config set {key}")
     file = directory / "config.toml"
     try:
@@ -280,14 +323,16 @@ def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, director
     known = keys()
     for key, value in _flatten(parsed).items():
         line = lines.get(key, 1)
-        if key not in known:
+        if key not in known and not is_group_quota(key):
             raise _unknown(key, f"{file}:{line}")
         values[key] = value
         origins[key] = f"{name}:{line}"
 
 
 def _unknown(key: str, where: str) -> InvalidInput:
-    near = near_miss(key, keys())
+    group = _GROUP_KEY.fullmatch(key)
+    own = (f"{group[1]}.{name}" for name in SharedQuota.__struct_fields__) if group else ()
+    near = near_miss(key, (*keys(), *own))
     return InvalidInput(
         f'there is no setting "{key}"' + (f', did you mean "{near}"?' if near else ""),
         where=where,
@@ -323,6 +368,7 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     flat = _flatten(msgspec.to_builtins(config))
     _check_texts(flat, origins)
     _check_lists(flat, origins)
+    _check_shared(config, flat, origins)
     for key in _COUNTS:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
@@ -360,6 +406,36 @@ def _check_lists(flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
                 raise InvalidInput(
                     f"{key}: {each!a} is not of the form {example}", where=_where(key, origins)
                 )
+
+
+def _check_shared(config: Config, flat: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """The quotas of groups and in total, and what is kept for them."""
+    for key, value in flat.items():
+        if not (key.startswith("quota.total.") or is_group_quota(key)):
+            continue
+        what = _shared_mistake(key.rpartition(".")[2], value)
+        if what:
+            raise InvalidInput(f"{key}: {what}", where=_where(key, origins))
+    for key in ("retention.runs", "retention.audit"):
+        if parse_duration(flat[key]) < DAY_S:
+            raise InvalidInput(f"{key} is at least 1d", where=_where(key, origins))
+
+
+def _shared_mistake(name: str, value: Any) -> str | None:
+    try:
+        if name == "window" and not 1 <= parse_duration(value) <= _LONGEST_WINDOW_S:
+            return "it is at least 1s and at most 31d"
+        if name == "cpu" and value and parse_duration(value) < 0.001:
+            return 'it is at least 1ms, or "" for no limit'
+        if name == "memory" and value and parse_size(value) < LEAST_MEMORY_BYTES:
+            return 'it is at least 8MB, or "" for no limit'
+        if name == "network" and value and parse_size(value) < 1:
+            return 'it is at least 1B, or "" for no limit'
+    except InvalidInput as error:
+        return error.message
+    if name in ("cores", "runs_at_once") and value < 0:
+        return "it is at least 1, or 0 for no limit"
+    return None
 
 
 def _check_nats(config: Config, where: str) -> None:

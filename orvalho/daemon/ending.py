@@ -18,6 +18,7 @@ _ASKED_BY: Final = {
     "memory": 'memory = "128MB"',
     "output": 'output = "2MB"',
     "host_calls": "host_calls = 20000",
+    "network": 'network = "512MB"',
 }
 
 

@@ -13,6 +13,7 @@ from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import LoadedConfig
+from orvalho.daemon.events import Events
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
@@ -25,6 +26,7 @@ from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
+from orvalho.policies.quotas import Quotas
 from orvalho.runtime.job import Jobs
 from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
@@ -48,6 +50,7 @@ class House:
     policy: PolicyBook
     audit: Audit
     ledger: Ledger
+    quotas: Quotas
     jobs: Jobs
     node: Node
     refused: RefusedKeys
@@ -67,6 +70,7 @@ class House:
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # What each peer last said of itself.
     greeted: dict[Key, Greeted] = field(default_factory=dict)
+    events: Events = field(default_factory=Events)
 
     @property
     def name(self) -> str:

@@ -34,7 +34,8 @@ class RunGate:
 
     `side` is the context's part in the run, `grants` what the script declared and was granted,
     `begin` makes the run's start durable; it is called before the first effect, and again before
-    the next one if it failed. `explains`: whether refusals tell the rule.
+    the next one if it failed. `explains`: whether refusals tell the rule. `on_decided` is told of
+    each different decision.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RunGate:
         audit: Audit,
         begin: Callable[[], Awaitable[None]],
         explains: bool = True,
+        on_decided: Callable[[AccessRequest, Decision], None] | None = None,
     ) -> None:
         self._run = run
         self._side = side
@@ -59,6 +61,7 @@ class RunGate:
         self._audit = audit
         self._begin = begin
         self._explains = explains
+        self._on_decided = on_decided
         self._taken = 0
         self._begun = False
         self._beginning = anyio.Lock()
@@ -86,6 +89,8 @@ class RunGate:
             self._made[key] = Deciding(request, decision)
             if not decision.allowed:
                 self._audit.note(decided(request, decision, at=time.time(), run=self._run))
+            if self._on_decided is not None:
+                self._on_decided(request, decision)
         return decision
 
     def decide(self, action: str, object_: str) -> None:

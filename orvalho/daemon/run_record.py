@@ -19,8 +19,11 @@ from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.errors import Denied, LimitExceeded
 from orvalho.peers.desk import Delivery
+from orvalho.policies import usage
 from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage
+from orvalho.policies.quotas import Hold
+from orvalho.policies.usage import Charge
 from orvalho.scripts import runs
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.receipts import Receipt, Tried
@@ -46,6 +49,9 @@ class Arrival:
     is_written: bool = False
     is_answered: bool = True
     gate: RunGate | None = None
+    # Its sender's groups, and what it holds of their quotas.
+    groups: tuple[str, ...] = ()
+    hold: Hold | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
 
@@ -90,18 +96,23 @@ class RunRecord:
         arrival: Arrival,
         answer: ScriptEnded,
         receipt: Receipt,
-    ) -> None:
+    ) -> Charge | None:
+        """What is charged for it, written down with its receipt; None where the run had ended
+        before, with a receipt of its own."""
         self._stage_decisions(connection, arrival, receipt.ended_at)
         self._house.audit.stage(connection, self._last_entry(arrival, answer, receipt.ended_at))
         is_kept = (arrival.delivery is None or arrival.is_written) and runs.stage_ended(
             connection, answer, at=receipt.ended_at, usage=receipt.usage
         )
-        if is_kept or arrival.delivery is None:
-            return
-        row = msgspec.structs.replace(
-            self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
-        )
-        self._stage_new(connection, arrival, row, answer)
+        if not is_kept:
+            if arrival.delivery is None:
+                return None
+            row = msgspec.structs.replace(
+                self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
+            )
+            self._stage_new(connection, arrival, row, answer)
+        charge = self._charge(arrival, receipt)
+        return msgspec.structs.replace(charge, seq=usage.stage(connection, charge))
 
     def _stage_new(
         self,
@@ -138,6 +149,25 @@ class RunRecord:
             expires_at=call.expires_at,
         )
 
+    def _charge(self, arrival: Arrival, receipt: Receipt) -> Charge:
+        gate = arrival.gate
+        first = next(iter(gate.made()), None) if gate else None
+        return Charge(
+            at=receipt.ended_at,
+            run=receipt.run,
+            caller=receipt.caller,
+            caller_key=receipt.caller_key,
+            node_key=key_text(arrival.sender),
+            context=arrival.script.call.target.context,
+            groups=arrival.groups,
+            digest=receipt.script_sha256,
+            filename=receipt.filename,
+            outcome=receipt.outcome,
+            rule=first.decision.rule.where if first and first.decision.rule else None,
+            limit=receipt.limit,
+            usage=receipt.usage,
+        )
+
     def caller_name(self, arrival: Arrival) -> str:
         node = arrival.peer.name if arrival.peer else self._house.name
         return str(Address(arrival.script.call.caller.context, node))
@@ -157,6 +187,7 @@ class RunRecord:
             target=self.address(arrival),
             outcome=ended.outcome,
             error=ended.error.code if ended.error else None,
+            limit=_limit(ended),
             tried=tuple(
                 Tried(
                     action=each.request.action,
@@ -173,13 +204,15 @@ class RunRecord:
             ended_at=now,
         )
 
-    def used(self, arrival: Arrival, usage: Usage) -> Usage:
-        gate = arrival.gate
+    def used(self, arrival: Arrival, measured: Usage) -> Usage:
+        gate, hold = arrival.gate, arrival.hold
         if gate is None:
-            return usage
-        fields = {name: getattr(usage, name) for name in Usage.__struct_fields__}
-        return Usage(
-            **fields | {"read_bytes": gate.read_bytes, "written_bytes": gate.written_bytes}
+            return measured
+        return msgspec.structs.replace(
+            measured,
+            read_bytes=gate.read_bytes,
+            written_bytes=gate.written_bytes,
+            network_bytes=hold.network_bytes if hold else 0,
         )
 
     def _stage_decisions(
@@ -200,7 +233,8 @@ class RunRecord:
             allowed=answer.outcome != "refused",
             rule=answer.error.rule if answer.error else None,
             run=arrival.run,
-            text=f"{arrival.script.call.filename}: {answer.outcome}",
+            text=f"{arrival.script.call.filename}: {answer.outcome}"
+            + (f", {answer.error.message}" if answer.error and answer.outcome == "limited" else ""),
         )
 
     def explains_to(self, arrival: Arrival) -> bool:
@@ -225,6 +259,13 @@ class RunRecord:
             receipt=answer.receipt,
             logs=answer.logs,
         )
+
+
+def _limit(ended: Ending) -> str | None:
+    """`cpu`, or `quota cpu exceeded (group guests)`: the beginning of what the error says."""
+    if ended.outcome != "limited" or ended.error is None:
+        return None
+    return ended.error.message.partition(":")[0]
 
 
 def _digest(content: bytes | None) -> str | None:

@@ -6,10 +6,13 @@ import logging
 import sqlite3
 import time
 
+from anyio import to_thread
+
 from orvalho.contexts.identity import Identity, Key, check_certificate, key_text
 from orvalho.contexts.refused import Refusal, RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.house import House
+from orvalho.errors import Unavailable
 from orvalho.peers import deposits, outbox, succession
 from orvalho.peers.succession import Heir
 from orvalho.scripts import runs
@@ -67,7 +70,21 @@ async def succeed(house: House, old: Key, new: Key) -> None:
     await house.refused.add(
         Refusal(old, me, "removed", peer.name, "its change of key", time.time())
     )
+    await _keep_groups(house, old, new, peer.name)
     house.runs.moved(key_text(old), key_text(new))
     house.node.move(old, new)
     house.mesh.stir()
     _log.warning("peer.rotated", extra={"peer": peer.name, "key": key_text(new)})
+
+
+async def _keep_groups(house: House, old: Key, new: Key, name: str) -> None:
+    """A new key does not lead out of a group, nor out of its rules and quotas."""
+    groups = sorted(house.groups.groups_of(old))
+    for group in groups:
+        try:
+            await to_thread.run_sync(house.groups.add, group, new, name)
+        except Unavailable as error:
+            _log.error("group.not-written", extra={"group": group, "why": str(error)})
+    if groups:
+        read = await to_thread.run_sync(house.groups.reload)
+        house.problems["groups"] = read.problems

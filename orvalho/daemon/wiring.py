@@ -15,7 +15,7 @@ import anyio.abc
 from anyio import to_thread
 
 from orvalho.contexts import held, kv, refused, trust
-from orvalho.contexts.context import Contexts, StorageLimits
+from orvalho.contexts.context import Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
@@ -38,6 +38,7 @@ from orvalho.daemon.hints import Book, Hints
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
+from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.operations.ask import AskOperations
@@ -47,6 +48,7 @@ from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.libraries import LibraryOperations
+from orvalho.daemon.operations.metering import MeteringOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
@@ -59,6 +61,8 @@ from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.retention import Retention
+from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
@@ -73,7 +77,7 @@ from orvalho.peers.opening import open_node
 from orvalho.peers.pairing import Paired
 from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
-from orvalho.policies import audit
+from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
@@ -98,6 +102,7 @@ MIGRATIONS = (
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
+    usage.MIGRATIONS,
     *peers.MIGRATIONS,
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
@@ -180,6 +185,7 @@ async def open_daemon(
                     if house.lan is not None:
                         tasks.start_soon(house.lan.run)
                     tasks.start_soon(wiring.nats_config.run)
+                    tasks.start_soon(Retention(house).run)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -297,10 +303,7 @@ class _Wiring:
         contexts = Contexts(
             home.contexts,
             self._identity,
-            StorageLimits(
-                disk_bytes=parse_size(config.quota.context_bytes),
-                disk_files=config.quota.context_files,
-            ),
+            storage_limits(config.quota),
             now=time.time(),
         )
         groups = Groups(home.groups)
@@ -321,6 +324,7 @@ class _Wiring:
                 config.workers.runs_at_once_per_peer,
                 waiting_per_subject=_WAITING_PER_PEER,
             ),
+            quotas=make_quotas(self._store, config.quota),
             jobs=self._jobs,
             node=node,
             refused=self._refused,
@@ -452,6 +456,7 @@ class _Wiring:
             asking.Ask: AskOperations(house, script, self._tasks).ask,
             control.Why: WhyOperations(house, script.state).why,
             road.NatsConfig: nats.config,
+            **MeteringOperations(house).table(),
             **self._seeing_table(house),
             **LibraryOperations(house, script.send).table(),
         }
@@ -537,6 +542,7 @@ class _Wiring:
         with house.node.watch() as events:
             async for event in events:
                 house.trust.seen(event.peer, event.at)
+                publish_peer(house, event)
 
     async def _reload(self, changed: Changed) -> None:
         if changed.policy:
@@ -583,12 +589,8 @@ class _Wiring:
         logging.getLogger("orvalho").setLevel(config.log.level.upper())
         house.jobs.workers.contexts_per_worker = config.workers.contexts_per_worker
         house.ledger.resize(config.workers.runs_at_once, config.workers.runs_at_once_per_peer)
-        house.contexts.set_limits(
-            StorageLimits(
-                disk_bytes=parse_size(config.quota.context_bytes),
-                disk_files=config.quota.context_files,
-            )
-        )
+        house.quotas.use(shared_quotas(config.quota))
+        house.contexts.set_limits(storage_limits(config.quota))
         self._hints.use(config.mesh.bootstrap)
         house.node.refresh()
         house.mesh.stir()

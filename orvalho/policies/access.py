@@ -96,14 +96,15 @@ class Decision:
     """The answer, and the rule that gave it.
 
     `rule` is the first deny that matches, else the first allow, else None: nothing speaks of it,
-    which is a refusal. Only in that last case are set: `nearest`, the rule that came closest, and
-    `suggestion`, the smallest line that would allow it.
+    which is a refusal. Only in that last case are set: `nearest`, the rule that came closest,
+    `suggestion`, the smallest line that would allow it, and `group`, `@name`, whose members may.
     """
 
     allowed: bool
     rule: Rule | None = None
     nearest: Rule | None = None
     suggestion: str | None = None
+    group: str | None = None
 
 
 def object_mistake(action: str, text: str) -> str | None:

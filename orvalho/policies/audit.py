@@ -1,8 +1,9 @@
-"""The audit log: every decision and event, in order, never changed and never taken out."""
+"""The audit log: every decision and event, in order, never changed, and taken out by age alone."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -47,8 +48,22 @@ def append_only_table(database: Database) -> None:
         database.conn.execute(statement)
 
 
+def kept_by_age(database: Database) -> None:
+    """What is younger than `audit_kept.since` cannot be deleted."""
+    for statement in (
+        "create table audit_kept (since real not null) strict",
+        "insert into audit_kept values (0)",
+        "drop trigger audit_is_not_deleted",
+        """create trigger audit_is_not_deleted before delete on audit
+            when old.at >= (select since from audit_kept)
+            begin select raise(abort, 'the audit log is append-only'); end""",
+    ):
+        database.conn.execute(statement)
+
+
 MIGRATIONS: Final = Migrations("audit")
 MIGRATIONS()(append_only_table)
+MIGRATIONS()(kept_by_age)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,3 +202,27 @@ def _entries(
     return [
         msgspec.convert(dict(zip(_FIELDS, row, strict=True)), Entry, strict=False) for row in rows
     ]
+
+
+def entries_since(connection: sqlite3.Connection, at: float, limit: int) -> list[Entry]:
+    """The newest `limit` entries, as far as they are not older, oldest first."""
+    newest_first: list[Entry] = []
+    before, page = 1 << 62, _PAGE
+    while page == _PAGE and len(newest_first) < limit:
+        sql = f"{_SELECT} where seq < ? order by seq desc limit {_PAGE}"
+        found = _entries(connection, sql, [before])
+        recent = [entry for entry in found if entry.at >= at]
+        newest_first += recent
+        page, before = len(recent), found[-1].seq if found else 0
+    return newest_first[:limit][::-1]
+
+
+def stage_pruned(connection: sqlite3.Connection, before: float, limit: int) -> int:
+    """Take out the oldest entries, `limit` at most, as far as they are older than that moment; how
+    many these were."""
+    rows = connection.execute("select seq, at from audit order by seq limit ?", [limit])
+    old = [seq for seq, at in itertools.takewhile(lambda row: row[1] < before, rows.fetchall())]
+    if old:
+        connection.execute("update audit_kept set since = max(since, ?)", [before])
+        connection.executemany("delete from audit where seq = ?", [[seq] for seq in old])
+    return len(old)

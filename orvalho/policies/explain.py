@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from orvalho.errors import Denied
-from orvalho.policies.access import AccessRequest, Decision
+from orvalho.policies.access import OWNER, PAIRED, AccessRequest, Decision
 from orvalho.policies.audit import Entry
 
 
@@ -53,8 +53,18 @@ def sentence(request: AccessRequest, decision: Decision) -> str:
     may = "may" if decision.allowed else "may not"
     asked = f"{request.subject.spoken} {may} {request.action} {request.object}"
     verb = "allows" if decision.allowed else "denies"
-    why = f"{decision.rule.where} {verb} it" if decision.rule else "no rule allows it"
+    if decision.rule:
+        why = f"{decision.rule.where} {verb} it"
+    elif decision.group:
+        why = f"{decision.group} may, and it is {_outside(request, decision.group)}"
+    else:
+        why = "no rule allows it"
     return f"{asked} in {request.context}: {why}"
+
+
+def _outside(request: AccessRequest, group: str) -> str:
+    is_in_one = any(n.startswith("@") and n not in (OWNER, PAIRED) for n in request.subject.names)
+    return f"not in {group}" if is_in_one else "not in any group"
 
 
 def refusal(request: AccessRequest, decision: Decision) -> Denied:

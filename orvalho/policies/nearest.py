@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from orvalho.policies.access import (
     ANY,
+    OWNER,
+    PAIRED,
     AccessRequest,
     Decision,
     Rule,
@@ -40,7 +42,17 @@ class Nearest:
             False,
             nearest=self.closest(request),
             suggestion=smallest_allow(request),
+            group=self._group(request),
         )
+
+    def _group(self, request: AccessRequest) -> str | None:
+        """A group whose members may do it."""
+        for context in (request.context, ANY):
+            for object_, _, rule in self._shelves.get(("", request.action, context), ()):
+                is_group = rule.subject.startswith("@") and rule.subject not in (OWNER, PAIRED)
+                if is_group and compile_glob(object_).matches(request.object):
+                    return rule.subject
+        return None
 
     def closest(self, request: AccessRequest) -> Rule | None:
         words = sorted(self._rules.words(request.subject))

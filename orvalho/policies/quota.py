@@ -12,13 +12,15 @@ from orvalho.errors import InvalidInput
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that a run may use. `host_calls` counts its calls of fs, kv and the like."""
+    """The most that a run may use. `host_calls` counts its calls of fs, kv and the like;
+    `network_bytes` what it moves over links: calls of its caller, and lines on their way there."""
 
     wall_s: float = 30.0
     cpu_s: float = 10.0
     memory_bytes: int = 64_000_000
     output_bytes: int = 1_000_000
     host_calls: int = 10_000
+    network_bytes: int = 256_000_000
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     output_bytes: int | None = None
     host_calls: int | None = None
+    network_bytes: int | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     host_calls: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    network_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ HARD_MAXIMA: Final = Limits(
     memory_bytes=4_000_000_000,
     output_bytes=64_000_000,
     host_calls=10_000_000,
+    network_bytes=64_000_000_000,
 )
 
 

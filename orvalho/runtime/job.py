@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -26,7 +26,15 @@ from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Problem
 from orvalho.runtime.engines.catalog import ALONE, pick_language
-from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
+from orvalho.runtime.workers.messages import (
+    AnswerCall,
+    Call,
+    Line,
+    Metered,
+    RunEnded,
+    StartRun,
+    StopRun,
+)
 from orvalho.runtime.workers.pool import Worker, Workers
 from orvalho.scripts.component import is_component
 from orvalho.scripts.script import Source
@@ -42,6 +50,8 @@ _ALONE_GRACE_S: Final = 0.05
 # A process of its own costs a run some milliseconds, and saves a third of its time.
 _HEAVY_S: Final = 0.2
 _MOST_HEAVY: Final = 256
+# What no run can use of anything, in milliseconds or bytes: sums of it still fit the database.
+_MOST_USED: Final = 1 << 44
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -50,7 +60,8 @@ class Job:
     """`params` is JSON, `caller` and `target` have `id` and `name`. `ops` is all that the script
     can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
     known. `serves`: it stays, and asks for calls with `service.next`; a module of WebAssembly alone
-    can."""
+    can. `on_metered` is told its processor time in milliseconds, about every `metering_s` while it
+    runs; 0 for not at all."""
 
     run_id: str
     context: str
@@ -63,6 +74,8 @@ class Job:
     ops: Mapping[str, HostCall]
     digest: str = ""
     serves: bool = False
+    metering_s: float = 0.0
+    on_metered: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +229,7 @@ class Run:
                 output_bytes=limits.output_bytes,
                 host_calls=limits.host_calls,
                 serves=job.serves,
+                metering_s=job.metering_s,
             ),
             self,
         )
@@ -275,6 +289,11 @@ class Run:
         else:
             self._queued.append(call)
 
+    def metered(self, metered: Metered) -> None:
+        self.cpu_ms = metered.cpu_ms
+        if self.job.on_metered is not None and not self._has_ended:
+            self.job.on_metered(metered.cpu_ms)
+
     def ended(self, ended: RunEnded) -> None:
         usage = Usage(
             wall_ms=ended.wall_ms,
@@ -292,7 +311,7 @@ class Run:
         usage = Usage(
             wall_ms=round((self._loop.time() - self._began_at) * 1000),
             # What the kernel ended it for, it has used.
-            cpu_ms=round(limits.cpu_s * 1000) if limit == "cpu" else 0,
+            cpu_ms=round(limits.cpu_s * 1000) if limit == "cpu" else self.cpu_ms,
             memory_bytes=limits.memory_bytes if limit == "memory" else 0,
             output_bytes=self._output_bytes,
             host_calls=self._calls,
@@ -307,7 +326,9 @@ class Run:
             self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
-        if ended.outcome not in _OUTCOMES:
+        is_possible = all(0 <= each <= _MOST_USED for each in msgspec.structs.astuple(usage))
+        usage = usage if is_possible else Usage()
+        if ended.outcome not in _OUTCOMES or not is_possible:
             return Ended(
                 "failed", usage, error_name="Unavailable", error_message="worker is broken"
             )

@@ -108,6 +108,7 @@ _LIMITS: Final[dict[str, tuple[str, Callable[[str], float | int], Callable[[Any]
     "cpu": ("cpu_s", parse_duration, format_duration),
     "memory": ("memory_bytes", parse_size, format_size),
     "output": ("output_bytes", parse_size, format_size),
+    "network": ("network_bytes", parse_size, format_size),
 }
 _KEYS: Final = (*_LISTS, *_LIMITS, "host_calls")
 

@@ -81,21 +81,25 @@ class CancelScript(_Body, frozen=True, kw_only=True):
 
 class CallerCall(_Body, frozen=True, kw_only=True):
     """A running script asks its caller. `op` is `caller.fs.read` and the like; `argument` the
-    JSON list of the call's arguments; `call` numbers the calls of one run."""
+    JSON list of the call's arguments; `call` numbers the calls of one run. `most_bytes`: how large
+    an answer the run may still move (None: any)."""
 
     run: str
     call: int
     op: str
     argument: str
+    most_bytes: int | None = None
 
 
 class CallerReply(_Body, frozen=True, kw_only=True):
-    """The answer to the call of that number: JSON, or an error."""
+    """The answer to the call of that number: JSON, or an error. `wanted_bytes`: how large it would
+    have been, where that was more than the run may move."""
 
     run: str
     call: int
     value: str | None = None
     error: ScriptError | None = None
+    wanted_bytes: int = 0
 
 
 B = TypeVar("B", bound=_Body)

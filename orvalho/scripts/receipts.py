@@ -26,7 +26,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
-    moments are Unix seconds; `error` is the code of an error class."""
+    moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
+    or quota ended it: `cpu`, `quota cpu (group guests)`."""
 
     run: str
     script_sha256: str
@@ -42,6 +43,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     output_sha256: str | None
     started_at: float
     ended_at: float
+    limit: str | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

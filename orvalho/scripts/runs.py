@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -20,8 +21,9 @@ import msgspec
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from orvalho.contexts.names import ulid_bytes, ulid_text
 from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
-from orvalho.policies.quota import Usage
+from orvalho.policies.quota import Usage, format_duration
 from orvalho.scripts.messages import ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.script import Source
 from orvalho.store import Store
@@ -79,9 +81,15 @@ def modules(database: Database) -> None:
     database.conn.execute("alter table sources add column module blob")
 
 
+def sources_by_run(database: Database) -> None:
+    """To see whether a source is still needed."""
+    database.conn.execute("create index runs_by_digest on runs (digest)")
+
+
 MIGRATIONS: Final = Migrations("runs")
 MIGRATIONS()(tables)
 MIGRATIONS()(modules)
+MIGRATIONS()(sources_by_run)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +234,36 @@ def stage_expired(connection: sqlite3.Connection, now: float) -> list[str]:
     return _end_all(connection, where, [now], outcome="expired", at=now)
 
 
+def ended_before(connection: sqlite3.Connection, at: float, limit: int) -> list[str]:
+    """Of the runs that were made and had ended before that moment, the oldest `limit`."""
+    rows = connection.execute(
+        "select id from runs where id < ? and state = 'ended' and ended_at < ? order by id limit ?",
+        [f"r_{ulid_text(round(max(at, 0.0) * 1000).to_bytes(6) + bytes(10))}", at, limit],
+    )
+    return [row[0] for row in rows]
+
+
+def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Take away those of the runs that have ended, with their lines, and the sources that no other
+    run needs."""
+    marks = ", ".join("?" * len(ids))
+    ended = connection.execute(
+        f"select id, digest from runs where id in ({marks}) and state = 'ended'", ids
+    ).fetchall()
+    by_id = [[run] for run, _ in ended]
+    for statement in (
+        "delete from run_logs where run = ?",
+        "delete from large_params where run = ?",
+        "delete from runs where id = ?",
+    ):
+        connection.executemany(statement, by_id)
+    connection.executemany(
+        "delete from sources where digest = :digest"
+        " and not exists (select 1 from runs where digest = :digest)",
+        [{"digest": digest} for digest in {digest for _, digest in ended}],
+    )
+
+
 class Runs:
     """Reads the table in `store`, whose migrations include MIGRATIONS."""
 
@@ -233,6 +271,8 @@ class Runs:
         self._store = store
         self._open: OrderedDict[str, Run] = OrderedDict()
         self._endings: dict[str, asyncio.Event] = {}
+        # How long a run is kept, where they are not kept for ever.
+        self.kept_s: Callable[[], float] | None = None
 
     def opened(self, run: Run) -> None:
         """Keep a run at hand that will soon be asked for; `closed` when it has ended."""
@@ -291,7 +331,17 @@ class Runs:
             InvalidInput: several do.
         """
         await self._settled()
-        return await self._store.read(partial(find, prefix=prefix))
+        try:
+            return await self._store.read(partial(find, prefix=prefix))
+        except NotFound as error:
+            kept_s = self.kept_s() if self.kept_s else None
+            made_at = _made_at(prefix)
+            if kept_s is None or made_at is None or made_at > time.time() - kept_s:
+                raise
+            days = format_duration(kept_s).replace("d", " d")
+            raise NotFound(
+                f"there is no run {prefix}: it was pruned after {days}", hint=error.hint
+            ) from error
 
     async def peek(self, run: str) -> Run | None:
         """The run of exactly this id, if there is one."""
@@ -332,6 +382,17 @@ def find(connection: sqlite3.Connection, prefix: str) -> Run:
         some = ", ".join(run.id for run in found)
         raise InvalidInput(f"{prefix} is the beginning of several runs", hint=f"one of {some}")
     return found[0]
+
+
+def _made_at(prefix: str) -> float | None:
+    """When the run whose id begins so was made, in Unix seconds; None for too short a beginning."""
+    letters = re.sub(r"\Ar_", "", prefix, flags=re.IGNORECASE).upper()
+    if len(letters) < 10:
+        return None
+    try:
+        return int.from_bytes(ulid_bytes(f"r_{letters[:26]:0<26}")[:6]) / 1000
+    except (ValueError, OverflowError):
+        return None
 
 
 def bodies(connection: sqlite3.Connection, run: str) -> RunBodies:

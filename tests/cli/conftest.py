@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, mesh, road, seeing
+from orvalho.control import asking, libraries, mesh, metering, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -491,6 +491,64 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             text="no rule speaks",
         ),
     ),
+    metering.Quota: (
+        metering.QuotaReply(
+            quotas=(
+                metering.QuotaState(
+                    name="guests",
+                    cpu_ms=250,
+                    cpu_limit_ms=1000,
+                    network_bytes=0,
+                    network_limit_bytes=None,
+                    memory_bytes=0,
+                    memory_limit_bytes=32_000_000,
+                    cores_limit=None,
+                    running=1,
+                    runs_limit=4,
+                    waiting=0,
+                    window_s=3600.0,
+                    room_at=1_700_000_000.0,
+                    queue=False,
+                ),
+            )
+        ),
+    ),
+    metering.UsageSum: (
+        metering.UsageReply(
+            by="group",
+            rows=(
+                metering.Used(
+                    of="guests",
+                    names=(),
+                    runs=3,
+                    wall_ms=10,
+                    cpu_ms=5,
+                    memory_bytes=100,
+                    output_bytes=2,
+                    host_calls=1,
+                    read_bytes=0,
+                    written_bytes=0,
+                    network_bytes=7,
+                ),
+            ),
+            note="counted twice",
+        ),
+    ),
+    metering.Events: (
+        metering.Event(
+            kind="script.ended",
+            at=1_700_000_000.0,
+            level="info",
+            text="gil@laptop ran a\x1b[31m.js in peer: done",
+            run=RUN,
+            requester="gil@laptop",
+            key=KEY,
+            usage=metering.EventUsage(cpu_ms=3),
+        ),
+        metering.Event(kind="peer.lost", at=1_700_000_000.0, level="info", text="phone2 is gone"),
+    ),
+    metering.GroupAdd: (m.Note(text="phone2 is in @family now"),),
+    metering.GroupRemove: (m.Note(text="phone2 is no longer in @family"),),
     m.Doctor: (
         m.DoctorReply(
             findings=(

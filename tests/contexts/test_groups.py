@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 import subprocess
+import threading
 
 import pytest
 
 from orvalho.contexts.groups import Groups
-from orvalho.contexts.identity import Signer, key_text
+from orvalho.contexts.identity import Key, Signer, key_text
+from orvalho.errors import Conflict, InvalidInput
 
 KEY = Signer(b"k" * 32).key
 OTHER = Signer(b"o" * 32).key
@@ -170,3 +174,119 @@ def test_without_a_directory_there_are_no_groups(tmp_path):
 
     assert groups.reload().problems == ()
     assert groups.groups_of(KEY) == frozenset()
+
+
+# ---- files that are none, many files, and files that come and go -----------------------------
+
+
+def test_the_bytes_of_a_key_alone_are_a_key(directory):
+    (directory / "family" / "gil.pub").write_bytes(KEY)
+    raw = bytes(range(32))
+    (directory / "family" / "raw.pub").write_bytes(raw)
+    text = b"# nobody is in here, for now...\n"
+    assert len(text) == len(KEY) == 32
+    (directory / "family" / "note.pub").write_bytes(text)
+    groups = Groups(directory)
+
+    problems = groups.reload().problems
+
+    assert problems == ("groups/family/note.pub: holds no key",)
+    assert groups.members("family") == {KEY, raw}
+
+
+def test_a_link_to_a_key_counts_and_one_to_nowhere_is_told(directory, tmp_path):
+    (tmp_path / "key").write_text(key_text(KEY))
+    (directory / "family" / "a.pub").symlink_to(tmp_path / "key")
+    (directory / "family" / "b.pub").symlink_to(tmp_path / "nothing")
+    (directory / "family" / "c.pub").symlink_to(directory / "family" / "c.pub")
+    (directory / "linked").symlink_to(directory / "family", target_is_directory=True)
+    groups = Groups(directory)
+
+    problems = groups.reload().problems
+
+    assert groups.members("family") == groups.members("linked") == {KEY}
+    assert "groups/family/b.pub: leads nowhere" in problems
+    assert any(each.startswith("groups/family/c.pub: cannot be read") for each in problems)
+
+
+def test_what_is_no_file_keeps_nobody_waiting(directory):
+    os.mkfifo(directory / "family" / "pipe.pub")
+    (directory / "family" / "directory.pub").mkdir()
+    (directory / "family" / "endless.pub").symlink_to("/dev/zero")
+    (directory / "family" / "huge.pub").write_bytes(b"x" * ((1 << 20) + 1))
+    (directory / "family" / "good.pub").write_text(key_text(KEY))
+    groups = Groups(directory)
+
+    problems = groups.reload().problems
+
+    assert groups.members("family") == {KEY}
+    assert [each.split(":")[0].rpartition("/")[2] for each in problems] == [
+        "directory.pub",
+        "endless.pub",
+        "huge.pub",
+        "pipe.pub",
+    ]
+
+
+def test_ten_thousand_files_count_each(directory):
+    keys = [hashlib.sha256(str(n).encode()).digest() for n in range(10_000)]
+    for number, key in enumerate(keys):
+        (directory / "family" / f"{number}.pub").write_text(key_text(Key(key)))
+    groups = Groups(directory)
+
+    assert groups.reload().problems == ()
+    assert groups.members("family") == set(keys)
+
+
+def test_files_that_come_and_go_meanwhile_harm_nothing(directory):
+    (directory / "family" / "always.pub").write_text(key_text(KEY))
+    groups, stop = Groups(directory), threading.Event()
+
+    def churn() -> None:
+        path = directory / "family" / "now.pub"
+        while not stop.is_set():
+            path.write_text(key_text(OTHER))
+            path.unlink()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(200):
+            # A file that is half written has no key yet, and says so; nothing else may.
+            problems = groups.reload().problems
+            assert all(each == "groups/family/now.pub: holds no key" for each in problems)
+            assert KEY in groups.members("family")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_key_is_added_once_and_removed_wherever_it_stands(directory):
+    groups = Groups(directory)
+    groups.reload()
+    assert groups.add("friends", KEY, "gil") == "groups/friends/gil.pub"
+    groups.reload()
+    assert groups.add("friends", KEY, "gil") is None
+    assert groups.add("friends", OTHER, "gil") == f"groups/friends/gil-{OTHER.hex()[:16]}.pub"
+    (directory / "friends" / "again.pub").write_text(KEY.hex())
+    groups.reload()
+    assert groups.files_of("friends", KEY) == (
+        "groups/friends/again.pub",
+        "groups/friends/gil.pub",
+    )
+
+    assert len(groups.remove("friends", KEY)) == 2
+    groups.reload()
+    assert groups.members("friends") == {OTHER}
+    with pytest.raises(InvalidInput):
+        groups.add("../x", KEY, "gil")
+
+
+def test_a_file_with_other_keys_is_left_to_its_owner(directory):
+    file = directory / "family" / "both.pub"
+    file.write_text(f"{key_text(KEY)}\n{key_text(OTHER)}\n")
+    groups = Groups(directory)
+    groups.reload()
+    with pytest.raises(Conflict, match="other keys"):
+        groups.remove("family", KEY)
+    assert file.exists()

@@ -55,6 +55,14 @@ def test_conf_d_is_stronger_than_config_and_the_later_file_than_the_earlier(
         ('name = "a"\n[workers]\ncontexts_per_worker = 0\n', "at least 1", "config.toml:3"),
         ('name = "a"\n[nats]\nstream = "a b"\n', "a word of letters", "config.toml:3"),
         ('name = "a"\n[nats]\nstream = "a"\n', "needs a NATS server", "config.toml:3"),
+        ('name = "a"\n[quota.total]\nmemory = "1MB"\n', "at least 8MB", "config.toml:3"),
+        ('name = "a"\n[quota.total]\ncpu = "much"\n', "a duration", "config.toml:3"),
+        ('name = "a"\n[quota.groups.x-y]\nwindow = "0s"\n', "at least 1s", "config.toml:3"),
+        ('name = "a"\n[quota.groups.x]\ncores = -1\n', "at least 1", "config.toml:3"),
+        ('name = "a"\n[quota.groups.x]\ncpus = 1\n', 'did you mean "quota.gr', "config.toml:3"),
+        ('name = "a"\n[quota.groups.X_]\ncpu = "1s"\n', "no setting", "config.toml:3"),
+        ('name = "a"\n[quota.groups]\nx = 1\n', "no setting", "config.toml:3"),
+        ('name = "a"\n[retention]\nruns = "1h"\n', "at least 1d", "config.toml:3"),
         ('[log]\nlevel = "info"\n', "no node name", "config.toml"),
     ],
 )
@@ -88,3 +96,18 @@ def test_a_label_that_is_none_names_its_line(tmp_path):
         config.load(tmp_path, {}, {})
     assert raised.value.where == "config.toml:3"
     assert "env=home" in raised.value.message
+
+
+def test_each_group_may_have_a_quota(directory: Path) -> None:
+    assert config.set_value(directory, "quota.groups.guests.cpu", "10s")
+    assert config.set_value(directory, "quota.groups.guests.queue", "true")
+    assert config.set_value(directory, "quota.groups.my-family.runs_at_once", "3")
+    loaded = config.load(directory, {}, {})
+
+    assert loaded.config.quota.groups["guests"].cpu == "10s"
+    assert loaded.config.quota.groups["guests"].queue
+    assert loaded.config.quota.groups["my-family"].runs_at_once == 3
+    assert origin(loaded, "quota.groups.guests.cpu").startswith("config.toml:")
+    assert loaded.config.quota.total == config.SharedQuota()
+    with pytest.raises(InvalidInput, match=r'did you mean "quota.groups.guests.cpu"'):
+        config.set_value(directory, "quota.groups.guests.cpus", "10s")

@@ -7,13 +7,14 @@ import click
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import GroupList, GroupListReply, GroupShow
+from orvalho.control.messages import GroupList, GroupListReply, GroupShow, Note
+from orvalho.control.metering import GroupAdd, GroupRemove
 
 
 @click.group(
     "group",
     cls=Noun,
-    examples=("orvalho group ls", "orvalho group show family", "orvalho group ls --json"),
+    examples=("orvalho group ls", "orvalho group add family phone2", "orvalho group show family"),
 )
 def command() -> None:
     """Groups: directories of public keys. config/groups/NAME/ holds one key a file; rules say
@@ -57,3 +58,40 @@ def show(session: Session, name: str) -> None:
         return
     rows = [(peer, file, key) for group in reply.groups for key, file, peer in group.members]
     session.screen.table(("peer", "file", "key"), rows)
+
+
+@command.command(
+    "add",
+    cls=Verb,
+    examples=(
+        "orvalho group add family phone2",
+        "orvalho group add family gil@phone2",
+        "orvalho group add guests ed25519:l2BtrVG3mDWzRqUPVBKOGVDULXnfpuE8vSS0MVIwc9o",
+    ),
+)
+@click.argument("name", metavar="GROUP")
+@click.argument("peer", metavar="PEER")
+@click.pass_obj
+def add(session: Session, name: str, peer: str) -> None:
+    """Put a node's key into a group, or a context's, or any other; it counts at once. A quota of
+    the group holds for every context of a node that is in it."""
+    with session.connect() as client:
+        session.tell(client.ask(GroupAdd(name=name.removeprefix("@"), peer=peer), Note))
+
+
+@command.command(
+    "rm",
+    cls=Verb,
+    examples=(
+        "orvalho group rm family phone2",
+        "orvalho group rm family gil@phone2",
+        "orvalho --home ./phone2 group rm family laptop",
+    ),
+)
+@click.argument("name", metavar="GROUP")
+@click.argument("peer", metavar="PEER")
+@click.pass_obj
+def rm(session: Session, name: str, peer: str) -> None:
+    """Take a key out of a group; the next request with it finds it gone."""
+    with session.connect() as client:
+        session.tell(client.ask(GroupRemove(name=name.removeprefix("@"), peer=peer), Note))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from itertools import chain
 from pathlib import Path
@@ -284,6 +285,7 @@ def show(session: Session, run: str) -> None:
         ("took", None if state.wall_ms is None else milliseconds(state.wall_ms)),
         ("params", size(reply.params_bytes)),
         *(("needs", need) for need in reply.needs),
+        ("limit", (json.loads(bytes(reply.receipt)) or {}).get("limit")),
         ("receipt by", reply.receipt_by),
     ]
     session.screen.line(f"{state.run}  {state.outcome or state.state}")

@@ -22,7 +22,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import is_json_line, run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
-from orvalho.errors import Denied, NotFound, OrvalhoError, Unavailable, Untrusted
+from orvalho.errors import Denied, LimitExceeded, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import Envelope
 from orvalho.peers.receiving import Stage
@@ -171,7 +171,15 @@ class CallerHandler:
             reply = CallerReply(run=asked.run, call=asked.call, value=value)
         except OrvalhoError as error:
             reply = CallerReply(run=asked.run, call=asked.call, error=script_error(error))
-        return encode(reply)
+        raw = encode(reply)
+        if asked.most_bytes is None or len(raw) <= asked.most_bytes or reply.value is None:
+            return raw
+        too_much = LimitExceeded("network: the answer is more than the run may still move")
+        return encode(
+            CallerReply(
+                run=asked.run, call=asked.call, error=script_error(too_much), wanted_bytes=len(raw)
+            )
+        )
 
     async def _answer(self, sender: Key, asked: CallerCall) -> str:
         house = self._house
@@ -201,11 +209,15 @@ class CallerHandler:
             decide=lambda request: self._decide(run, request),
             audit=self._house.audit,
             begin=_nothing,
+            on_decided=partial(self._publish, run.id),
         )
         self._gates[run.id] = gate
         if len(self._gates) > _GATES:
             self._gates.popitem(last=False)
         return gate
+
+    def _publish(self, run: str, request: AccessRequest, decision: Decision) -> None:
+        self._house.events.decided(request, decision, kind="access.decided", run=run)
 
     def _target_subject(self, run: Run, sender: Key) -> Subject:
         """Raises:

@@ -173,6 +173,7 @@ class FileHandler:
         decision = self._house.policy.decide(asked)
         if not decision.allowed:
             self._house.audit.note(decided(asked, decision, at=time.time(), text="a file, sent"))
+            self._house.events.decided(asked, decision, kind="file.decided", run=None)
             if arriving.explains:
                 raise refusal(asked, decision)
             raise Denied(f"{action} {place} is not allowed", where=place)
@@ -228,6 +229,7 @@ class FileHandler:
         text = f"{what}: {arriving.offer.size_bytes} bytes, sha256:{sha256.hex()}"
         decision = self._house.policy.decide(asked)
         self._house.audit.note(decided(asked, decision, at=time.time(), text=text))
+        self._house.events.decided(asked, decision, kind="file.decided", run=None)
         return Placed(path=path, is_new=is_new)
 
     def _may_read(self, arriving: _Arriving) -> bool:

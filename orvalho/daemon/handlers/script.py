@@ -30,6 +30,7 @@ from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.services import Service
@@ -48,7 +49,9 @@ from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Entry
 from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
-from orvalho.policies.quota import narrow
+from orvalho.policies.quota import Usage, narrow
+from orvalho.policies.quotas import Hold
+from orvalho.policies.usage import Charge
 from orvalho.retry import Backoff
 from orvalho.runtime.job import Ended, HostCall, Job, Output
 from orvalho.scripts import runs
@@ -82,6 +85,7 @@ class ScriptHandler:
     def __init__(self, house: House, tasks: anyio.abc.TaskGroup) -> None:
         self._house = house
         self._record = RunRecord(house)
+        self._news = RunNews(house.events, self._record.caller_name)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
@@ -175,11 +179,21 @@ class ScriptHandler:
             return
         peer = self._house.trust.by_key(script.caller_node)
         arrival = Arrival(script, message, sender, delivery, peer, time.time())
+        arrival.groups = self._groups(arrival)
+        self._news.received(arrival)
         self._house.runs.keep_params(arrival.run, script.params)
+        try:
+            await self._to_its_end(arrival, begun)
+        finally:
+            if arrival.hold is not None:
+                # It counts here even where nothing of it was kept.
+                arrival.hold.settle(None, time.time())
+
+    async def _to_its_end(self, arrival: Arrival, begun: Run | None) -> None:
         if begun is not None:
             arrival.is_written = True
             ending = Ending("interrupted", INTERRUPTED)
-        elif (sender, arrival.run) in self._cancelled_early:
+        elif (arrival.sender, arrival.run) in self._cancelled_early:
             ending = Ending("cancelled", CANCELLED)
         else:
             ending = await self._run_once(arrival)
@@ -230,7 +244,8 @@ class ScriptHandler:
                 del self._running[arrival.run]
                 if not self._running:
                     self._idle.set()
-        return Ending("cancelled", CANCELLED)
+        used = Usage(cpu_ms=arrival.hold.cpu_ms) if arrival.hold else Usage()
+        return Ending("cancelled", CANCELLED, used)
 
     # ---- decide, grant, reserve, run --------------------------------------------------------
 
@@ -268,7 +283,11 @@ class ScriptHandler:
         grant(arrival.script.needs, (), decide)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
-        async with house.ledger.reserve(key_text(arrival.sender), limits) as lease:
+        node = key_text(arrival.sender)
+        hold = arrival.hold = await house.quotas.admit(
+            arrival.groups, node, limits, until=call.expires_at
+        )
+        async with house.ledger.reserve(node, hold.limits) as lease:
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
@@ -277,17 +296,29 @@ class ScriptHandler:
                 params=arrival.script.params,
                 caller={"id": call.caller.context_key, "name": subject.spoken},
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
-                limits=limits,
-                ops=self._calls(arrival, context, gate),
+                limits=hold.limits,
+                ops=self._calls(arrival, context, gate, hold),
                 digest=arrival.script.script.digest,
+                metering_s=hold.metering_s,
+                on_metered=hold.metered,
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
-                ending = await self._follow_service(arrival, job, service)
+                ending = await self._follow_service(arrival, job, service, hold)
             else:
-                ending = await self._follow(arrival, job)
+                ending = await self._follow(arrival, job, hold)
+            hold.ended(ending.usage)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
+
+    def _groups(self, arrival: Arrival) -> tuple[str, ...]:
+        """Those of the sender's node: of its key, and of every context of it that we know. So no
+        new context or key leads out of a group's quota."""
+        groups, peer = self._house.groups, arrival.peer
+        found = groups.groups_of(arrival.sender) | groups.groups_of(arrival.script.signed_by)
+        for entry in peer.contexts if peer else ():
+            found |= groups.groups_of(Key(entry.key))
+        return tuple(sorted(found))
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -315,6 +346,7 @@ class ScriptHandler:
             audit=self._house.audit,
             begin=begin,
             explains=self._record.explains_to(arrival),
+            on_decided=partial(self._news.decided, arrival.run),
         )
 
     def _context(self, name: str) -> Context | None:
@@ -323,39 +355,61 @@ class ScriptHandler:
         except NotFound:
             return None
 
-    def _calls(self, arrival: Arrival, context: Context, gate: RunGate) -> Mapping[str, HostCall]:
+    def _calls(
+        self, arrival: Arrival, context: Context, gate: RunGate, hold: Hold
+    ) -> Mapping[str, HostCall]:
         def make() -> Mapping[str, HostCall]:
             return target_calls(self._house, context, gate) | caller_calls(
-                self._house, arrival.sender, arrival.run, gate
+                self._house, arrival.sender, arrival.run, gate, hold
             )
 
         return CallTable(make)
 
-    async def _follow(self, arrival: Arrival, job: Job) -> Ending:
+    async def _follow(self, arrival: Arrival, job: Job, hold: Hold) -> Ending:
         """The run's lines go to its sender as they come; then its end."""
         async with self._house.jobs.open(job) as run:
+            self._news.started(arrival)
+            hold.on_stop = run.cancel
+            if hold.stopped is not None:
+                run.cancel()
             async for event in run:
                 if isinstance(event, Ended):
-                    return Ending.of(event, arrival.gate)
-                await self._tell(arrival, event)
+                    return _ending(event, arrival, hold)
+                if hold.stopped is None:
+                    await self._tell(arrival, event, hold)
         raise Unavailable("the run ended without a word", where=arrival.run)
 
-    async def _follow_service(self, arrival: Arrival, job: Job, service: Service) -> Ending:
+    async def _follow_service(
+        self, arrival: Arrival, job: Job, service: Service, hold: Hold
+    ) -> Ending:
         """The same for a call of what runs already."""
-        ended = await service.call(job, partial(self._tell, arrival))
-        return Ending.of(ended, arrival.gate)
+        with anyio.CancelScope() as scope:
+            self._news.started(arrival)
+            hold.on_stop = scope.cancel
+            if hold.stopped is not None:
+                scope.cancel()
+            ended = await service.call(job, partial(self._tell, arrival, hold=hold))
+            return _ending(ended, arrival, hold)
+        return _ending(Ended("cancelled", Usage(cpu_ms=hold.cpu_ms)), arrival, hold)
 
-    async def _tell(self, arrival: Arrival, output: Output) -> None:
+    async def _tell(self, arrival: Arrival, output: Output, hold: Hold) -> None:
         line = ScriptOutput(
             run=arrival.run, seq=output.seq, level=output.level, text=output.text, at=output.at
         )
+        body = b""
+        if arrival.delivery is not None:
+            body = encode(line)
+            try:
+                hold.move(len(body))
+            except LimitExceeded:
+                return  # the run is being stopped, and its end says why
         arrival.add(line)
         shown = RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at)
         self._house.feed.publish(arrival.run, shown)
         if arrival.delivery is not None:
             # A sender that reads slowly has the line from the ending.
             with anyio.move_on_after(_TELL_S):
-                await self._house.node.tell(arrival.sender, "script.output", encode(line))
+                await self._house.node.tell(arrival.sender, "script.output", body)
 
     # ---- keep -------------------------------------------------------------------------------
 
@@ -401,15 +455,19 @@ class ScriptHandler:
         )
         told = self._record.as_told(arrival, answer)
 
-        def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
+        def keep(connection: sqlite3.Connection) -> tuple[Charge | None, list[EnvelopeId]]:
             if arrival.delivery is not None:
                 arrival.delivery.done(connection)
-            self._record.stage_end(connection, arrival, answer, receipt)
+            charge = self._record.stage_end(connection, arrival, answer, receipt)
             if arrival.delivery is None or not arrival.is_answered:
-                return []
-            return [self._answer(connection, arrival.sender, told, arrival.delivery)]
+                return charge, []
+            return charge, [self._answer(connection, arrival.sender, told, arrival.delivery)]
 
-        staged = await house.store.transact("run.ended", keep)
+        charge, staged = await house.store.transact("run.ended", keep)
+        if arrival.hold is not None:
+            arrival.hold.settle(charge.seq if charge else None, now)
+        if charge is not None:
+            self._news.ended(charge)
         if staged:
             house.node.flush(arrival.sender, *staged)
         house.runs.closed(arrival.run)
@@ -436,6 +494,7 @@ class ScriptHandler:
         house = self._house
         peer = house.trust.by_key(sender)
         _log.warning("script.untrusted", extra={"why": str(error)})
+        self._news.refused(peer.name if peer else None, sender, error)
         entry = Entry(
             at=time.time(),
             actor=peer.name if peer else key_text(sender),
@@ -471,3 +530,11 @@ class ScriptHandler:
                     partial(runs.stage_ended, ended=ended, at=time.time()),
                 )
                 house.feed.finish(run.id, run_over(ended, None, peer=run.target))
+
+
+def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:
+    """What the engine says, and the quota behind it where there is one."""
+    over = hold.stopped or (hold.over(ended.limit) if ended.limit else None)
+    if over is not None:
+        return Ending("limited", over, ended.usage)
+    return Ending.of(ended, arrival.gate)

@@ -15,12 +15,15 @@ from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.errors import Denied, OrvalhoError, from_code
+from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
 from orvalho.runtime.web.node import node_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
 
 _CALLER_ANSWER_S = 60.0
+# What the number in `most_bytes` itself takes.
+_NUMBER_BYTES = 16
 _EFFECTS = frozenset({"fs.write", "fs.mkdir", "fs.remove", "fs.move"})
 
 
@@ -82,8 +85,10 @@ def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
     return audited
 
 
-def caller_calls(house: House, sender: Key, run: str, gate: RunGate) -> dict[str, HostCall]:
-    """`caller.fs.*`: over the link to the sender, who decides."""
+def caller_calls(
+    house: House, sender: Key, run: str, gate: RunGate, hold: Hold
+) -> dict[str, HostCall]:
+    """`caller.fs.*`: over the link to the sender, who decides; no more than `hold` lets move."""
     numbers = itertools.count()
 
     def over_the_link(name: str) -> HostCall:
@@ -92,12 +97,9 @@ def caller_calls(house: House, sender: Key, run: str, gate: RunGate) -> dict[str
                 await gate.begin_effect()
             asked = CallerCall(run=run, call=next(numbers), op=f"caller.{name}", argument=argument)
             if sender == house.identity.node.key:
-                raw = await house.answer_caller(sender, encode(asked))
+                reply = decode(await house.answer_caller(sender, encode(asked)), CallerReply)
             else:
-                raw = await house.node.ask(
-                    sender, "caller.call", encode(asked), timeout_s=_CALLER_ANSWER_S
-                )
-            reply = decode(raw, CallerReply)
+                reply = await _over_link(house, sender, asked, hold)
             if reply.error is not None:
                 raise _refused_there(reply.error, gate)
             return reply.value or "null"
@@ -105,3 +107,16 @@ def caller_calls(house: House, sender: Key, run: str, gate: RunGate) -> dict[str
         return call
 
     return {f"caller.{name}": over_the_link(name) for name in FILE_CALLS}
+
+
+async def _over_link(house: House, sender: Key, asked: CallerCall, hold: Hold) -> CallerReply:
+    """Raises:
+    LimitExceeded: the question, or the answer, is more than the run may move.
+    """
+    room_bytes = hold.room_bytes - len(encode(asked)) - _NUMBER_BYTES
+    body = encode(msgspec.structs.replace(asked, most_bytes=max(room_bytes, 0)))
+    hold.move(len(body))
+    raw = await house.node.ask(sender, "caller.call", body, timeout_s=_CALLER_ANSWER_S)
+    reply = decode(raw, CallerReply)
+    hold.move(max(len(raw), reply.wanted_bytes))
+    return reply

@@ -98,7 +98,7 @@ class NodeOperations:
             case "library":
                 return list(await to_thread.run_sync(house.libraries.names))
             case "key":
-                return list(configuration.keys())
+                return list(configuration.keys(house.groups.names()))
         return []
 
     def _several(self) -> Iterator[str]:

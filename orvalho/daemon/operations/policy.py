@@ -36,15 +36,18 @@ class PolicyOperations:
             raise NotFound(
                 f"there is no group {request.name!a}",
                 where=str(self._house.home.groups),
-                hint=f"mkdir {self._house.home.groups / request.name}, and put keys into it",
+                hint=f"orvalho group add {request.name} PEER",
             )
         yield control.GroupListReply(groups=(self._group(request.name),))
 
     def _group(self, name: str) -> control.GroupState:
-        members = sorted(self._house.groups.members(name))
+        groups = self._house.groups
         return control.GroupState(
             name=name,
-            members=tuple((key_text(key), f"groups/{name}/", self._named(key)) for key in members),
+            members=tuple(
+                (key_text(key), ", ".join(groups.files_of(name, key)), self._named(key))
+                for key in sorted(groups.members(name))
+            ),
         )
 
     def _named(self, key: Key) -> str | None:

@@ -31,7 +31,8 @@ class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):
 
 class StartRun(_Message, tag=1, frozen=True):
     """`run` is a number of the pool's own. `params` is JSON. `source` is text, or the key of code
-    that was loaded before."""
+    that was loaded before. `metering_s`: how often to tell the processor time; 0 for not at
+    all."""
 
     run: int
     filename: str
@@ -45,6 +46,7 @@ class StartRun(_Message, tag=1, frozen=True):
     output_bytes: int
     host_calls: int
     serves: bool = False
+    metering_s: float = 0.0
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -145,7 +147,14 @@ class Compiled(_Message, tag=6, frozen=True):
     code: bytes
 
 
-FromWorker = Opened | Line | Call | RunEnded | Checked | Compiled
+class Metered(_Message, tag=7, frozen=True):
+    """What a run has used of a processor so far."""
+
+    run: int
+    cpu_ms: int
+
+
+FromWorker = Opened | Line | Call | RunEnded | Checked | Compiled | Metered
 
 Message = ToWorker | FromWorker
 

@@ -38,6 +38,7 @@ from orvalho.runtime.workers.messages import (
     FromWorker,
     Line,
     LoadCode,
+    Metered,
     Opened,
     RunEnded,
     StartRun,
@@ -77,6 +78,9 @@ class Guest(Protocol):
 
     def call(self, call: Call) -> None:
         """The guest calls an operation."""
+
+    def metered(self, metered: Metered) -> None:
+        """It has used so much of a processor."""
 
     def ended(self, ended: RunEnded) -> None:
         """The run is over."""
@@ -245,7 +249,7 @@ class Worker:
             else:
                 self._tell(message)
 
-    def _tell(self, message: Line | Call | RunEnded) -> None:
+    def _tell(self, message: Line | Call | Metered | RunEnded) -> None:
         # A worker speaks for its own runs only: other numbers are not in this table.
         guest = self._guests.get(message.run)
         if guest is None:
@@ -254,6 +258,8 @@ class Worker:
             guest.line(message)
         elif isinstance(message, Call):
             guest.call(message)
+        elif isinstance(message, Metered):
+            guest.metered(message)
         else:
             del self._guests[message.run]
             guest.ended(message)

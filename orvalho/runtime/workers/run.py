@@ -20,7 +20,7 @@ from orvalho.runtime.bridge import (
     read_records,
 )
 from orvalho.runtime.engine import Answer, Isolate, Start, Turn
-from orvalho.runtime.workers.messages import Call, Line, Message, RunEnded, StartRun
+from orvalho.runtime.workers.messages import Call, Line, Message, Metered, RunEnded, StartRun
 
 # How close to a limit of processor time we look again: a guest gets at most this much more.
 _LOOK_AGAIN_S: Final = 0.01
@@ -73,7 +73,8 @@ class GuestRun:
         self._in_turn = True
         self._began_at = time.monotonic()
         self._first_rss_bytes = self._peak_rss_bytes = self._rss_bytes()
-        self._watch = self._loop.call_later(min(start.wall_s, start.cpu_s, _SPRINT_S), self._check)
+        first_s = min(start.wall_s, start.cpu_s, start.metering_s or _SPRINT_S, _SPRINT_S)
+        self._watch = self._loop.call_later(first_s, self._check)
         isolate.start(
             Start(
                 start.filename,
@@ -210,7 +211,11 @@ class GuestRun:
         elif wall_left_s <= 0:
             self._end("limited", limit="wall")
         else:
-            again_s = max(min(wall_left_s, cpu_left_s), _LOOK_AGAIN_S)
+            again_s = min(wall_left_s, cpu_left_s)
+            if metering_s := self._start.metering_s:
+                self._send(Metered(run=self.number, cpu_ms=round(cpu_s * 1000)))
+                again_s = min(again_s, metering_s)
+            again_s = max(again_s, _LOOK_AGAIN_S)
             self._watch = self._loop.call_later(min(again_s, self._sprint(cpu_s)), self._check)
 
     def _sprint(self, cpu_s: float) -> float:

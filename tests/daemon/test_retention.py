@@ -1,0 +1,165 @@
+"""What is old goes, what is young stays, and what was used stays counted."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orvalho.contexts.names import new_run_id
+from orvalho.daemon.config import Config, LoadedConfig, Retention
+from orvalho.daemon.retention import Retention as Sweeper
+from orvalho.errors import NotFound
+from orvalho.policies import audit, usage
+from orvalho.policies.audit import Audit, Entry
+from orvalho.policies.quota import Usage
+from orvalho.policies.usage import Charge
+from orvalho.scripts import runs
+from orvalho.scripts.messages import ScriptEnded, ScriptOutput
+from orvalho.scripts.runs import Run, Runs
+from orvalho.store import Store, open_store
+
+pytestmark = pytest.mark.anyio
+
+DAY = 86_400.0
+NOW = time.time()
+MIGRATIONS = (runs.MIGRATIONS, usage.MIGRATIONS, audit.MIGRATIONS)
+
+
+def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_: bool) -> str:
+    at = NOW - days_ago * DAY
+    id_ = new_run_id(at, random.randbytes(10))
+    run = Run(
+        id=id_,
+        direction="received",
+        caller="gil@laptop",
+        target="peer@phone2",
+        peer_key="ed25519:n",
+        filename="a.js",
+        digest=f"{source:0>64}",
+        needs=(),
+        created_at=at,
+        expires_at=at + DAY,
+    )
+    line = ScriptOutput(run=id_, seq=1, level="log", text="x", at=at)
+    runs.stage_new(connection, run, envelope=b"e", source=source, params=b"1" * 5000)
+    if open_:
+        return id_
+    used = Usage(cpu_ms=7, memory_bytes=int(days_ago))
+    ended = ScriptEnded(run=id_, outcome="done", logs=(line,))
+    runs.stage_ended(connection, ended, at=at, usage=used)
+    usage.stage(
+        connection,
+        Charge(
+            at=at,
+            run=id_,
+            caller="gil@laptop",
+            caller_key="ed25519:k",
+            node_key="ed25519:n",
+            context="peer",
+            groups=("guests",),
+            digest=run.digest,
+            filename="a.js",
+            outcome="done",
+            usage=used,
+        ),
+    )
+    return id_
+
+
+def house(store: Store, **kept: str) -> Any:
+    config = Config(name="phone2", retention=Retention(**kept))
+    return SimpleNamespace(
+        store=store,
+        runs=Runs(store),
+        settings=LoadedConfig(config, ()),
+        quotas=SimpleNamespace(longest_window_s=3600.0),
+    )
+
+
+async def rows(store: Store, table: str) -> int:
+    def count(connection: sqlite3.Connection) -> int:
+        return int(connection.execute(f"select count(*) from {table}").fetchone()[0])
+
+    return await store.read(count)
+
+
+async def test_old_runs_go_and_what_they_used_stays_counted(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "x.db", MIGRATIONS) as store:
+
+        def fill(connection: sqlite3.Connection) -> list[str]:
+            return [
+                *(stage(connection, 100 + n / 10, "old", open_=False) for n in range(450)),
+                stage(connection, 100, "both", open_=False),
+                stage(connection, 100, "waits", open_=True),
+                stage(connection, 1, "both", open_=False),
+            ]
+
+        ids = await store.transact("fill", fill)
+        before = await store.read(lambda it: usage.sums(it, "group"))
+        here = house(store, runs="90d")
+        await Sweeper(here).sweep(NOW)
+
+        assert await rows(store, "runs") == 2, "the young one, and the one that has not ended"
+        assert await rows(store, "run_logs") == 1
+        assert await rows(store, "large_params") == 2
+        assert await rows(store, "sources") == 2
+        assert await rows(store, "charges") == 1
+        assert await store.read(lambda it: usage.sums(it, "group")) == before
+        with pytest.raises(NotFound, match="pruned after 90 d"):
+            await here.runs.find(ids[0])
+        with pytest.raises(NotFound) as caught:
+            await here.runs.find(new_run_id(NOW, bytes(10)))
+        assert "pruned" not in caught.value.message
+        with pytest.raises(NotFound) as caught:
+            await here.runs.find("r_ZZZ")
+        assert "pruned" not in caught.value.message
+        assert (await here.runs.find(ids[-1])).id == ids[-1]
+
+
+async def test_a_window_that_is_longer_than_runs_are_kept_is_not_forgotten(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "x.db", MIGRATIONS) as store:
+        await store.transact("fill", lambda it: stage(it, 5, "a", open_=False))
+        await store.transact("fill", lambda it: stage(it, 0, "b", open_=False))
+        here = house(store, runs="1d")
+        here.quotas.longest_window_s = 7 * DAY
+        await Sweeper(here).sweep(NOW)
+        assert await rows(store, "runs") == 1
+        _, spent = await store.read(lambda it: usage.spent_since(it, NOW - 7 * DAY))
+        assert sum(each.cpu_ms for each in spent) == 14
+
+
+async def test_the_audit_log_is_pruned_by_age_and_cannot_be_otherwise(tmp_path: Path) -> None:
+
+    async with open_store(tmp_path / "x.db", MIGRATIONS) as store:
+        log = Audit(store)
+        for days in (*range(800, 100, -1), 1):
+            log.note(
+                Entry(
+                    at=NOW - days * DAY,
+                    actor="a",
+                    context="peer",
+                    action="script.run",
+                    object="x",
+                    allowed=True,
+                )
+            )
+        await Sweeper(house(store, audit="365d")).sweep(NOW)
+        left = await log.newest(10_000)
+        assert {round((NOW - each.at) / DAY) for each in left} == {*range(365, 100, -1), 1}
+
+        for seq in (left[0].seq, left[-1].seq):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                await store.transact(
+                    "bad",
+                    lambda it, seq=seq: it.execute("delete from audit where seq = ?", [seq]),  # type: ignore[misc]
+                )
+        found = await store.read(lambda it: audit.entries_since(it, NOW - 200 * DAY, 1000))
+        assert [each.seq for each in found] == [
+            each.seq for each in left if each.at >= NOW - 200 * DAY
+        ]
