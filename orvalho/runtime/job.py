@@ -23,7 +23,7 @@ from anyio.abc import TaskGroup
 from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
-from orvalho.runtime.engine import Problem
+from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.catalog import pick_language
 from orvalho.runtime.workers.messages import AnswerCall, Call, Line, RunEnded, StartRun, StopRun
 from orvalho.runtime.workers.pool import Worker, Workers
@@ -37,6 +37,7 @@ _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
+_ALONE_SOURCE: Final = Modules()
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -54,6 +55,7 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
+    modules: Modules = Modules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ class Jobs:
         finally:
             run.abandon()
 
-    async def check(self, filename: str, source: Source) -> tuple[Problem, ...]:
+    async def check(
+        self, filename: str, source: Source, modules: Modules = _ALONE_SOURCE
+    ) -> tuple[Problem, ...]:
         """All that keeps a source from running, nothing of which is run.
 
         Raises:
@@ -132,7 +136,15 @@ class Jobs:
         """
         if isinstance(source, bytes):
             return (await self.workers.compile(filename, source)).problems
-        return await self.workers.check(filename, source)
+        return await self.workers.check(filename, source, modules)
+
+    async def outline(self, filename: str, source: str) -> Outline:
+        """What a source asks for and offers, nothing of which is run.
+
+        Raises:
+            Unavailable: as for `check`.
+        """
+        return await self.workers.outline(filename, source)
 
 
 class Run:
@@ -182,6 +194,7 @@ class Run:
                 memory_bytes=limits.memory_bytes,
                 output_bytes=limits.output_bytes,
                 host_calls=limits.host_calls,
+                modules=job.modules,
             ),
             self,
         )

@@ -19,6 +19,7 @@ class Language(Enum):
     """What can be run. The value is the name shown to people."""
 
     JAVASCRIPT = "javascript"
+    TYPESCRIPT = "typescript"
     WASM = "wasm"
     STARLARK = "starlark"
 
@@ -29,6 +30,8 @@ Source = str | bytes
 _SUFFIXES: Final = {
     ".js": Language.JAVASCRIPT,
     ".mjs": Language.JAVASCRIPT,
+    ".ts": Language.TYPESCRIPT,
+    ".mts": Language.TYPESCRIPT,
     ".wasm": Language.WASM,
     ".star": Language.STARLARK,
 }

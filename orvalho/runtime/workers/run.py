@@ -84,6 +84,7 @@ class GuestRun:
                 start.memory_bytes,
                 start.output_bytes,
                 start.host_calls,
+                start.modules,
             ),
             report,
         )

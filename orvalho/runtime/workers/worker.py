@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, cast
 
-from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Problem, Turn
+from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Linker, Outline, Turn
 from orvalho.runtime.workers.messages import (
     AnswerCall,
     Checked,
@@ -146,7 +146,7 @@ class _Worker:
         run = GuestRun(message, self.pipe.send, self._memory.rss_bytes, self._finished)
         self._runs[run.number] = run
         self._allow_memory()
-        if len(message.source) > _LONG_SOURCE:
+        if message.modules or len(message.source) > _LONG_SOURCE:
             self._reading.submit(self._read, run, message)
         else:
             self._line_up(run)
@@ -170,7 +170,11 @@ class _Worker:
 
     def _read(self, run: GuestRun, message: StartRun) -> None:
         """On a thread: a source that is made for it takes seconds to read."""
-        self._engine.prepare(message.filename, message.source)
+        if message.modules:
+            linker = cast("Linker", self._engine)
+            linker.prepare_all(message.filename, message.source, message.modules)
+        else:
+            self._engine.prepare(message.filename, message.source)
         self._loop.call_soon_threadsafe(self._line_up, run)
 
     def _begin(self, run: GuestRun, isolate: Isolate) -> None:
@@ -196,11 +200,16 @@ class _Worker:
             self._memory.allow(largest_bytes=largest)
 
     def _check(self, message: CheckSource) -> None:
-        problems = self._engine.check(message.filename, message.source)
-        self._loop.call_soon_threadsafe(self._checked, message.check, problems)
-
-    def _checked(self, check: int, problems: tuple[Problem, ...]) -> None:
-        self.pipe.send(Checked(check=check, problems=problems))
+        name, source, problems, found = message.filename, message.source, (), Outline()
+        if message.outlines:
+            found = cast("Linker", self._engine).outline(name, source)
+            problems = found.problems
+        elif message.modules:
+            problems = cast("Linker", self._engine).check_all(name, source, message.modules)
+        else:
+            problems = self._engine.check(name, source)
+        answer = Checked(check=message.check, problems=problems, outline=found)
+        self._loop.call_soon_threadsafe(self.pipe.send, answer)
 
     def _compile(self, message: CompileSource) -> None:
         compiler = cast("Compiler", self._engine)
