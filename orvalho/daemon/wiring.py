@@ -20,11 +20,11 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import mesh, road, seeing
+from orvalho.control import logic, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, file_words
+from orvalho.daemon import addresses, bodies, file_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
@@ -44,6 +44,7 @@ from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.key import KeyOperations
+from orvalho.daemon.operations.logic import LogicOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
@@ -76,7 +77,7 @@ from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
 from orvalho.runtime.workers.pool import open_workers
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
 from orvalho.transports.catalog import Catalog
@@ -93,6 +94,7 @@ MIGRATIONS = (
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
+    sources.MIGRATIONS,
     *peers.MIGRATIONS,
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
@@ -371,6 +373,7 @@ class _Wiring:
         node = house.node
         node.handle("script.run", self.scripts.run)
         node.handle("script.cancel", self.scripts.cancel)
+        node.answer(bodies.ASK, self.scripts.bodies.answer)
         node.handle("script.ended", caller.ended)
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
@@ -393,6 +396,7 @@ class _Wiring:
         depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
+        logics = LogicOperations(house, self.scripts.libraries)
         transport = TransportOperations(house, self._catalog)
         nats = NatsOperations(house, self.nats_config)
         return {
@@ -430,7 +434,9 @@ class _Wiring:
             road.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
-            control.ScriptCheck: script.check,
+            logic.ScriptImports: logics.imports,
+            logic.LogicShow: logics.show,
+            logic.ScriptCheck: script.check,
             control.ScriptSend: script.send,
             control.ScriptList: script.list,
             control.ScriptShow: script.show,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,20 @@ class Outline:
     problems: tuple[Problem, ...] = ()
 
 
+# The path of what is known on the target only: it is not looked at before.
+ELSEWHERE: Final = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Modules:
     """What a script is made of beside its own source. `sources`: path -> text, `names`: a name
-    such as `lib:images` -> the path that it stands for here."""
+    such as `lib:images` -> the path that it stands for here, or ELSEWHERE."""
 
     sources: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.sources)
+        return bool(self.sources or self.names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ __all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]
 _log: Final = logging.getLogger(__name__)
 _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
+_ALONE_SOURCE: Final = Modules()
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
-_ALONE_SOURCE: Final = Modules()
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -55,7 +55,7 @@ class Job:
     target: Mapping[str, str]
     limits: Limits
     ops: Mapping[str, HostCall]
-    modules: Modules = Modules()
+    modules: Modules = _ALONE_SOURCE
 
 
 @dataclass(frozen=True, slots=True)

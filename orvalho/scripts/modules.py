@@ -69,11 +69,11 @@ def check_path(path: str) -> None:
     """
     is_plain = path == posixpath.normpath(path) and not path.startswith(("/", ".."))
     if not is_plain or is_named(path) or ":" in path or "\\" in path:
-        raise InvalidInput(f"{ascii(path[:80])} is no path of a module")
+        raise InvalidInput(f"{path[:80]!a} is no path of a module")
     if len(path) > _MAX_PATH_CHARACTERS or any(map(is_unprintable, path)):
-        raise InvalidInput(f"a module's path is short and printable, not {ascii(path[:80])}")
+        raise InvalidInput(f"a module's path is short and printable, not {path[:80]!a}")
     if not path.endswith((*SUFFIXES, ".star")):
-        raise InvalidInput(f"{ascii(path[:80])}: a module ends in {' or '.join(SUFFIXES)}")
+        raise InvalidInput(f"{path[:80]!a}: a module ends in {' or '.join(SUFFIXES)}")
 
 
 def check_modules(sources: Mapping[str, str]) -> None:

@@ -243,8 +243,8 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             path="direct 127.0.0.1:4455",
         ),
     ),
-    m.ScriptCheck: (
-        m.ScriptChecked(
+    logic.ScriptCheck: (
+        logic.ScriptChecked(
             filename="job.js",
             language="javascript",
             digest="sha256:ab",

@@ -218,11 +218,11 @@ def test_interrupt_cancels_the_run(daemon, environ):
 
 
 def test_check_tells_every_mistake_with_its_place(job, daemon, orvalho, capsys):
-    reply = m.ScriptChecked(
+    reply = logic.ScriptChecked(
         filename="job.js", language="javascript", digest="", size_bytes=1, needs=(), wants=(),
         limits={}, problems=("3:1: unknown capability", "4:2: oh"),
     )  # fmt: skip
-    daemon.says(m.ScriptCheck, reply)
+    daemon.says(logic.ScriptCheck, reply)
     assert orvalho("script", "check", job) == 2
     shown = capsys.readouterr()
     assert shown.out == "job.js:3:1: unknown capability\njob.js:4:2: oh\n"

@@ -24,9 +24,11 @@ from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
+from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
+from orvalho.daemon.libraries import Libraries
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_record import Arrival, RunRecord
@@ -48,8 +50,9 @@ from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow
 from orvalho.retry import Backoff
+from orvalho.runtime.engine import Modules
 from orvalho.runtime.job import Ended, HostCall, Job, Output
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CancelScript,
     RunScript,
@@ -72,6 +75,7 @@ _ANSWER_LIFE_S: Final = 30 * 86_400.0
 _TELL_S: Final = 1.0
 # Cancels that may overtake their scripts.
 _EARLY_CANCELS: Final = 1024
+_NO_MODULES: Final = Modules()
 
 
 class ScriptHandler:
@@ -80,6 +84,8 @@ class ScriptHandler:
     def __init__(self, house: House, tasks: anyio.abc.TaskGroup) -> None:
         self._house = house
         self._record = RunRecord(house)
+        self.bodies = Bodies(house)
+        self.libraries = Libraries(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
@@ -107,7 +113,8 @@ class ScriptHandler:
         for run in await self._house.runs.open_runs("sent"):
             if run.peer_key == me:
                 bodies = await self._house.runs.bodies(run.id)
-                message = run_script(bodies.envelope, bodies.source, bodies.params)
+                modules = await self._house.store.read(partial(sources.modules_of, run=run.id))
+                message = run_script(bodies.envelope, bodies.source, bodies.params, modules)
                 self.run_here(encode(message), run if run.state == "running" else None)
         self._resumed.set()
 
@@ -167,6 +174,8 @@ class ScriptHandler:
     ) -> None:
         message = decode(body, RunScript)
         try:
+            if message.held:
+                message = await self.bodies.fill(message, sender)
             script = self._verify(message, sender, begun)
         except Untrusted as error:
             await self._refuse_unverified(message, sender, delivery, error)
@@ -203,6 +212,7 @@ class ScriptHandler:
             is_known_node=is_known,
             sender=sender,
             formerly=house.identity.former_keys,
+            modules=message.modules,
         )
         run = script.call.run
         is_ours = sender != me and house.runs.at_hand(run) is not None
@@ -259,6 +269,7 @@ class ScriptHandler:
             return request, gate.put(capability.action, capability.object)
 
         grant(arrival.script.needs, (), decide)
+        modules = await self._modules(arrival, context)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         async with house.ledger.reserve(key_text(arrival.sender), limits) as lease:
@@ -272,10 +283,26 @@ class ScriptHandler:
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
                 limits=limits,
                 ops=self._calls(arrival, context, gate),
+                modules=modules,
             )
             ending = await self._follow(arrival, job)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
+
+    async def _modules(self, arrival: Arrival, context: Context) -> Modules:
+        """The script's own files, and those of the target that it imports. These are read with the
+        owner's rights, and run with those of the script.
+
+        Raises:
+            NotFound: a library is not here.
+            Untrusted: it is not the one that the lock names.
+        """
+        script, call = arrival.script, arrival.script.call
+        if not call.libraries:
+            return Modules(script.modules) if script.modules else _NO_MODULES
+        found = await self.libraries.gather(context.name, call.libraries, call.locked)
+        arrival.libraries = found.used
+        return Modules({**script.modules, **found.sources}, found.names)
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -381,6 +408,7 @@ class ScriptHandler:
             error=script_error(ending.error) if ending.error else None,
             receipt=sign_receipt(house.identity.node, receipt),
             logs=tuple(arrival.lines),
+            held=tuple(sources.large(arrival.message.script, arrival.message.modules).values()),
         )
         told = self._record.as_told(arrival, answer)
 

@@ -45,7 +45,7 @@ def pick_language(filename: str, source: Source) -> str:
     """
     found = language_of(filename, raw_source(filename, source)[:64])
     # Both are read and run by the one engine.
-    language = ("javascript" if found is Language.TYPESCRIPT else found.value)
+    language = "javascript" if found is Language.TYPESCRIPT else found.value
     kind = kind_of(language)
     if find_spec(kind.library) is None:
         raise Unavailable(

@@ -372,9 +372,7 @@ class Workers:
         """
         worker = await self._reader(pick_language(filename, source))
         return await worker.check(
-            CheckSource(
-                check=next(self._checks), filename=filename, source=source, modules=modules
-            )
+            CheckSource(check=next(self._checks), filename=filename, source=source, modules=modules)
         )
 
     async def outline(self, filename: str, source: str) -> Outline:
@@ -385,9 +383,7 @@ class Workers:
         """
         worker = await self._reader(pick_language(filename, source))
         return await worker.outline(
-            CheckSource(
-                check=next(self._checks), filename=filename, source=source, outlines=True
-            )
+            CheckSource(check=next(self._checks), filename=filename, source=source, outlines=True)
         )
 
     async def _reader(self, language: str) -> Worker:

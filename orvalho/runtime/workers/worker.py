@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, cast
 
-from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Linker, Outline, Turn
+from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Linker, Outline, Problem, Turn
 from orvalho.runtime.workers.messages import (
     AnswerCall,
     Checked,
@@ -200,7 +200,8 @@ class _Worker:
             self._memory.allow(largest_bytes=largest)
 
     def _check(self, message: CheckSource) -> None:
-        name, source, problems, found = message.filename, message.source, (), Outline()
+        name, source, found = message.filename, message.source, Outline()
+        problems: tuple[Problem, ...]
         if message.outlines:
             found = cast("Linker", self._engine).outline(name, source)
             problems = found.problems

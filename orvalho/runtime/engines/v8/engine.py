@@ -45,9 +45,8 @@ class V8Engine:
         linked = self._link(filename, source, modules)
         if linked.problems:
             return linked.problems
-        paths = linked.plan["paths"] if linked.plan else [""]
         problems = []
-        for path, program in zip(paths, linked.programs, strict=True):
+        for path, program in zip(linked.paths, linked.programs, strict=True):
             problem = self._diagnose(program)
             if problem is not None:
                 problems.append(replace(problem, file=path))
@@ -80,7 +79,9 @@ class V8Engine:
         linked = link(filename, source, modules, self._prepare_whole)
         with self._lock:
             self._linked[key] = linked
-            size = sum(len(program.text) for each in self._linked.values() for program in each.programs)
+            size = sum(
+                len(program.text) for each in self._linked.values() for program in each.programs
+            )
             while len(self._linked) > 1 and (
                 size > _KEPT_CHARACTERS or len(self._linked) > _KEPT_LINKED
             ):

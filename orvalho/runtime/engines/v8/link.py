@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from orvalho.contexts.names import near_miss
 from orvalho.errors import InvalidInput
-from orvalho.runtime.engine import Modules, Problem, Request
+from orvalho.runtime.engine import ELSEWHERE, Modules, Problem, Request
 from orvalho.runtime.engines.v8.modules import EVERYTHING, Binding, Program
 from orvalho.scripts.modules import is_named, resolve
 
@@ -31,9 +31,10 @@ Variable = tuple[str, str]
 @dataclass(frozen=True, slots=True)
 class Linked:
     """`plan` is what `modules.js` takes, as JSON can hold it. `programs` are those of the plan, in
-    its order; the first is the script's own."""
+    its order, `paths` theirs; the first is the script's own and has none."""
 
     programs: tuple[Program, ...]
+    paths: tuple[str, ...] = ("",)
     plan: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
@@ -50,9 +51,12 @@ def link(
     linking.read(filename, source)
     linking.check()
     programs = tuple(linking.programs.values())
+    paths = ("", *list(linking.programs)[1:])
     if linking.problems:
-        return Linked(programs, problems=tuple(linking.problems[:_MOST_PROBLEMS]))
-    return Linked(programs, linking.plan())
+        return Linked(programs, paths, problems=tuple(linking.problems[:_MOST_PROBLEMS]))
+    if ELSEWHERE in modules.names.values():
+        return Linked(programs, paths)
+    return Linked(programs, paths, linking.plan())
 
 
 class _Ambiguous(Exception):
@@ -82,7 +86,7 @@ class _Linking:
                 self._problem("" if is_entry else path, each.line, each.column, each.message)
             for request in (*program.requests, *program.dynamic):
                 found = self._find(path, request)
-                if found is not None and found not in self.programs:
+                if found and found not in self.programs:
                     text = self._modules.sources[found]
                     self.programs[found] = self._lower(found, text, False)
                     unread.append(found)
@@ -96,7 +100,8 @@ class _Linking:
             return None
         if is_named(found):
             found = self._modules.names.get(found, found)
-        if found != self._entry and found not in self._modules.sources:
+        known = (ELSEWHERE, self._entry, *self._modules.sources)
+        if found not in known:
             message = f'"{request.specifier}" did not come with the script'
             if is_named(found):
                 message = f'there is no "{request.specifier}" here'
@@ -141,14 +146,16 @@ class _Linking:
 
     # ---- names -------------------------------------------------------------------------------
 
-    def _resolve(self, path: str, name: str, seen: frozenset[Variable] = frozenset()) -> (
-        Variable | None
-    ):
+    def _resolve(
+        self, path: str, name: str, seen: frozenset[Variable] = frozenset()
+    ) -> Variable | None:
         """ResolveExport of the specification: the variable behind a name, None when there is none.
 
         Raises:
             _Ambiguous: there are two.
         """
+        if path == ELSEWHERE:
+            return path, name
         if (path, name) in seen or len(seen) > _MOST_HOPS:
             return None
         seen |= {(path, name)}
@@ -184,7 +191,8 @@ class _Linking:
             program = self.programs[each]
             own = {*program.exports, *(binding.local for binding in program.passed_on)}
             names |= own if each == path else own - {_DEFAULT}
-            unseen += [self._found[each, request.specifier] for request in program.stars]
+            found = [self._found[each, request.specifier] for request in program.stars]
+            unseen += [path for path in found if path != ELSEWHERE]
         return names
 
     # ---- the plan ----------------------------------------------------------------------------
@@ -200,8 +208,6 @@ class _Linking:
             "bare": entry.is_bare,
             "default": None if default is None else self._variable(default),
             "order": self._order(self._entry),
-            # For whoever tells of a module: the script itself has no path among them.
-            "paths": ["", *list(self.programs)[1:]],
             "modules": [self._module(path) for path in self.programs],
         }
 

@@ -167,9 +167,7 @@ class _Lowering:
         if not self._is_linked:
             return _BARE if is_bare else _MODULE, end
         m = self._stem
-        shown = "".join(
-            f",[{json.dumps(name)}]:()=>{what}" for name, what in self._exports.items()
-        )
+        shown = "".join(f",[{json.dumps(name)}]:()=>{what}" for name, what in self._exports.items())
         # An expression that is shown before the block would not see what the block declares.
         show = f"{m}E({{__proto__:null{shown}}});await {m}G;"
         own = f"{m},{m}E,{m}G,{m}L,{m}M"
@@ -187,7 +185,7 @@ class _Lowering:
                 continue
             if word.type == "export" and word.parent.type == "export_statement":
                 self._lower_export(word.parent)
-            elif word.type == "import" or word.type == "meta_property":
+            elif word.type in ("import", "meta_property"):
                 self._lower_import(word, word.parent)
             if len(self._problems) >= _MOST_PROBLEMS:
                 return

@@ -35,7 +35,13 @@ def _files() -> dict[str, str]:
 
 def _prelude(files: dict[str, str]) -> bytes:
     order = list(files)
-    parts = {"stack": "errors.js", "threw": "errors.js", "link": "modules.js", **scope.GLOBALS, **scope.PARTS}
+    parts = {
+        "stack": "errors.js",
+        "threw": "errors.js",
+        "link": "modules.js",
+        **scope.GLOBALS,
+        **scope.PARTS,
+    }
     numbers = {name: order.index(file) for name, file in parts.items()}
     names = json.dumps(list(scope.GLOBALS))
     text = (

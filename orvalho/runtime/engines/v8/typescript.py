@@ -137,9 +137,7 @@ class _Stripping:
         declared = node.child_by_field_name("declaration")
         if "=" in tokens:
             self._problem(node, "export = becomes code: write export default instead")
-        elif (
-            "type" in tokens or "namespace" in tokens or (declared and declared.type in _WHOLE)
-        ):
+        elif "type" in tokens or "namespace" in tokens or (declared and declared.type in _WHOLE):
             self._erase(node.start_byte, node.end_byte)
 
     def _strip_specifier(self, node: Node) -> None:
@@ -230,7 +228,10 @@ class _Stripping:
         # is another statement.
         parent = node.parent
         goes_on = self._after(node.end_byte).startswith(_GOES_ON)
-        is_called = parent is not None and parent.type in ("call_expression", "subscript_expression")
+        is_called = parent is not None and parent.type in (
+            "call_expression",
+            "subscript_expression",
+        )
         is_first = parent is not None and parent.start_byte == node.start_byte
         is_new_line = b"\n" in self._source[node.end_byte : self._after_byte(node.end_byte)]
         if is_new_line and goes_on and ((is_called and is_first) or _ends_statement(node)):
