@@ -205,7 +205,7 @@ def check_lock(file: str, lock: Lock, modules: dict[str, str]) -> None:
         expected = lock.modules.get(path)
         if expected == digest:
             continue
-        what = "its digest differs from the lock" if expected else "it is not in the lock"
+        what = "digest differs from lock" if expected else "not in the lock"
         raise Untrusted(
             f"{path}: {what}.",
             where=str(lock_file(file)),

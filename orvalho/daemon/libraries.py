@@ -229,17 +229,17 @@ def _check_lock(used: Collection[UsedLibrary], locked: Mapping[str, str] | None)
         expected = locked.get(each.path)
         if expected is None:
             raise Untrusted(
-                f"{each.path} is not in the lock", where=each.name or each.path, hint=_LOCK_HINT
+                f"{each.path}: not in the lock", where=each.name or each.path, hint=_LOCK_HINT
             )
         if expected != each.sha256:
             raise Untrusted(
-                f"{each.path}: its digest differs from the lock",
+                f"{each.path}: digest differs from lock",
                 where=each.name or each.path,
                 hint=_LOCK_HINT,
             )
 
 
-_LOCK_HINT: Final = "look at what has changed; orvalho script send --lock writes it anew"
+_LOCK_HINT: Final = "look at what has changed, then: orvalho script send TARGET FILE --lock"
 
 
 def _stem(name: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import mesh, road, seeing
+from orvalho.control import logic, mesh, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path

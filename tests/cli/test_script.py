@@ -11,6 +11,7 @@ import pytest
 
 from orvalho import errors
 from orvalho.cli.arguments import script_params
+from orvalho.control import logic
 from orvalho.control import messages as m
 
 RUN = "r_01jd3k7m2q8v5x9z4b6n1c0f2h"

@@ -279,7 +279,7 @@ def check(session: Session, file: str) -> None:
         session.screen.document(plain(reply))
     elif reply.problems:
         session.screen.lines(
-            problem if problem.startswith(tuple(graph.modules)) else f"{filename}:{problem}"
+            problem if problem.startswith(tuple(graph.modules)) else f"{graph.filename}:{problem}"
             for problem in reply.problems
         )
     elif not session.screen.quiet:

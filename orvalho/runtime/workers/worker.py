@@ -109,6 +109,11 @@ class _Worker:
 
     # ---- from the daemon ---------------------------------------------------------------------
 
+    def _submit(self, function: Callable[..., None], *arguments: object) -> None:
+        """On the thread that reads sources. What fails there would be waited for in vain."""
+        future = self._reading.submit(function, *arguments)
+        future.add_done_callback(lambda done: os._exit(_BUG) if done.exception() else None)
+
     def _received(self, messages: list[ToWorker]) -> None:
         touched: dict[int, GuestRun] = {}
         for message in messages:
@@ -136,9 +141,9 @@ class _Worker:
             self._memory.allow(largest_bytes=_COMPILE_BYTES)
             end_after(wall_s=COMPILE_S, cpu_s=COMPILE_S)
         if isinstance(message, CheckSource):
-            self._reading.submit(self._check, message)
+            self._submit(self._check, message)
         else:
-            self._reading.submit(self._compile, message)
+            self._submit(self._compile, message)
 
     def _start(self, message: StartRun) -> None:
         if self._is_alone:
@@ -147,7 +152,7 @@ class _Worker:
         self._runs[run.number] = run
         self._allow_memory()
         if message.modules or len(message.source) > _LONG_SOURCE:
-            self._reading.submit(self._read, run, message)
+            self._submit(self._read, run, message)
         else:
             self._line_up(run)
 

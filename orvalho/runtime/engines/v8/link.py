@@ -17,6 +17,7 @@ from orvalho.contexts.names import near_miss
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engine import ELSEWHERE, Modules, Problem, Request
 from orvalho.runtime.engines.v8.modules import EVERYTHING, Binding, Program
+from orvalho.runtime.engines.v8.syntax import utf16_units
 from orvalho.scripts.modules import is_named, resolve
 
 _DEFAULT: Final = "default"
@@ -214,7 +215,7 @@ class _Linking:
     def _module(self, path: str) -> dict[str, Any]:
         program = self.programs[path]
         shown = []
-        for name in sorted(self._names(path), key=lambda name: name.encode("utf-16-be")):
+        for name in sorted(self._names(path), key=utf16_units):
             try:
                 variable = self._resolve(path, name)
             except _Ambiguous:

@@ -9,7 +9,7 @@ import tree_sitter_javascript
 import tree_sitter_typescript
 from tree_sitter import Language, Node, Parser, Query, QueryCursor
 
-__all__ = ["Node", "find_all", "parse", "parse_typescript", "utf16", "walk"]
+__all__ = ["Node", "find_all", "parse", "parse_typescript", "utf16", "utf16_units", "walk"]
 
 _JAVASCRIPT: Final = Language(tree_sitter_javascript.language())
 _TYPESCRIPT: Final = Language(tree_sitter_typescript.language_typescript())
@@ -56,3 +56,14 @@ def utf16(text: bytes | bytearray) -> int:
     """How long a text is in UTF-16 units, as columns are counted."""
     characters = text.decode("utf-8", "replace")
     return len(characters) + sum(c > "\uffff" for c in characters)
+
+
+def utf16_units(text: str) -> list[int]:
+    """A text as JavaScript orders it. Without a codec, which a worker can no longer load."""
+    units: list[int] = []
+    for character in map(ord, text):
+        if character > 0xFFFF:
+            units += (0xD800 + ((character - 0x10000) >> 10), 0xDC00 + (character & 0x3FF))
+        else:
+            units.append(character)
+    return units
