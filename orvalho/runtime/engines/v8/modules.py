@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote
 
 from orvalho.runtime.engine import Problem, Request
 from orvalho.runtime.engines.v8.references import References, find_references
-from orvalho.runtime.engines.v8.syntax import Node, parse, utf16
+from orvalho.runtime.engines.v8.syntax import Node, parse, utf16, walk
 from orvalho.runtime.engines.v8.typescript import strip_types
 
 # The words that no bare function may hold, wherever they stand; strings and comments hold them too.
 _WORDS: Final = re.compile(rb"\b(?:import|export)\b")
 _MOST_WORDS: Final = 2000
+_LOOKED_UP: Final = 50
+_STATEMENTS: Final = ("export_statement", "import_statement", "meta_property")
 _MOST_PROBLEMS: Final = 20
 # What may stand behind the last expression without being run after it.
 _SKIPPED: Final = (
@@ -178,39 +181,51 @@ class _Lowering:
     # ---- import and export -------------------------------------------------------------------
 
     def _handle_words(self) -> None:
-        places = [(found.start(), found.end()) for found in _WORDS.finditer(self._text)]
-        for start, end in places[:_MOST_WORDS]:
-            word = self._root.descendant_for_byte_range(start, end)
-            if word is None or word.parent is None:
-                continue
-            if word.type == "export" and word.parent.type == "export_statement":
-                self._lower_export(word.parent)
-            elif word.type in ("import", "meta_property"):
-                self._lower_import(word, word.parent)
-            if len(self._problems) >= _MOST_PROBLEMS:
+        for number, node in enumerate(self._find_words()):
+            if number >= _MOST_WORDS:
+                self._problem(node, f"more than {_MOST_WORDS} imports and exports")
+            elif node.type == "export_statement":
+                self._lower_export(node)
+            elif node.type == "import_statement":
+                self._lower_static(node)
+            elif node.type == "call_expression":
+                self._lower_dynamic(node)
+            else:
+                self._lower_meta(node)
+            if number >= _MOST_WORDS or len(self._problems) >= _MOST_PROBLEMS:
                 return
-        if len(places) > _MOST_WORDS:
-            self._problem(self._root, f"more than {_MOST_WORDS} imports and exports")
         self._find_passed_on()
 
-    def _lower_import(self, word: Node, parent: Node) -> None:
-        if parent.type == "import" and parent.parent:
-            word, parent = parent, parent.parent
-        if word.type == "meta_property" or parent.type == "meta_property":
-            self._is_linked = True
-            meta = word if word.type == "meta_property" else parent
-            text = self._text[meta.start_byte : meta.end_byte]
-            if b"\n" in text or len(text) < len(self._stem) + 1:
-                return self._problem(meta, "write import.meta in one line")
-            self._replaced.append((meta, f"{self._stem}M", len(text)))
-        elif parent.type == "call_expression":
-            self._lower_dynamic(word, parent)
-        elif parent.type == "import_statement":
-            self._lower_static(parent)
+    def _find_words(self) -> Iterator[Node]:
+        """The nodes that import or export, in the order of the text. Looking a place up takes as
+        long as the nodes beside it are many: of many places it is done in one walk."""
+        places = [found.start() for found in _WORDS.finditer(self._text)]
+        if len(places) > _LOOKED_UP:
+            for node, _, _ in walk(self._root):
+                first = node.child(0) if node.type == "call_expression" else None
+                if node.type in _STATEMENTS or (first is not None and first.type == "import"):
+                    yield node
+            return
+        for start in places:
+            node = self._root.descendant_for_byte_range(start, start + len(b"import"))
+            if node is not None and node.type in ("import", "export"):
+                node = node.parent
+                if node is not None and node.type == "import":
+                    node = node.parent
+            if node is not None and node.type in (*_STATEMENTS, "call_expression"):
+                yield node
+
+    def _lower_meta(self, meta: Node) -> None:
+        self._is_linked = True
+        text = self._text[meta.start_byte : meta.end_byte]
+        if b"\n" in text or len(text) < len(self._stem) + 1:
+            return self._problem(meta, "write import.meta in one line")
+        self._replaced.append((meta, f"{self._stem}M", len(text)))
         return None
 
-    def _lower_dynamic(self, word: Node, call: Node) -> None:
+    def _lower_dynamic(self, call: Node) -> None:
         self._is_linked = True
+        word = call.children[0]
         arguments = call.child_by_field_name("arguments")
         given = arguments.named_children if arguments else []
         if len(given) != 1 or given[0].type != "string":
@@ -350,15 +365,17 @@ class _Lowering:
     def _insert(self) -> tuple[str, tuple[Shift, ...]]:
         shifts: list[Shift] = []
         pieces: list[bytes] = []
-        done, line, line_start, shifted = 0, 1, 0, 0
+        done, line, column = 0, 1, 0
         for at, text in sorted(self._inserts, key=lambda insert: insert[0]):
-            pieces += (bytes(self._text[done:at]), text)
-            if breaks := self._text.count(b"\n", done, at):
+            between = bytes(self._text[done:at])
+            pieces += (between, text)
+            if breaks := between.count(b"\n"):
                 line += breaks
-                line_start, shifted = self._text.rfind(b"\n", 0, at) + 1, 0
+                column = 0
+            column += utf16(between[between.rfind(b"\n") + 1 :])
+            shifts.append(Shift(line, column, utf16(text)))
+            column += utf16(text)
             done = at
-            shifts.append(Shift(line, utf16(self._text[line_start:at]) + shifted, utf16(text)))
-            shifted += utf16(text)
         pieces.append(bytes(self._text[done:]))
         return b"".join(pieces).decode("utf-8", "replace"), tuple(shifts)
 

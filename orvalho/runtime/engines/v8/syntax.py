@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final
 
 import tree_sitter_javascript
 import tree_sitter_typescript
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Language, Node, Parser
 
 __all__ = ["Node", "find_all", "parse", "parse_typescript", "utf16", "utf16_units", "walk"]
 
+_GOES_ON: Final = bytes(range(0x80, 0xC0))
+_BEGINS_FOUR: Final = bytes(range(0xF0, 0xF8))
 _JAVASCRIPT: Final = Language(tree_sitter_javascript.language())
 _TYPESCRIPT: Final = Language(tree_sitter_typescript.language_typescript())
-_QUERIES: dict[str, Query] = {}
 
 
 def parse(raw: bytes) -> Node:
@@ -26,13 +27,9 @@ def parse_typescript(raw: bytes) -> Node:
     return Parser(_TYPESCRIPT).parse(raw).root_node
 
 
-def find_all(root: Node, query: str) -> list[Node]:
-    """The nodes of a TypeScript tree that a query captures, in the order of the text."""
-    if query not in _QUERIES:
-        _QUERIES[query] = Query(_TYPESCRIPT, query)
-    found = QueryCursor(_QUERIES[query]).captures(root)
-    nodes = {node.id: node for captured in found.values() for node in captured}
-    return sorted(nodes.values(), key=lambda node: (node.start_byte, -node.end_byte))
+def find_all(root: Node, kinds: Container[str]) -> list[Node]:
+    """The named nodes of these kinds, in the order of the text."""
+    return [node for node, _, _ in walk(root) if node.type in kinds]
 
 
 def walk(root: Node) -> Iterator[tuple[Node, str | None, int]]:
@@ -53,9 +50,10 @@ def walk(root: Node) -> Iterator[tuple[Node, str | None, int]]:
 
 
 def utf16(text: bytes | bytearray) -> int:
-    """How long a text is in UTF-16 units, as columns are counted."""
-    characters = text.decode("utf-8", "replace")
-    return len(characters) + sum(c > "\uffff" for c in characters)
+    """How long a text in UTF-8 is in UTF-16 units, as columns are counted: one for each byte that
+    begins a character, and one more for those that begin one of four bytes."""
+    begun = text.translate(None, _GOES_ON)
+    return 2 * len(begun) - len(begun.translate(None, _BEGINS_FOUR))
 
 
 def utf16_units(text: str) -> list[int]:

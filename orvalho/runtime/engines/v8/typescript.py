@@ -60,9 +60,7 @@ _OTHERS: Final = (
     "export_specifier",
     "type_assertion",
 )
-_QUERY: Final = (
-    "[" + " ".join(f"({kind})" for kind in (*_WHOLE, *_PARTS, *_REFUSED, *_OTHERS)) + "] @found"
-)
+_KINDS: Final = frozenset((*_WHOLE, *_PARTS, *_REFUSED, *_OTHERS))
 _MODIFIERS: Final = (
     "accessibility_modifier",
     "override_modifier",
@@ -107,7 +105,7 @@ class _Stripping:
         }
 
     def strip(self) -> tuple[bytes, tuple[Problem, ...]]:
-        nodes = find_all(parse_typescript(self._source), _QUERY)
+        nodes = find_all(parse_typescript(self._source), _KINDS)
         if len(nodes) > _MOST_NODES:
             return self._source, (Problem(1, 1, "there is too much TypeScript in one file"),)
         for node in nodes:
