@@ -255,6 +255,29 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             problems=(),
         ),
     ),
+    logic.ScriptImports: (logic.ScriptImportsReply(imports=(), problems=()),),
+    logic.LogicShow: (
+        logic.LogicReply(
+            context="peer@laptop",
+            files=(
+                logic.LogicFile(
+                    name="lib:images",
+                    path="/lib/images.js",
+                    file="/home/data/contexts/peer/lib/images.js",
+                    origin="context",
+                    digest="sha256:ab",
+                    wins=True,
+                    why="comes before shared:/images.js",
+                    functions=(
+                        logic.LogicFunction(
+                            name="thumb", line=3, signature="function thumb(a)", doc="Smaller."
+                        ),
+                    ),
+                    problems=(),
+                ),
+            ),
+        ),
+    ),
     m.ScriptSend: (QUEUED, OUTPUT, ENDED),
     m.ScriptList: (m.ScriptListReply(runs=(STATE,)),),
     m.ScriptShow: (

@@ -84,8 +84,8 @@ class _Stripping:
         self._text = bytearray(source)
         self._problems: list[Problem] = []
         self._gone_until = 0
-        # Nodes that were dealt with together with what is around them.
-        self._done: set[int] = set()
+        # From where to where types were dealt with together with what is around them.
+        self._done: list[tuple[int, int]] = []
         self._handlers: dict[str, Callable[[Node], None]] = {
             "as_expression": self._strip_as,
             "satisfies_expression": self._strip_as,
@@ -109,7 +109,7 @@ class _Stripping:
         if len(nodes) > _MOST_NODES:
             return self._source, (Problem(1, 1, "there is too much TypeScript in one file"),)
         for node in nodes:
-            if node.start_byte < self._gone_until or node.id in self._done:
+            if node.start_byte < self._gone_until or self._is_done(node):
                 continue
             if node.type in _REFUSED:
                 self._problem(node, _REFUSED[node.type])
@@ -123,6 +123,11 @@ class _Stripping:
             if len(self._problems) >= _MOST_PROBLEMS:
                 break
         return bytes(self._text), tuple(self._problems)
+
+    def _is_done(self, node: Node) -> bool:
+        # Those behind us are of no more interest, and the text is read from its start.
+        self._done = [each for each in self._done if each[1] > node.start_byte]
+        return any(start <= node.start_byte for start, _ in self._done)
 
     # ---- statements --------------------------------------------------------------------------
 
@@ -211,11 +216,11 @@ class _Stripping:
         if generic is not None and self._is_broken(generic):
             self._blank(generic.start_byte, parameters.start_byte + 1)
             self._text[generic.start_byte] = ord("(")
-            self._done.add(generic.id)
+            self._done.append((generic.start_byte, generic.end_byte))
         if returned is not None and self._is_broken(returned):
             self._blank(parameters.end_byte - 1, returned.end_byte)
             self._text[returned.end_byte - 1] = ord(")")
-            self._done.add(returned.id)
+            self._done.append((returned.start_byte, returned.end_byte))
 
     # ---- expressions -------------------------------------------------------------------------
 
