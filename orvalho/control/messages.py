@@ -97,8 +97,9 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
     (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
-    RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when the target cannot be reached
-    and `wait` is false, ends after a second RunQueued whose `state` is "queued".
+    RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when
+    the target cannot be reached and `wait` is false, ends after a second RunQueued whose `state` is
+    "queued".
     """
 
     to: str

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, PLR0917 -- a table reads best with a case a line
 """Several modules in one run: bindings, order, errors, and what a hostile one cannot do."""
 
 from __future__ import annotations

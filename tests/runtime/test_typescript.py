@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- a table reads best with a case a line
 """TypeScript: types go, everything else stays where it is and means the same."""
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class _Lowering:
     def _find_words(self) -> Iterator[Node]:
         """The nodes that import or export, in the order of the text. Looking a place up takes as
         long as the nodes beside it are many: of many places it is done in one walk."""
-        places = [found.start() for found in _WORDS.finditer(self._text)]
+        places = [word.start() for word in _WORDS.finditer(self._text)]
         if len(places) > _LOOKED_UP:
             for node, _, _ in walk(self._root):
                 first = node.child(0) if node.type == "call_expression" else None
@@ -207,13 +207,14 @@ class _Lowering:
                     yield node
             return
         for start in places:
-            node = self._root.descendant_for_byte_range(start, start + len(b"import"))
-            if node is not None and node.type in ("import", "export"):
-                node = node.parent
-                if node is not None and node.type == "import":
-                    node = node.parent
-            if node is not None and node.type in (*_STATEMENTS, "call_expression"):
-                yield node
+            end = start + len(b"import")
+            found: Node | None = self._root.descendant_for_byte_range(start, end)
+            # The word itself, in a call within a node of its name.
+            for _ in range(2):
+                if found is not None and found.type in ("import", "export"):
+                    found = found.parent
+            if found is not None and found.type in (*_STATEMENTS, "call_expression"):
+                yield found
 
     def _lower_meta(self, meta: Node) -> None:
         self._is_linked = True
