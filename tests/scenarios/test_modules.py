@@ -118,7 +118,12 @@ def test_a_context_overrides_what_its_node_shares(
     assert "Tell loudly." in show
 
 
-def test_a_library_that_is_not_there_names_the_nearest(laptop: Device, tmp_path: Path) -> None:
+def test_a_library_that_is_not_there_names_the_nearest(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "notify.js").touch()
     file = write(tmp_path, job_js='import "lib:notfy"')
     printed = send(laptop, file)
     assert printed.status == 4
