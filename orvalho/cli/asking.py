@@ -9,6 +9,7 @@ from typing import Any
 
 from orvalho.cli.answers import Row, read_row
 from orvalho.cli.arguments import read_script
+from orvalho.cli.modules import find_modules
 from orvalho.cli.output import many
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
@@ -47,15 +48,25 @@ class Asked:
         return f"{self.answered} of {len(self.rows)} answered"
 
 
-def read_program(file: str) -> tuple[str, str, bytes, str | None]:
-    """Its name, its text or its module, and what the file beside a module says.
+def read_program(session: Session, file: str) -> dict[str, Any]:
+    """The fields of an Ask that say what is asked with: its name, its text or its module, the files
+    it imports, and what the file beside a module says.
 
     Raises:
-        InvalidInput: it cannot be read.
+        InvalidInput: it, or what it imports, cannot be read.
     """
     source, module, needs = read_script(file)
     stdin = "stdin.wasm" if module else "stdin.js"
-    return (stdin if file == "-" else Path(file).name), source, module, needs
+    filename = stdin if file == "-" else Path(file).name
+    with session.connect() as client:
+        graph = find_modules(client, None if file == "-" else file, filename, source)
+    return {
+        "filename": graph.filename,
+        "source": source,
+        "module": module,
+        "needs": needs,
+        "modules": graph.modules,
+    }
 
 
 def ask_each(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, mesh, metering, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -20,7 +20,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "note": (
         m.Note,
         "ctx new, group add/rm, peer rm/set/rename/revoke, node approve/reject, depot rm, "
-        "script cancel, config set, daemon stop, lib rm, service start/stop",
+        "script cancel, script lock, config set, daemon stop, lib rm, service start/stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -38,7 +38,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "groups": (m.GroupListReply, "group ls, group show"),
     "nats-configured": (road.NatsConfigured, "nats config"),
     "resolved": (m.Resolved, "resolve"),
-    "script-checked": (m.ScriptChecked, "script check"),
+    "script-checked": (logic.ScriptChecked, "script check"),
+    "logic": (logic.LogicReply, "logic show, logic which"),
     "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),
     "run-ended": (m.RunEnded, "script send, script result, repl, wasi call"),
     "runs": (m.ScriptListReply, "script ls"),

@@ -21,6 +21,7 @@ _WORDS: Final = (
     *("init", "pair", "status", "ping", "doctor", "nodes", "netcheck", "bench", "bugreport"),
     *("ask", "top", "why", "resolve", "repl", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    "logic",
     *("node", "key", "transports", "depot", "nats", "examples"),
     *("wasi", "lib", "libs", "service", "services"),
     *("quota", "usage", "events"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, mesh, metering, pairing, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, pairing, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -90,27 +90,16 @@ class Resolve(Message, frozen=True, kw_only=True, tag=_tag):
     name: str
 
 
-class ScriptCheck(Message, frozen=True, kw_only=True, tag=_tag):
-    """Read a script without running it. -> ScriptChecked
-
-    A WebAssembly module stands in `module`, and `source` is empty then; `needs` is the text of the
-    file that says what it needs, if there is one.
-    """
-
-    filename: str
-    source: str
-    module: bytes = b""
-    needs: str | None = None
-
-
 class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     """Sign a script and send it.
 
-    `source`, `module` and `needs` are as in ScriptCheck. `params` is any JSON value. `expose` are
-    paths of our own context the run may read (`/notes`) or also write (`/notes:rw`). `context`:
-    which of our contexts is the caller (None: the first one). Streams RunQueued, then RunOutput as
-    it comes, then RunEnded; with `detach`, ends after RunQueued; when the target cannot be reached
-    and `wait` is false, ends after a second RunQueued whose `state` is "queued".
+    `source`, `module`, `needs` and `modules` are as in ScriptCheck. `locked`: path -> digest of
+    the target's libraries that the sender's lock names, None without one. `params` is any JSON
+    value. `expose` are paths of our own context the run may read (`/notes`) or also write
+    (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
+    RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when
+    the target cannot be reached and `wait` is false, ends after a second RunQueued whose `state` is
+    "queued".
     """
 
     to: str
@@ -124,6 +113,8 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     expires_s: int = 7 * 86400
     wait: bool = False
     detach: bool = False
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
+    locked: dict[str, str] | None = None
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -229,8 +220,10 @@ Request = (
     | GroupList
     | GroupShow
     | road.NatsConfig
+    | logic.ScriptImports
+    | logic.LogicShow
     | Resolve
-    | ScriptCheck
+    | logic.ScriptCheck
     | ScriptSend
     | ScriptList
     | ScriptShow
@@ -379,22 +372,6 @@ class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
     path: str
 
 
-class ScriptChecked(Message, frozen=True, kw_only=True, tag=_tag):
-    """`problems`: each with `line:column` in front. Empty when the script can be sent. `imports`
-    and `exports` are a module's, with the types of functions."""
-
-    filename: str
-    language: str
-    digest: str
-    size_bytes: int
-    needs: tuple[str, ...]
-    wants: tuple[str, ...]
-    limits: dict[str, int]
-    problems: tuple[str, ...]
-    imports: tuple[str, ...] = ()
-    exports: tuple[str, ...] = ()
-
-
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
     """The run is durable here. `state`: sending, or queued when the target cannot be reached; in
     answer to ScriptResult, as in RunState. `queued_at`: the node that keeps it for the target."""
@@ -461,7 +438,9 @@ class ScriptListReply(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
-    """`receipt` is the signed payload; `receipt_by` the key whose signature held."""
+    """`receipt` is the signed payload; `receipt_by` the key whose signature held. `modules` are
+    the script's other files, path -> digest; `sent_bytes` is the size of the envelope's body, for
+    a run that was sent."""
 
     state: RunState
     needs: tuple[str, ...]
@@ -470,6 +449,8 @@ class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
     error: Failed | None
     receipt: msgspec.Raw = msgspec.field(default_factory=_null)
     receipt_by: str | None = None
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
+    sent_bytes: int | None = None
 
 
 class DecisionState(Message, frozen=True, kw_only=True):
@@ -579,8 +560,10 @@ Reply = (
     | mesh.NodesReply
     | GroupListReply
     | road.NatsConfigured
+    | logic.ScriptImportsReply
+    | logic.LogicReply
     | Resolved
-    | ScriptChecked
+    | logic.ScriptChecked
     | RunQueued
     | RunOutput
     | RunEnded

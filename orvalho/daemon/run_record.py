@@ -24,9 +24,9 @@ from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
-from orvalho.scripts.receipts import Receipt, Tried
+from orvalho.scripts.receipts import Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S, VerifiedScript
 
@@ -54,6 +54,7 @@ class Arrival:
     hold: Hold | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
+    libraries: tuple[UsedLibrary, ...] = ()
 
     @property
     def run(self) -> str:
@@ -132,6 +133,7 @@ class RunRecord:
             params=arrival.script.params,
             ended=ended,
         )
+        sources.stage_modules(connection, row.id, arrival.script.modules)
 
     def _row(self, arrival: Arrival) -> Run:
         call = arrival.script.call
@@ -202,6 +204,8 @@ class RunRecord:
             output_sha256=_digest(logs.encode()) if logs else None,
             started_at=arrival.started_at,
             ended_at=now,
+            modules=arrival.script.call.modules,
+            libraries=arrival.libraries,
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

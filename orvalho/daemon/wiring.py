@@ -20,11 +20,11 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import asking, mesh, road, seeing
+from orvalho.control import asking, logic, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, file_words, library_words
+from orvalho.daemon import addresses, bodies, file_words, library_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
@@ -48,6 +48,7 @@ from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.libraries import LibraryOperations
+from orvalho.daemon.operations.logic import LogicOperations
 from orvalho.daemon.operations.metering import MeteringOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
@@ -84,7 +85,7 @@ from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
 from orvalho.runtime.workers.pool import open_workers
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
@@ -103,6 +104,7 @@ MIGRATIONS = (
     audit.MIGRATIONS,
     runs.MIGRATIONS,
     usage.MIGRATIONS,
+    sources.MIGRATIONS,
     *peers.MIGRATIONS,
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
@@ -382,6 +384,7 @@ class _Wiring:
         node = house.node
         node.handle("script.run", self.scripts.run)
         node.handle("script.cancel", self.scripts.cancel)
+        node.answer(bodies.ASK, self.scripts.bodies.answer)
         node.handle("script.ended", caller.ended)
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
@@ -409,6 +412,7 @@ class _Wiring:
         depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         script = ScriptOperations(house, self.scripts)
+        logics = LogicOperations(house, self.scripts.libraries)
         transport = TransportOperations(house, self._catalog)
         nats = NatsOperations(house, self.nats_config)
         return {
@@ -446,7 +450,9 @@ class _Wiring:
             road.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
-            control.ScriptCheck: script.check,
+            logic.ScriptImports: logics.imports,
+            logic.LogicShow: logics.show,
+            logic.ScriptCheck: script.check,
             control.ScriptSend: script.send,
             control.ScriptList: script.list,
             control.ScriptShow: script.show,

@@ -3,17 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a source cannot be run. Line and column count from 1, the column in UTF-16 units."""
+    """Why a source cannot be run. Line and column count from 1, the column in UTF-16 units; `file`
+    is the module that it is in, empty for the script itself."""
 
     line: int
     column: int
     message: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One place where a source asks for a module, and by which specifier."""
+
+    specifier: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What a module exports: `signature` as its author wrote it, `doc` its doc comment."""
+
+    name: str
+    line: int
+    signature: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What stands in a source, nothing of which is run."""
+
+    requests: tuple[Request, ...] = ()
+    functions: tuple[Function, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+# The path of what is known on the target only: it is not looked at before.
+ELSEWHERE: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """What a script is made of beside its own source. `sources`: path -> text, `names`: a name
+    such as `lib:images` -> the path that it stands for here, or ELSEWHERE."""
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.sources or self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +77,7 @@ class Start:
     output_bytes: int
     host_calls: int
     serves: bool = False
+    modules: Modules = field(default_factory=Modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +147,19 @@ class Engine(Protocol):
 
     def check(self, filename: str, source: str) -> tuple[Problem, ...]:
         """All that keeps the source from running. Compiles and runs nothing. Blocks."""
+
+
+class Linker(Engine, Protocol):
+    """An Engine whose sources may consist of several modules."""
+
+    def prepare_all(self, filename: str, source: str, modules: Modules) -> None:
+        """`prepare` of a script together with its modules."""
+
+    def check_all(self, filename: str, source: str, modules: Modules) -> tuple[Problem, ...]:
+        """`check` of a script together with its modules, as they refer to each other."""
+
+    def outline(self, filename: str, source: str) -> Outline:
+        """What a source asks for and exports. Blocks."""
 
 
 class Compiler(Engine, Protocol):

@@ -24,7 +24,7 @@ from anyio.abc import TaskGroup
 from orvalho.errors import NotFound, OrvalhoError
 from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
-from orvalho.runtime.engine import Problem
+from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.catalog import ALONE, pick_language
 from orvalho.runtime.workers.messages import (
     AnswerCall,
@@ -45,6 +45,7 @@ __all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]
 _log: Final = logging.getLogger(__name__)
 _MOST_CALLS_AT_ONCE: Final = 32
 _MOST_ARGUMENT_BYTES: Final = 32 << 20
+_ALONE_SOURCE: Final = Modules()
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
 # A process of its own costs a run some milliseconds, and saves a third of its time.
@@ -76,6 +77,7 @@ class Job:
     serves: bool = False
     metering_s: float = 0.0
     on_metered: Callable[[int], None] | None = None
+    modules: Modules = _ALONE_SOURCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,9 @@ class Jobs:
             if len(self._heavy) > _MOST_HEAVY:
                 self._heavy.popitem(last=False)
 
-    async def check(self, filename: str, source: Source) -> tuple[Problem, ...]:
+    async def check(
+        self, filename: str, source: Source, modules: Modules = _ALONE_SOURCE
+    ) -> tuple[Problem, ...]:
         """All that keeps a source from running, nothing of which is run.
 
         Raises:
@@ -177,7 +181,15 @@ class Jobs:
         """
         if isinstance(source, bytes):
             return (await self.workers.compile(filename, source)).problems
-        return await self.workers.check(filename, source)
+        return await self.workers.check(filename, source, modules)
+
+    async def outline(self, filename: str, source: str) -> Outline:
+        """What a source asks for and offers, nothing of which is run.
+
+        Raises:
+            Unavailable: as for `check`.
+        """
+        return await self.workers.outline(filename, source)
 
 
 class Run:
@@ -230,6 +242,7 @@ class Run:
                 host_calls=limits.host_calls,
                 serves=job.serves,
                 metering_s=job.metering_s,
+                modules=job.modules,
             ),
             self,
         )

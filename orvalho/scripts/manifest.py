@@ -100,7 +100,11 @@ def _read(script: Script, beside: str | None) -> tuple[Manifest, _Reader]:
 _BLOCK: Final = "orvalho"
 _OPENING: Final = re.compile(r"/// ([A-Za-z0-9-]+)[ \t]*")
 _CLOSING: Final = re.compile(r"///[ \t]*")
-_MARKS: Final = {Language.JAVASCRIPT: "//", Language.STARLARK: "#"}
+_MARKS: Final = {
+    Language.JAVASCRIPT: "//",
+    Language.TYPESCRIPT: "//",
+    Language.STARLARK: "#",
+}
 _LISTS: Final = ("needs", "wants")
 # How a limit is called in a header -> its field, how it is read, how its maximum is shown.
 _LIMITS: Final[dict[str, tuple[str, Callable[[str], float | int], Callable[[Any], str]]]] = {

@@ -3,6 +3,7 @@ are ignored."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -16,12 +17,16 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
 
 class RunScript(_Body, frozen=True, kw_only=True):
     """Run this. `envelope` is what `sign_script` made, `source` the script it is about, or
-    `module` when that is a WebAssembly module, `params` one JSON value."""
+    `module` when that is a WebAssembly module, `params` one JSON value, `modules` its ES modules by
+    path. `held`: path -> digest of what the target has said it holds and what therefore is left
+    out; the script itself has the path ""."""
 
     envelope: bytes
     source: str
     params: bytes
     module: bytes = b""
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
+    held: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def script(self) -> str | bytes:
@@ -29,10 +34,17 @@ class RunScript(_Body, frozen=True, kw_only=True):
         return self.module or self.source
 
 
-def run_script(envelope: bytes, source: str | bytes, params: bytes) -> RunScript:
+def run_script(
+    envelope: bytes,
+    source: str | bytes,
+    params: bytes,
+    modules: Mapping[str, str] | None = None,
+) -> RunScript:
     """The message for a source of either kind."""
     if isinstance(source, str):
-        return RunScript(envelope=envelope, source=source, params=params)
+        return RunScript(
+            envelope=envelope, source=source, params=params, modules=dict(modules or {})
+        )
     return RunScript(envelope=envelope, source="", module=source, params=params)
 
 
@@ -62,7 +74,7 @@ class ScriptError(_Body, frozen=True, kw_only=True):
 class ScriptEnded(_Body, frozen=True, kw_only=True):
     """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired.
     `result` is JSON, or the bytes themselves when `is_bytes`; `receipt` is what `sign_receipt`
-    made; `logs` are all its lines."""
+    made; `logs` are all its lines; `held` the digests of large sources that the target now has."""
 
     run: str
     outcome: str
@@ -71,6 +83,22 @@ class ScriptEnded(_Body, frozen=True, kw_only=True):
     error: ScriptError | None = None
     receipt: bytes | None = None
     logs: tuple[ScriptOutput, ...] = ()
+    held: tuple[str, ...] = ()
+
+
+class AskSource(_Body, frozen=True, kw_only=True):
+    """The part from `offset` of a source that was left out, and is not here after all."""
+
+    digest: str
+    offset: int = 0
+
+
+class SourcePart(_Body, frozen=True, kw_only=True):
+    """`size_bytes` is that of the whole; `is_bytes`: it is no text."""
+
+    size_bytes: int
+    is_bytes: bool
+    content: bytes
 
 
 class CancelScript(_Body, frozen=True, kw_only=True):

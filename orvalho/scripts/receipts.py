@@ -24,10 +24,20 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rule: str | None
 
 
+class UsedLibrary(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the target's that the script was run with: the name that stands for it, empty for
+    one that another file asked for by its path."""
+
+    name: str
+    path: str
+    sha256: str
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
     moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
-    or quota ended it: `cpu`, `quota cpu (group guests)`."""
+    or quota ended it: `cpu`, `quota cpu (group guests)`; `modules` are the files that came with the
+    script, path -> digest, `libraries` those of the target."""
 
     run: str
     script_sha256: str
@@ -44,6 +54,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     ended_at: float
     limit: str | None = None
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
+    libraries: tuple[UsedLibrary, ...] = ()
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

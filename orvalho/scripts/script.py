@@ -20,6 +20,7 @@ class Language(Enum):
     """What can be run. The value is the name shown to people."""
 
     JAVASCRIPT = "javascript"
+    TYPESCRIPT = "typescript"
     WASM = "wasm"
     STARLARK = "starlark"
     # The name of a library that the target has (`reference.py`).
@@ -32,6 +33,8 @@ Source = str | bytes
 _SUFFIXES: Final = {
     ".js": Language.JAVASCRIPT,
     ".mjs": Language.JAVASCRIPT,
+    ".ts": Language.TYPESCRIPT,
+    ".mts": Language.TYPESCRIPT,
     ".wasm": Language.WASM,
     ".star": Language.STARLARK,
     ".lib": Language.LIBRARY,

@@ -8,8 +8,8 @@ script and its parameters travel beside the envelope.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -21,6 +21,7 @@ from orvalho.policies.capability import MAX_CAPABILITIES, Capability, parse_capa
 from orvalho.policies.quota import Asked
 from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
 from orvalho.scripts.manifest import Manifest
+from orvalho.scripts.modules import MAX_MODULES, check_modules, digest_of, is_named, named
 from orvalho.scripts.script import Script, Source, make_script
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
@@ -29,6 +30,21 @@ MAX_ENVELOPE_BYTES: Final = 64 << 10
 SKEW_S: Final = 60.0
 LIFE_S: Final = 7 * 86_400.0
 MAX_LIFE_S: Final = 30 * 86_400.0
+
+
+NONE: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a script is made of beside its own source: `modules` path -> text, and as in Call."""
+
+    modules: Mapping[str, str] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
+    locked: Mapping[str, str] | None = None
+
+
+ALONE: Final = Parts()
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +66,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """The signed payload. Moments are Unix seconds, digests 64 hex digits of SHA-256."""
+    """The signed payload. Moments are Unix seconds, digests 64 hex digits of SHA-256. `modules`
+    are the script's other files, path -> digest; `libraries` the names such as `lib:images` that
+    it imports; `locked`, if there is a lock, path -> digest of the files behind those."""
 
     run: str
     caller: Caller
@@ -63,6 +81,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     limits: Asked
     issued_at: float
     expires_at: float
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
+    locked: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,7 @@ class SignedScript:
     envelope: bytes
     call: Call
     params: bytes
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +108,7 @@ class VerifiedScript:
     signed_by: Key
     needs: tuple[Capability, ...]
     wants: tuple[Capability, ...]
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 def sign_script(
@@ -99,14 +122,16 @@ def sign_script(
     run: str,
     now: float,
     life_s: float = LIFE_S,
+    parts: Parts = ALONE,
 ) -> SignedScript:
     """Sign with the caller's context key (`signer`). `params` is what `json_value` answered.
 
     Raises:
-        InvalidInput: the life is too long.
+        InvalidInput: the life is too long, or there are too many modules.
     """
     if not 0 < life_s <= MAX_LIFE_S:
         raise InvalidInput(f"a script waits at most {MAX_LIFE_S / 86_400:.0f} days to be run")
+    check_modules(parts.modules)
     call = Call(
         run=run,
         caller=caller,
@@ -119,8 +144,18 @@ def sign_script(
         limits=manifest.limits,
         issued_at=now,
         expires_at=now + life_s,
+        modules={path: digest_of(each) for path, each in sorted(parts.modules.items())},
+        libraries=named(parts.libraries),
+        locked=dict(parts.locked) if parts.locked is not None else None,
     )
-    return SignedScript(seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call)), call, params)
+    envelope = seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call))
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise InvalidInput(
+            f"the signed call has {len(envelope)} bytes, more than {MAX_ENVELOPE_BYTES}",
+            where=script.filename,
+            hint="fewer modules, or shorter paths",
+        )
+    return SignedScript(envelope, call, params, parts.modules)
 
 
 def verify_script(
@@ -133,12 +168,14 @@ def verify_script(
     is_known_node: Callable[[Key], bool],
     sender: Key | None = None,
     formerly: Collection[Key] = (),
+    modules: Mapping[str, str] = NONE,
 ) -> VerifiedScript:
     """Check an envelope that was sent to us, `node_key`, or to a key we had, one of `formerly`. In
     this order: size and form, the signature over the bytes that arrived, and only then what they
-    say: who, whereto, when, and the digests of script and parameters. `sender` is the node at the
-    other end of the link, when only its own contexts may ask. Not checked here: whether the run id
-    was seen before (a transaction's task, see `runs.stage_seen`), and whether our context exists.
+    say: who, whereto, when, and the digests of script, modules and parameters. `sender` is
+    the node at the other end of the link, when only its own contexts may ask. Not checked here:
+    whether the run id was seen before (a transaction's task, see `runs.stage_seen`), and whether
+    our context exists.
 
     Raises:
         Untrusted: each reason has its own message.
@@ -166,7 +203,8 @@ def verify_script(
         )
     _check_times(call, now)
     _check_digests(call, script, params)
-    return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants)
+    _check_modules(call, modules)
+    return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants, modules)
 
 
 def json_value(params: bytes) -> bytes:
@@ -182,6 +220,24 @@ def json_value(params: bytes) -> bytes:
         return bytes(msgspec.json.decode(params, type=msgspec.Raw))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"params are not JSON: {error}", hint="--params '{\"a\": 1}'") from error
+
+
+def _check_modules(call: Call, modules: Mapping[str, str]) -> None:
+    try:
+        check_modules(modules)
+        digests = {path: digest_of(each) for path, each in modules.items()}
+    except InvalidInput as error:
+        raise Untrusted(f"the script's modules are malformed: {error}") from error
+    if digests != call.modules:
+        changed = next((path for path in digests if digests[path] != call.modules.get(path)), None)
+        raise Untrusted(
+            "a module is not the one that was signed"
+            if changed
+            else "a module that was signed did not come with the script",
+            where=ascii(changed) if changed else None,
+        )
+    if not all(map(is_named, call.libraries)) or len(call.libraries) > MAX_MODULES:
+        raise Untrusted("the signed call names libraries that cannot be")
 
 
 def _check_target(call: Call, ours: Collection[Key]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, mesh, metering, road, seeing
+from orvalho.control import asking, libraries, logic, mesh, metering, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -321,8 +321,8 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             path="direct 127.0.0.1:4455",
         ),
     ),
-    m.ScriptCheck: (
-        m.ScriptChecked(
+    logic.ScriptCheck: (
+        logic.ScriptChecked(
             filename="job.js",
             language="javascript",
             digest="sha256:ab",
@@ -331,6 +331,29 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             wants=(),
             limits={"wall_ms": 30000},
             problems=(),
+        ),
+    ),
+    logic.ScriptImports: (logic.ScriptImportsReply(imports=(), problems=()),),
+    logic.LogicShow: (
+        logic.LogicReply(
+            context="peer@laptop",
+            files=(
+                logic.LogicFile(
+                    name="lib:images",
+                    path="/lib/images.js",
+                    file="/home/data/contexts/peer/lib/images.js",
+                    origin="context",
+                    digest="sha256:ab",
+                    wins=True,
+                    why="comes before shared:/images.js",
+                    functions=(
+                        logic.LogicFunction(
+                            name="thumb", line=3, signature="function thumb(a)", doc="Smaller."
+                        ),
+                    ),
+                    problems=(),
+                ),
+            ),
         ),
     ),
     m.ScriptSend: (QUEUED, OUTPUT, ENDED),

@@ -33,6 +33,7 @@ JSON_COMMANDS = {
     "run-ended": ("script", "send", "peer@phone2", "-e", "1"),
     "runs": ("script", "ls"),
     "run": ("script", "show", "r_1"),
+    "logic": ("logic", "show", "peer"),
     "run-output": ("script", "logs", "r_1"),
     "why": ("why", "r_1"),
     "policy-checked": ("policy", "check"),

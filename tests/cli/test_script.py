@@ -11,6 +11,7 @@ import pytest
 
 from orvalho import errors
 from orvalho.cli.arguments import script_params
+from orvalho.control import logic
 from orvalho.control import messages as m
 
 RUN = "r_01jd3k7m2q8v5x9z4b6n1c0f2h"
@@ -218,11 +219,11 @@ def test_interrupt_cancels_the_run(daemon, environ):
 
 
 def test_check_tells_every_mistake_with_its_place(job, daemon, orvalho, capsys):
-    reply = m.ScriptChecked(
+    reply = logic.ScriptChecked(
         filename="job.js", language="javascript", digest="", size_bytes=1, needs=(), wants=(),
         limits={}, problems=("3:1: unknown capability", "4:2: oh"),
     )  # fmt: skip
-    daemon.says(m.ScriptCheck, reply)
+    daemon.says(logic.ScriptCheck, reply)
     assert orvalho("script", "check", job) == 2
     shown = capsys.readouterr()
     assert shown.out == "job.js:3:1: unknown capability\njob.js:4:2: oh\n"

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from orvalho import errors
+from orvalho.control import logic
 from orvalho.control import messages as m
 from orvalho.control.client import MAX_LINE_BYTES, Client, DaemonError
 from orvalho.control.server import open_server
@@ -35,7 +36,7 @@ async def echo(request: m.Request) -> AsyncIterator[m.Reply]:
             yield m.Note(text=name)
         case m.ScriptSend():
             yield m.Note(text=request.params and bytes(request.params).decode())
-        case m.ScriptCheck():
+        case logic.ScriptCheck():
             yield m.Note(text=str(len(request.source)))
         case m.ScriptResult():
             result = msgspec.Raw(b'{\n "a": [1,\n2]}')
@@ -158,7 +159,9 @@ def test_a_line_without_an_end_is_refused_and_the_client_dropped(served):
 
 def test_64_mib_of_parameters_pass(client):
     source = "x" * (86 * 1024 * 1024)
-    assert client.ask(m.ScriptCheck(filename="a", source=source), m.Note).text == str(len(source))
+    assert client.ask(logic.ScriptCheck(filename="a", source=source), m.Note).text == str(
+        len(source)
+    )
 
 
 def test_line_breaks_inside_raw_values_do_not_break_lines(client):

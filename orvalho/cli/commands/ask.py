@@ -18,7 +18,8 @@ from orvalho.cli.runs import end_error, follow, result_text
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
 from orvalho.control.asking import Ask, AskPlaced
-from orvalho.control.messages import RunEnded, ScriptCheck, ScriptChecked, ScriptSend
+from orvalho.control.logic import ScriptCheck, ScriptChecked
+from orvalho.control.messages import RunEnded, ScriptSend
 from orvalho.errors import InvalidInput, Unavailable
 
 _STAR: Final = "star:"
@@ -91,17 +92,15 @@ def command(
     reducer = _reducer(session, how)
     if (program is None) == (code is None):
         raise InvalidInput("give a PROGRAM, or code with -e.", hint="orvalho ask -h")
+    asked_with: dict[str, Any]
     if code is not None:
-        filename, source, module, needs = "inline.js", inline_source(code), b"", None
+        asked_with = {"filename": "inline.js", "source": inline_source(code)}
     else:
         assert program is not None
-        filename, source, module, needs = read_program(program)
+        asked_with = read_program(session, program)
     request = Ask(
         to=target,
-        filename=filename,
-        source=source,
-        module=module,
-        needs=needs,
+        **asked_with,
         params=msgspec.Raw(script_params(pairs, params_file)),
         context=context,
         timeout_s=timeout_s,

@@ -13,6 +13,14 @@ import msgspec
 
 from orvalho.cli.arguments import Duration, read_script, script_params
 from orvalho.cli.inline import inline_source
+from orvalho.cli.modules import (
+    Lock,
+    check_lock,
+    digests_of,
+    find_modules,
+    read_lock,
+    write_lock,
+)
 from orvalho.cli.output import age, duration, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.runs import follow, show_end
@@ -20,14 +28,13 @@ from orvalho.cli.session import Session
 from orvalho.cli.several import follow_each, show_choice
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.client import error_of
+from orvalho.control.logic import ScriptCheck, ScriptChecked
 from orvalho.control.messages import (
     Note,
     RunEnded,
     RunOutput,
     RunQueued,
     ScriptCancel,
-    ScriptCheck,
-    ScriptChecked,
     ScriptList,
     ScriptListReply,
     ScriptLogs,
@@ -92,6 +99,9 @@ def command() -> None:
 @click.option("--wait", is_flag=True, help="Wait for the result, however long the target is away.")
 @click.option("--detach", is_flag=True, help="Print the run's id and go.")
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE.")
+@click.option(
+    "--lock", "locks", is_flag=True, help="Write down what it was made of, libraries included."
+)
 @click.pass_obj
 def send(
     session: Session,
@@ -107,16 +117,21 @@ def send(
     wait: bool,
     detach: bool,
     output: str | None,
+    locks: bool,
 ) -> int:
     """Sign FILE (- for stdin) and have TARGET run it: peer@phone2, the nearest of any@label=value,
     or each of @group or all (work@all: their context of that name). Its log lines come to standard
     error, its result to standard output. Exit status 7: the target is away, and the run waits for
-    it; of several the worst."""
+    it; of several the worst. What it imports goes with it; a lock beside FILE must agree."""
     if wait and detach:
         raise InvalidInput("--wait and --detach exclude each other.")
     if file == "-" and params_file == "-":
         raise InvalidInput("standard input holds the script or the parameters, not both.")
     filename, source, module, needs = _source(file, code)
+    beside = None if file == "-" else file
+    if locks and (beside is None or detach):
+        raise InvalidInput("--lock writes beside a FILE, once its run has ended.")
+    lock = read_lock(beside) if beside and not locks else None
     request = ScriptSend(
         to=target,
         filename=filename,
@@ -138,6 +153,15 @@ def send(
             session.screen.notice(_waiting(queued))
 
     with session.connect() as client:
+        graph = find_modules(client, beside, filename, source)
+        if beside and lock:
+            check_lock(beside, lock, graph.modules)
+        request = msgspec.structs.replace(
+            request,
+            filename=graph.filename,
+            modules=graph.modules,
+            locked=lock.libraries if lock else None,
+        )
         replies = client.stream(request)
         first = next(replies, None)
         if isinstance(first, ScriptPlaced) and first.several:
@@ -149,6 +173,8 @@ def send(
         last = follow(session, replies, filename, tell_queued)
     if isinstance(last, RunEnded):
         show_end(session, last, output)
+        if locks and beside:
+            _lock(session, beside, graph.modules, last.run)
         return 0
     if last is None:
         raise Unavailable("the daemon did not say what became of the script.")
@@ -190,6 +216,42 @@ def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
 
 
 @command.command(
+    "lock",
+    cls=Verb,
+    examples=(
+        "orvalho script lock job.js",
+        "orvalho script lock job.ts --json",
+        "orvalho script send peer@phone2 job.js --lock",
+    ),
+)
+@click.argument("file", metavar="FILE")
+@click.pass_obj
+def lock_(session: Session, file: str) -> None:
+    """Write the digests of all that FILE imports beside it (job.lock). A file that has changed
+    since is not sent (exit status 6). `send --lock` writes down the target's libraries, too."""
+    filename, source, _module, _needs = _read(file)
+    with session.connect() as client:
+        graph = find_modules(client, file, filename, source)
+    known = read_lock(file)
+    lock = Lock(digests_of(graph.modules), known.libraries if known else None)
+    path = write_lock(file, lock)
+    session.tell(Note(text=f"{path}: {many(len(lock.modules), 'module')}"))
+
+
+def _lock(session: Session, file: str, modules: dict[str, str], run: str) -> None:
+    with session.connect() as client:
+        reply = client.ask(ScriptShow(run=run), ScriptShowReply)
+    receipt = msgspec.json.decode(reply.receipt) or {}
+    libraries = {each["path"]: each["sha256"] for each in receipt.get("libraries", ())}
+    path = write_lock(file, Lock(digests_of(modules), libraries))
+    session.screen.notice(
+        f"{path}: {many(len(modules), 'module')}, {many(len(libraries), 'library')}"
+        if len(libraries) == 1
+        else f"{path}: {many(len(modules), 'module')}, {len(libraries)} libraries"
+    )
+
+
+@command.command(
     "check",
     cls=Verb,
     examples=(
@@ -203,16 +265,28 @@ def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
 def check(session: Session, file: str) -> None:
     """Read a script without running it. Tells what it asks for, or every mistake in it."""
     filename, source, module, needs = _read(file)
-    request = ScriptCheck(filename=filename, source=source, module=module, needs=needs)
     with session.connect() as client:
+        graph = find_modules(client, None if file == "-" else file, filename, source)
+        request = ScriptCheck(
+            filename=graph.filename,
+            source=source,
+            module=module,
+            needs=needs,
+            modules=graph.modules,
+        )
         reply = client.ask(request, ScriptChecked)
     if session.screen.as_json:
         session.screen.document(plain(reply))
     elif reply.problems:
-        session.screen.lines(f"{filename}:{problem}" for problem in reply.problems)
+        session.screen.lines(
+            problem if problem.startswith(tuple(graph.modules)) else f"{graph.filename}:{problem}"
+            for problem in reply.problems
+        )
     elif not session.screen.quiet:
         session.screen.line(f"{filename}  {reply.language}  {size(reply.size_bytes)}")
         session.screen.line(f"  digest  {reply.digest}")
+        session.screen.lines(f"  module  {each}  sha256:{d}" for each, d in reply.modules.items())
+        session.screen.lines(f"  library {each}" for each in reply.libraries)
         session.screen.lines(f"  needs   {capability}" for capability in reply.needs)
         session.screen.lines(f"  wants   {capability}" for capability in reply.wants)
         session.screen.lines(f"  limit   {name} {value}" for name, value in reply.limits.items())
@@ -284,6 +358,9 @@ def show(session: Session, run: str) -> None:
         ("ended", None if state.ended_at is None else moment(state.ended_at)),
         ("took", None if state.wall_ms is None else milliseconds(state.wall_ms)),
         ("params", size(reply.params_bytes)),
+        ("sent", None if reply.sent_bytes is None else size(reply.sent_bytes)),
+        *(("module", f"{path}  sha256:{each}") for path, each in reply.modules.items()),
+        *(("library", text) for text in _libraries(reply)),
         *(("needs", need) for need in reply.needs),
         ("limit", (json.loads(bytes(reply.receipt)) or {}).get("limit")),
         ("receipt by", reply.receipt_by),
@@ -292,6 +369,14 @@ def show(session: Session, run: str) -> None:
     session.screen.lines(f"  {label:<10} {value}" for label, value in pairs if value is not None)
     if reply.error is not None:
         session.screen.error(error_of(reply.error))
+
+
+def _libraries(reply: ScriptShowReply) -> list[str]:
+    receipt = msgspec.json.decode(reply.receipt) or {}
+    return [
+        f"{each['name'] or each['path']}  {each['path']}  sha256:{each['sha256']}"
+        for each in receipt.get("libraries", ())
+    ]
 
 
 @command.command(

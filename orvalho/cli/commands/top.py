@@ -56,17 +56,8 @@ def command(
     ordinary program, examples/c/ram.c, that every node runs under its own rules; --program puts
     another in its place. Until Ctrl-C."""
     file = program or str(examples.shipped_file(_PROGRAM))
-    filename, source, module, needs = read_program(file)
-    request = Ask(
-        to=target,
-        filename=filename,
-        source=source,
-        module=module,
-        needs=needs,
-        context=context,
-        timeout_s=interval_s,
-        here=True,
-    )
+    asked_with = read_program(session, file)
+    request = Ask(to=target, **asked_with, context=context, timeout_s=interval_s, here=True)
     while True:
         began_at = time.monotonic()
         asked = ask_each(session, request)

@@ -33,7 +33,7 @@ from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
 from orvalho.policies.quota import Usage
 from orvalho.runtime.web.contexts import file_calls
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CallerCall,
     CallerReply,
@@ -113,6 +113,10 @@ class CallerHandler:
         now = time.time()
         if not runs.stage_ended(connection, ended, at=now, usage=usage):
             return
+        if ended.held:
+            sources.stage_held(
+                connection, run.peer_key, sources.sent_in(connection, run, ended.held), now
+            )
         gate = self._gates.get(run.id)
         for each in gate.take_allowed() if gate else ():
             entry = decided(each.request, each.decision, at=now, run=run.id)

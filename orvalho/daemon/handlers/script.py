@@ -24,10 +24,12 @@ from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
+from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
+from orvalho.daemon.libraries import Libraries
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_news import RunNews
@@ -53,8 +55,9 @@ from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
 from orvalho.retry import Backoff
+from orvalho.runtime.engine import Modules
 from orvalho.runtime.job import Ended, HostCall, Job, Output
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CancelScript,
     RunScript,
@@ -77,6 +80,7 @@ _ANSWER_LIFE_S: Final = 30 * 86_400.0
 _TELL_S: Final = 1.0
 # Cancels that may overtake their scripts.
 _EARLY_CANCELS: Final = 1024
+_NO_MODULES: Final = Modules()
 
 
 class ScriptHandler:
@@ -86,6 +90,8 @@ class ScriptHandler:
         self._house = house
         self._record = RunRecord(house)
         self._news = RunNews(house.events, self._record.caller_name)
+        self.bodies = Bodies(house)
+        self.libraries = Libraries(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
@@ -113,7 +119,8 @@ class ScriptHandler:
         for run in await self._house.runs.open_runs("sent"):
             if run.peer_key == me:
                 bodies = await self._house.runs.bodies(run.id)
-                message = run_script(bodies.envelope, bodies.source, bodies.params)
+                modules = await self._house.store.read(partial(sources.modules_of, run=run.id))
+                message = run_script(bodies.envelope, bodies.source, bodies.params, modules)
                 self.run_here(encode(message), run if run.state == "running" else None)
         self._resumed.set()
 
@@ -173,6 +180,8 @@ class ScriptHandler:
     ) -> None:
         message = decode(body, RunScript)
         try:
+            if message.held:
+                message = await self.bodies.fill(message, sender)
             script = self._verify(message, sender, begun)
         except Untrusted as error:
             await self._refuse_unverified(message, sender, delivery, error)
@@ -219,6 +228,7 @@ class ScriptHandler:
             is_known_node=is_known,
             sender=sender,
             formerly=house.identity.former_keys,
+            modules=message.modules,
         )
         run = script.call.run
         is_ours = sender != me and house.runs.at_hand(run) is not None
@@ -281,6 +291,7 @@ class ScriptHandler:
         if reference is not None:
             filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
+        modules = await self._modules(arrival, context)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         node = key_text(arrival.sender)
@@ -301,6 +312,7 @@ class ScriptHandler:
                 digest=arrival.script.script.digest,
                 metering_s=hold.metering_s,
                 on_metered=hold.metered,
+                modules=modules,
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
@@ -319,6 +331,21 @@ class ScriptHandler:
         for entry in peer.contexts if peer else ():
             found |= groups.groups_of(Key(entry.key))
         return tuple(sorted(found))
+
+    async def _modules(self, arrival: Arrival, context: Context) -> Modules:
+        """The script's own files, and those of the target that it imports. These are read with the
+        owner's rights, and run with those of the script.
+
+        Raises:
+            NotFound: a library is not here.
+            Untrusted: it is not the one that the lock names.
+        """
+        script, call = arrival.script, arrival.script.call
+        if not call.libraries:
+            return Modules(script.modules) if script.modules else _NO_MODULES
+        found = await self.libraries.gather(context.name, call.libraries, call.locked)
+        arrival.libraries = found.used
+        return Modules({**script.modules, **found.sources}, found.names)
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -452,6 +479,7 @@ class ScriptHandler:
             error=script_error(ending.error) if ending.error else None,
             receipt=sign_receipt(house.identity.node, receipt),
             logs=tuple(arrival.lines),
+            held=tuple(sources.large(arrival.message.script, arrival.message.modules).values()),
         )
         told = self._record.as_told(arrival, answer)
 

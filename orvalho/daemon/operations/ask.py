@@ -22,8 +22,8 @@ from orvalho.daemon.house import House
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.run_words import RunOver
 from orvalho.daemon.selection import Candidate, Selection
-from orvalho.daemon.syntax import Syntax
 from orvalho.errors import Denied, InvalidInput, OrvalhoError, ScriptFailed, Unavailable
+from orvalho.scripts.signing import Parts
 
 Replies = AsyncIterator[control.Reply]
 
@@ -63,7 +63,6 @@ class AskOperations:
         self._scripts = scripts
         self._tasks = tasks
         self._selection = Selection(house)
-        self._syntax = Syntax(house)
 
     async def ask(self, request: asking.Ask) -> Replies:
         """Raises:
@@ -74,7 +73,7 @@ class AskOperations:
             raise InvalidInput(f"a program may be waited for up to {_LONGEST_S:g} s")
         here = self._scripts.caller_address(request.context)
         everyone = self._everyone(request)
-        await self._syntax.check(request.filename, request.module or request.source, request.needs)
+        parts = await self._scripts.parts(_sent(request, here))
         asked = [each for each in everyone if each.hops <= request.hops]
         left_out = tuple(each.choice for each in everyone if each.hops > request.hops)
         yield asking.AskPlaced(
@@ -87,7 +86,7 @@ class AskOperations:
         deadline = anyio.current_time() + request.timeout_s
         scopes = [anyio.CancelScope(deadline=deadline) for _ in asked]
         for each, scope in zip(asked, scopes, strict=True):
-            self._tasks.start_soon(self._put, request, each, scope, answers)
+            self._tasks.start_soon(self._put, request, parts, each, scope, answers)
         try:
             for _ in asked:
                 yield await answers.get()
@@ -133,6 +132,7 @@ class AskOperations:
     async def _put(
         self,
         request: asking.Ask,
+        parts: Parts,
         asked: _Asked,
         scope: anyio.CancelScope,
         answers: asyncio.Queue[asking.AskAnswer],
@@ -144,7 +144,7 @@ class AskOperations:
         run: str | None = None
         with scope:
             try:
-                address, run = await self._send(request, asked.member)
+                address, run = await self._send(request, parts, asked.member)
                 answer = msgspec.structs.replace(answer, to=str(address), run=run)
                 answer = _answered(answer, await self._end_of(run))
             except OrvalhoError as error:
@@ -163,7 +163,9 @@ class AskOperations:
         if answer.state == "silent" and run is not None:
             await self._take_back(run)
 
-    async def _send(self, request: asking.Ask, member: Candidate) -> tuple[Address, str]:
+    async def _send(
+        self, request: asking.Ask, parts: Parts, member: Candidate
+    ) -> tuple[Address, str]:
         """The context that is asked, and the run. Who is away is waited for, with nothing queued:
         an answer that comes tomorrow answers nobody.
 
@@ -180,7 +182,8 @@ class AskOperations:
         for entry in known:
             address = Address(entry.name, member.node)
             try:
-                return address, await self._scripts.start(_sent(request, address), member.node_key)
+                sent = _sent(request, address)
+                return address, await self._scripts.start(sent, parts, member.node_key)
             except Denied as error:
                 refused = refused or error
         assert refused is not None
@@ -216,6 +219,7 @@ def _sent(request: asking.Ask, address: Address) -> control.ScriptSend:
         needs=request.needs,
         params=request.params,
         context=request.context,
+        modules=request.modules,
         expires_s=math.ceil(request.timeout_s) + _LIFE_BEYOND_S,
     )
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -24,8 +25,8 @@ from orvalho.contexts.names import (
     parse_target,
     ulid_bytes,
 )
+from orvalho.control import logic, seeing
 from orvalho.control import messages as control
-from orvalho.control import seeing
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
@@ -40,15 +41,15 @@ from orvalho.daemon.run_words import (
 )
 from orvalho.daemon.selection import Candidate, Selection
 from orvalho.daemon.subjects import own_subject
-from orvalho.daemon.syntax import Syntax
-from orvalho.errors import InvalidInput, NotFound, OrvalhoError
+from orvalho.daemon.syntax import Syntax, with_unknown
+from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable
 from orvalho.peers import outbox
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies.access import AccessRequest
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.binaries import check_parameters, imports_and_exports
 from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import find_problems, read_manifest
@@ -60,12 +61,14 @@ from orvalho.scripts.messages import (
     encode,
     run_script,
 )
+from orvalho.scripts.modules import SUFFIXES, check_modules, digest_of, named
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import Source, make_script, raw_source
 from orvalho.scripts.signing import (
     Caller,
+    Parts,
     SignedScript,
     Target,
     json_value,
@@ -115,8 +118,8 @@ class ScriptOperations:
         self, request: control.ScriptSend, destination: Destination
     ) -> AsyncGenerator[control.Reply, None]:
         context = self._caller(request.context)
-        await self._syntax.check(request.filename, request.module or request.source, request.needs)
-        run, signed = self._sign(request, destination, context)
+        parts = await self.parts(request)
+        run, signed = self._sign(request, destination, context, parts)
         with self._house.feed.watch(run.id) as events:
             await self._queue(run, signed, request.module or request.source, destination)
             is_here = self._is_here(destination.node_key)
@@ -141,14 +144,14 @@ class ScriptOperations:
         members = self._selection.members(name)
         yield _placed(name, members)
         context = self._caller(request.context)
-        await self._syntax.check(request.filename, request.module or request.source, request.needs)
+        parts = await self.parts(request)
         signed: list[tuple[Run, SignedScript, Destination]] = []
         for member in members:
             destination = Destination(member.address, member.node_key)
             try:
                 if member.problem is not None:
                     raise member.problem
-                signed.append((*self._sign(request, destination, context), destination))
+                signed.append((*self._sign(request, destination, context, parts), destination))
             except OrvalhoError as error:
                 yield _not_sent(member, error)
         with self._house.feed.watch(*(run.id for run, _, _ in signed)) as events:
@@ -172,14 +175,15 @@ class ScriptOperations:
         """Which of our contexts sends. Raises: NotFound."""
         return Address(self._caller(name).name, self._house.name)
 
-    async def start(self, request: control.ScriptSend, node_key: Key) -> str:
+    async def start(self, request: control.ScriptSend, parts: Parts, node_key: Key) -> str:
         """Sign a script for the context `request.to` on that node and send it; the run's id.
+        `parts` are its own, from `parts`.
 
         Raises:
             InvalidInput, Denied: as `orvalho script send` would.
         """
         destination = Destination(parse_address(request.to), node_key)
-        run, signed = self._sign(request, destination, self._caller(request.context))
+        run, signed = self._sign(request, destination, self._caller(request.context), parts)
         await self._queue(run, signed, request.module or request.source, destination)
         return run.id
 
@@ -217,8 +221,41 @@ class ScriptOperations:
             raise NotFound("this node has no context to send from", hint="orvalho ctx new NAME")
         return found[0]
 
+    async def parts(self, request: control.ScriptSend) -> Parts:
+        """The modules of a script, once all of it was found fit to be sent.
+
+        Raises:
+            InvalidInput: with every mistake in `detail`.
+        """
+        libraries = await self._libraries_of(request)
+        source = request.module or request.source
+        await self._syntax.check(
+            request.filename, source, request.needs, request.modules, libraries
+        )
+        return Parts(request.modules, libraries, request.locked)
+
+    async def _libraries_of(
+        self, request: control.ScriptSend | logic.ScriptCheck
+    ) -> tuple[str, ...]:
+        """The names such as `lib:images` that a script and its modules import."""
+        asked: list[str] = []
+        try:
+            for path, text in {request.filename: request.source, **request.modules}.items():
+                if path.endswith(SUFFIXES):
+                    outline = await self._handler.libraries.outlines.of(path, text)
+                    asked += [each.specifier for each in outline.requests]
+        except Unavailable:
+            # A device that can start no worker may still send what imports nothing.
+            if request.modules:
+                raise
+        return named(asked)
+
     def _sign(
-        self, request: control.ScriptSend, destination: Destination, context: Context
+        self,
+        request: control.ScriptSend,
+        destination: Destination,
+        context: Context,
+        parts: Parts,
     ) -> tuple[Run, SignedScript]:
         """Raises:
         InvalidInput: the script's name, header or parameters are wrong.
@@ -264,6 +301,7 @@ class ScriptOperations:
             run=run_id,
             now=now,
             life_s=request.expires_s,
+            parts=parts,
         )
         run = Run(
             id=run_id,
@@ -286,7 +324,10 @@ class ScriptOperations:
     ) -> None:
         """Durable from here: the run and its envelope are one commit."""
         house = self._house
-        body = encode(run_script(signed.envelope, source, signed.params))
+        message = run_script(signed.envelope, source, signed.params, signed.modules)
+        if destination.node_key != house.identity.node.key:
+            message = await self._handler.bodies.without_known(message, destination.node_key)
+        body = encode(message)
         is_local = destination.node_key == house.identity.node.key
 
         def stage(connection: sqlite3.Connection) -> None:
@@ -297,6 +338,9 @@ class ScriptOperations:
                 source=source,
                 params=signed.params,
             )
+            sources.stage_modules(connection, run.id, signed.modules)
+            if message.held or len(body) >= sources.LARGE_BYTES:
+                sources.stage_sent(connection, run.id, len(body))
             if not is_local:
                 house.node.stage(
                     connection,
@@ -364,7 +408,9 @@ class ScriptOperations:
 
     # ---- ask --------------------------------------------------------------------------------
 
-    async def check(self, request: control.ScriptCheck) -> Replies:
+    async def check(self, request: logic.ScriptCheck) -> Replies:
+        check_modules(request.modules)
+        libraries = await self._libraries_of(request)
         script = make_script(request.filename, request.module or request.source)
         problems = find_problems(script, request.needs)
         imports, exports = imports_and_exports(script.module) if script.module else ((), ())
@@ -384,9 +430,13 @@ class ScriptOperations:
             }
         problems += tuple(
             f"{each.line}:{each.column}: {each.message}"
-            for each in await self._house.jobs.check(script.filename, script.source)
+            if not each.file
+            else f"{each.file}:{each.line}:{each.column}: {each.message}"
+            for each in await self._house.jobs.check(
+                script.filename, script.source, with_unknown(request.modules, libraries)
+            )
         )
-        yield control.ScriptChecked(
+        yield logic.ScriptChecked(
             filename=script.filename,
             language=script.language.value,
             digest=script.id,
@@ -397,6 +447,8 @@ class ScriptOperations:
             problems=problems,
             imports=imports,
             exports=exports,
+            modules={path: digest_of(text) for path, text in request.modules.items()},
+            libraries=libraries,
         )
 
     async def list(self, request: control.ScriptList) -> Replies:
@@ -418,6 +470,8 @@ class ScriptOperations:
             error=failed(run.error) if run.error else None,
             receipt=receipt,
             receipt_by=signed_by,
+            modules=await self._house.store.read(partial(sources.digests_of, run=run.id)),
+            sent_bytes=await self._house.store.read(partial(sources.sent_bytes, run=run.id)),
         )
 
     async def logs(self, request: control.ScriptLogs) -> Replies:

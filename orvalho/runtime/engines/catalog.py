@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from orvalho.errors import NotFound, Unavailable
 from orvalho.runtime.engine import Engine
-from orvalho.scripts.script import Source, language_of, raw_source
+from orvalho.scripts.script import Language, Source, language_of, raw_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ def pick_language(filename: str, source: Source) -> str:
         InvalidInput: neither tells.
         Unavailable: its engine is not installed here.
     """
-    language = language_of(filename, raw_source(filename, source)[:64]).value
+    found = language_of(filename, raw_source(filename, source)[:64])
+    # Both are read and run by the one engine.
+    language = "javascript" if found is Language.TYPESCRIPT else found.value
     kind = kind_of(language)
     if find_spec(kind.library) is None:
         raise Unavailable(

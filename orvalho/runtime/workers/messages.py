@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from orvalho.runtime.engine import Problem
+from orvalho.runtime.engine import Modules, Outline, Problem
 
 # What daemon and zygote say, not in msgpack since a worker's end of a pipe comes along: `F` (fork,
 # with the descriptor and the number of a language, plus ALONE for a worker of one guest) or `K`
@@ -47,6 +47,7 @@ class StartRun(_Message, tag=1, frozen=True):
     host_calls: int
     serves: bool = False
     metering_s: float = 0.0
+    modules: Modules = Modules()
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -63,9 +64,13 @@ class StopRun(_Message, tag=3, frozen=True):
 
 
 class CheckSource(_Message, tag=4, frozen=True):
+    """`outlines`: what stands in it is wanted as well."""
+
     check: int
     filename: str
     source: str
+    modules: Modules = Modules()
+    outlines: bool = False
 
 
 class LoadCode(_Message, tag=5, frozen=True):
@@ -137,6 +142,7 @@ class RunEnded(_Message, tag=4, frozen=True):
 class Checked(_Message, tag=5, frozen=True):
     check: int
     problems: tuple[Problem, ...]
+    outline: Outline = Outline()
 
 
 class Compiled(_Message, tag=6, frozen=True):

@@ -22,7 +22,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from orvalho.errors import OrvalhoError, Unavailable
-from orvalho.runtime.engine import Problem
+from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.catalog import LANGUAGES, kind_of, pick_language
 from orvalho.runtime.workers.code import Code, CodeCache, code_key
 from orvalho.runtime.workers.messages import (
@@ -50,6 +50,7 @@ from orvalho.runtime.workers.pipe import Pipe, open_pipe
 from orvalho.runtime.workers.spares import Spares
 
 _IDLE_S: Final = 600.0
+_ALONE_SOURCE: Final = Modules()
 _CHECK_S: Final = 10.0
 # A compiler has its own clock, by which the kernel ends it.
 _COMPILE_S: Final = 120.0
@@ -192,6 +193,11 @@ class Worker:
 
     async def check(self, check: CheckSource) -> tuple[Problem, ...]:
         return (await self._ask(check, _CHECK_S)).problems
+
+    async def outline(self, check: CheckSource) -> Outline:
+        answer = await self._ask(check, _CHECK_S)
+        assert isinstance(answer, Checked)
+        return answer.outline
 
     async def compile(self, check: CompileSource) -> Compiled:
         answer = await self._ask(check, _COMPILE_S)
@@ -407,21 +413,36 @@ class Workers:
                 await to_thread.run_sync(self._codes.keep, code)
         return code
 
-    async def check(self, filename: str, source: str) -> tuple[Problem, ...]:
+    async def check(
+        self, filename: str, source: str, modules: Modules = _ALONE_SOURCE
+    ) -> tuple[Problem, ...]:
         """All that keeps the source from running, in the order of the lines.
 
         Raises:
             Unavailable: no worker can be started, or it died of the source.
         """
-        language = pick_language(filename, source)
-        if kind_of(language).is_shared:
-            known = (w for w in self._workers.values() if w.language == language and not w.is_alone)
-            worker = next(known, None) or self._start(language)
-        else:
-            worker = await self._alone(language, self._compilers)
+        worker = await self._reader(pick_language(filename, source))
         return await worker.check(
-            CheckSource(check=next(self._checks), filename=filename, source=source)
+            CheckSource(check=next(self._checks), filename=filename, source=source, modules=modules)
         )
+
+    async def outline(self, filename: str, source: str) -> Outline:
+        """What a source of a language with modules asks for and offers.
+
+        Raises:
+            Unavailable: no worker can be started, or it died of the source.
+        """
+        worker = await self._reader(pick_language(filename, source))
+        return await worker.outline(
+            CheckSource(check=next(self._checks), filename=filename, source=source, outlines=True)
+        )
+
+    async def _reader(self, language: str) -> Worker:
+        """A worker that looks at a source."""
+        if not kind_of(language).is_shared:
+            return await self._alone(language, self._compilers)
+        known = (w for w in self._workers.values() if w.language == language and not w.is_alone)
+        return next(known, None) or self._start(language)
 
     def list(self) -> tuple[WorkerInfo, ...]:
         return tuple(worker.info() for worker in self._workers.values())

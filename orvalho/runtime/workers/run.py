@@ -86,6 +86,7 @@ class GuestRun:
                 start.output_bytes,
                 start.host_calls,
                 start.serves,
+                start.modules,
             ),
             report,
         )

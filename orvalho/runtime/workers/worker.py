@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, cast
 
-from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Problem, Turn
+from orvalho.runtime.engine import Answer, Compiler, Engine, Isolate, Linker, Outline, Problem, Turn
 from orvalho.runtime.workers.messages import (
     NO_MEMORY,
     AnswerCall,
@@ -115,6 +115,11 @@ class _Worker:
 
     # ---- from the daemon ---------------------------------------------------------------------
 
+    def _submit(self, function: Callable[..., None], *arguments: object) -> None:
+        """On the thread that reads sources. What fails there would be waited for in vain."""
+        future = self._reading.submit(function, *arguments)
+        future.add_done_callback(lambda done: os._exit(_BUG) if done.exception() else None)
+
     def _received(self, messages: list[ToWorker]) -> None:
         touched: dict[int, GuestRun] = {}
         for message in messages:
@@ -144,9 +149,9 @@ class _Worker:
             limit_s = COMPILE_S + _COMPILE_S_PER_MB * size / 1e6
             end_after(wall_s=limit_s, cpu_s=limit_s)
         if isinstance(message, CheckSource):
-            self._reading.submit(self._check, message)
+            self._submit(self._check, message)
         else:
-            self._reading.submit(self._compile, message)
+            self._submit(self._compile, message)
 
     def _start(self, message: StartRun) -> None:
         if self._is_alone:
@@ -154,8 +159,8 @@ class _Worker:
         run = GuestRun(message, self.pipe.send, self._memory.rss_bytes, self._finished)
         self._runs[run.number] = run
         self._allow_memory()
-        if len(message.source) > _LONG_SOURCE:
-            self._reading.submit(self._read, run, message)
+        if message.modules or len(message.source) > _LONG_SOURCE:
+            self._submit(self._read, run, message)
         else:
             self._line_up(run)
 
@@ -178,7 +183,11 @@ class _Worker:
 
     def _read(self, run: GuestRun, message: StartRun) -> None:
         """On a thread: a source that is made for it takes seconds to read."""
-        self._engine.prepare(message.filename, message.source)
+        if message.modules:
+            linker = cast("Linker", self._engine)
+            linker.prepare_all(message.filename, message.source, message.modules)
+        else:
+            self._engine.prepare(message.filename, message.source)
         self._loop.call_soon_threadsafe(self._line_up, run)
 
     def _begin(self, run: GuestRun, isolate: Isolate) -> None:
@@ -204,11 +213,17 @@ class _Worker:
             self._memory.allow(largest_bytes=largest)
 
     def _check(self, message: CheckSource) -> None:
-        problems = self._engine.check(message.filename, message.source)
-        self._loop.call_soon_threadsafe(self._checked, message.check, problems)
-
-    def _checked(self, check: int, problems: tuple[Problem, ...]) -> None:
-        self.pipe.send(Checked(check=check, problems=problems))
+        name, source, found = message.filename, message.source, Outline()
+        problems: tuple[Problem, ...]
+        if message.outlines:
+            found = cast("Linker", self._engine).outline(name, source)
+            problems = found.problems
+        elif message.modules:
+            problems = cast("Linker", self._engine).check_all(name, source, message.modules)
+        else:
+            problems = self._engine.check(name, source)
+        answer = Checked(check=message.check, problems=problems, outline=found)
+        self._loop.call_soon_threadsafe(self.pipe.send, answer)
 
     def _compile(self, message: CompileSource) -> None:
         compiler = cast("Compiler", self._engine)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final
 
 from orvalho.errors import Unavailable
-from orvalho.runtime.engine import Problem
+from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.v8.isolate import V8, V8Isolate
+from orvalho.runtime.engines.v8.link import Linked, link
 from orvalho.runtime.engines.v8.modules import Program, lower
+from orvalho.runtime.engines.v8.outline import outline
 
 _KEPT_CHARACTERS: Final = 4 << 20
+_KEPT_LINKED: Final = 64
 
 
 class V8Engine:
@@ -19,7 +23,8 @@ class V8Engine:
 
     def __init__(self) -> None:
         self._v8 = V8()
-        self._programs: OrderedDict[tuple[str, str], Program] = OrderedDict()
+        self._programs: OrderedDict[tuple[str, str, bool], Program] = OrderedDict()
+        self._linked: OrderedDict[object, Linked] = OrderedDict()
         self._kept_characters = 0
         # Long sources are read on a thread of their own.
         self._lock = threading.Lock()
@@ -27,36 +32,85 @@ class V8Engine:
     def prepare(self, filename: str, source: str) -> None:
         self._prepare(filename, source)
 
+    def prepare_all(self, filename: str, source: str, modules: Modules) -> None:
+        self._link(filename, source, modules)
+
     def open_isolate(self) -> V8Isolate:
-        return V8Isolate(self._v8, self._prepare)
+        return V8Isolate(self._v8, self._link)
 
     def check(self, filename: str, source: str) -> tuple[Problem, ...]:
-        program = self._prepare(filename, source)
-        if program.problems:
-            return program.problems
+        return self.check_all(filename, source, Modules())
+
+    def check_all(self, filename: str, source: str, modules: Modules) -> tuple[Problem, ...]:
+        linked = self._link(filename, source, modules)
+        if linked.problems:
+            return linked.problems
+        problems = []
+        for path, program in zip(linked.paths, linked.programs, strict=True):
+            problem = self._diagnose(program)
+            if problem is not None:
+                problems.append(replace(problem, file=path))
+        return tuple(problems)
+
+    def outline(self, filename: str, source: str) -> Outline:
+        return outline(filename, source, self._prepare(filename, source, is_entry=False))
+
+    def _diagnose(self, program: Program) -> Problem | None:
         isolate = self.open_isolate()
         try:
-            problem = isolate.diagnose(program)
+            return isolate.diagnose(program)
         except Unavailable:
-            problem = Problem(1, 1, "it leaves the function it is put into, and does not end there")
+            return Problem(1, 1, "it leaves the function it is put into, and does not end there")
         finally:
             isolate.close()
-        return (problem,) if problem else ()
 
-    def _prepare(self, filename: str, source: str) -> Program:
+    def _link(self, filename: str, source: str, modules: Modules) -> Linked:
+        """A script as it runs. One that stands alone and imports nothing has no plan."""
+        if not modules:
+            program = self._prepare(filename, source)
+            if program.problems or not program.is_linked:
+                return Linked((program,), problems=program.problems)
+        key = (filename, source, *sorted(modules.sources.items()), *sorted(modules.names.items()))
+        with self._lock:
+            linked = self._linked.get(key)
+            if linked is not None:
+                self._linked.move_to_end(key)
+                return linked
+        linked = link(filename, source, modules, self._prepare_whole)
+        with self._lock:
+            self._linked[key] = linked
+            size = sum(
+                len(program.text) for each in self._linked.values() for program in each.programs
+            )
+            while len(self._linked) > 1 and (
+                size > _KEPT_CHARACTERS or len(self._linked) > _KEPT_LINKED
+            ):
+                _, oldest = self._linked.popitem(last=False)
+                size -= sum(len(program.text) for program in oldest.programs)
+        return linked
+
+    def _prepare_whole(self, filename: str, source: str, is_entry: bool) -> Program:
+        """Before names are looked up in it: V8 knows best why a source cannot be read."""
+        program = self._prepare(filename, source, is_entry)
+        if program.is_whole or program.problems:
+            return program
+        problem = self._diagnose(program)
+        return replace(program, problems=(problem,)) if problem else program
+
+    def _prepare(self, filename: str, source: str, is_entry: bool = True) -> Program:
         """The least recently used programs go when all together are too long."""
-        key = (filename, source)
+        key = (filename, source, is_entry)
         with self._lock:
             program = self._programs.get(key)
             if program:
                 self._programs.move_to_end(key)
                 return program
-        program = lower(filename, source)
+        program = lower(filename, source, is_entry=is_entry)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = program
                 self._kept_characters += len(source)
             while self._kept_characters > _KEPT_CHARACTERS:
-                (_, oldest), _ = self._programs.popitem(last=False)
+                (_, oldest, _), _ = self._programs.popitem(last=False)
                 self._kept_characters -= len(oldest)
         return program

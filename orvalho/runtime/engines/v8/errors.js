@@ -1,12 +1,19 @@
 // What the guest threw, and stacks whose positions are those of the guest's own file.
 (kit, settings) => {
   'use strict';
-  const { shifts } = settings, { apply, emit, stringify, String } = kit;
+  const { apply, emit, stringify, String } = kit;
   const { slice, indexOf, lastIndexOf, replace } = kit;
   const { toString } = kit.Error.prototype;
 
   // `shifts` are the places where text was put into the guest's line to make a program of it.
-  const original = (line, column) => {
+  const shiftsOf = (file) => {
+    const { linked } = settings;
+    if (linked === null) return settings.shifts;
+    for (let i = 0; i < linked.modules.length; i++) if (linked.modules[i].name === file) return linked.modules[i].shifts;
+    return [];
+  };
+  const original = (file, line, column) => {
+    const shifts = shiftsOf(file);
     let by = 0;
     for (let i = 0; i < shifts.length; i++) {
       const shift = shifts[i], inside = column - shift.column;
@@ -15,12 +22,13 @@
     return column - by;
   };
   const frame = (site) => {
-    if (site.getScriptNameOrSourceURL() === 'orvalho:prelude') return '';
+    const file = site.getScriptNameOrSourceURL();
+    if (file === 'orvalho:prelude') return '';
     const text = site.toString(), line = site.getLineNumber(), column = site.getColumnNumber();
     const at = `:${line}:${column}`, start = apply(lastIndexOf, text, [at]);
     if (start < 0) return `\n    at ${text}`;
     const before = apply(slice, text, [0, start]), after = apply(slice, text, [start + at.length]);
-    const called = apply(replace, before, ['$out (', 'default (']), place = `:${line}:${original(line, column)}`;
+    const called = apply(replace, before, ['$out (', 'default (']), place = `:${line}:${original(file, line, column)}`;
     // The function that the whole file was put into has no name for the author.
     const named = apply(indexOf, called, ['eval (']);
     const isFile = named === 0 || (named === 6 && apply(slice, called, [0, 6]) === 'async ');

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +23,8 @@ from py_mini_racer import init_mini_racer
 from py_mini_racer._dll import MR_CALLBACK
 
 from orvalho.errors import Unavailable
-from orvalho.runtime.engine import Answer, Problem, Start, Turn
+from orvalho.runtime.engine import Answer, Modules, Problem, Start, Turn
+from orvalho.runtime.engines.v8.link import Linked
 from orvalho.runtime.engines.v8.modules import Program
 from orvalho.runtime.engines.v8.prelude import PRELUDE, SOURCES
 
@@ -77,11 +78,12 @@ class V8:
 class V8Isolate:
     """See `engine.Isolate`. Made in a state in which `start` costs one turn."""
 
-    def __init__(self, v8: V8, prepare: Callable[[str, str], Program]) -> None:
+    def __init__(self, v8: V8, prepare: Callable[[str, str, Modules], Linked]) -> None:
         self._v8 = v8
         self._dll = v8.dll
         self._prepare = prepare
         self._report: Callable[[Turn], Any] = _ignore
+        self._programs: tuple[Program, ...] = ()
         self._program: Program | None = None
         self._is_diagnosed = False
         self._clock: int | None = None
@@ -99,14 +101,16 @@ class V8Isolate:
 
     def start(self, start: Start, report: Callable[[Turn], Any]) -> None:
         self._report = report
-        self._program = program = self._prepare(start.filename, start.source)
-        if program.problems:
-            report(Turn(_syntax_error(program.problems[0], program)))
+        linked = self._prepare(start.filename, start.source, start.modules)
+        self._programs = linked.programs
+        self._program = program = linked.programs[0]
+        if linked.problems:
+            report(Turn(_syntax_error(linked.problems[0], program)))
             return
         self._dll.mr_set_hard_memory_limit(self._context, start.memory_bytes)
         self._dll.mr_set_soft_memory_limit(self._context, start.memory_bytes // 4)
         self._cpu_before_s = self._thread_cpu_s()
-        self._turn(_start_text(start, program))
+        self._turn(_start_text(start, program, linked.plan))
 
     def settle(self, answers: list[Answer]) -> None:
         parts = [b'["A"']
@@ -172,6 +176,8 @@ class V8Isolate:
         if self._program and records.startswith(b"X"):
             # The program did not compile. V8 tells where only to whoever compiles a whole script.
             self._is_diagnosed = True
+            number = int(records[1:].strip() or b"0")
+            self._program = self._programs[min(number, len(self._programs) - 1)]
             self._eval(self._program.text.encode(), self._first_id | _ASKED)
             return
         if self._is_diagnosed and self._program:
@@ -237,11 +243,12 @@ def _ignore(turn: Turn) -> None:
     """Before a run there is nobody to tell."""
 
 
-def _start_text(start: Start, program: Program) -> bytes:
+def _start_text(start: Start, program: Program, plan: Mapping[str, Any]) -> bytes:
     """The settings of a run around its parameters, which are JSON already and stay as they are;
     they stand first, because of two equal keys the later one counts."""
     rest = {
-        "program": program.text,
+        "program": "" if plan else program.text,
+        "linked": plan or None,
         "bare": program.is_bare,
         "shifts": program.shifts,
         "caller": start.caller,
@@ -276,6 +283,6 @@ def _problem(text: str, program: Program) -> Problem:
 
 
 def _syntax_error(problem: Problem, program: Program) -> bytes:
-    name = program.text.rpartition("=")[2]
+    name = problem.file or program.text.rpartition("=")[2]
     where = f"    at {name}:{problem.line}:{problem.column}"
     return b"E" + msgspec.json.encode(["SyntaxError", problem.message, where])

@@ -38,7 +38,8 @@
   };
   const kit = {
     __proto__: null, apply, defineProperty, stringify, emit, isBytes, toBase64, use, slice, indexOf, lastIndexOf, replace,
-    Error, RangeError, TypeError, Promise, String, Uint8Array, now: Date.now,
+    Error, RangeError, TypeError, Promise, String, Uint8Array, now: Date.now, preventExtensions: Reflect.preventExtensions,
+    then: Promise.prototype.then,
   };
   const fix = (object, name, value) => defineProperty(object, name, {
     __proto__: null, value, writable: true, configurable: true, enumerable: object !== global,
@@ -98,7 +99,9 @@
     else {
       settings = turn[1];
       let body;
-      try { body = evaluate(settings.program); } catch { return emit('X'); }
+      try {
+        body = settings.linked ? use('link')(evaluate) : evaluate(settings.program);
+      } catch { return emit('X' + (settings.failed ?? 0)); }
       run(body);
     }
   });

@@ -12,6 +12,7 @@ from orvalho.runtime.web import scope
 _SEPARATOR: Final = "\0"
 # A turn's records are bounded by the run's limits, and by this for all that those do not name.
 _MOST_CHARACTERS: Final = 96 << 20
+_OWN: Final = ("errors.js", "modules.js")
 
 
 def _read(file: str) -> str:
@@ -28,12 +29,19 @@ def _files() -> dict[str, str]:
     names = sorted({*scope.GLOBALS.values(), *scope.PARTS.values()})
     end = "\n//# sourceURL=orvalho:prelude"
     texts = {name: _compact(scope.source(name)) + end for name in names}
-    return {"errors.js": _compact(_read("errors.js")) + end, **texts}
+    own = {name: _compact(_read(name)) + end for name in _OWN}
+    return {**own, **texts}
 
 
 def _prelude(files: dict[str, str]) -> bytes:
     order = list(files)
-    parts = {"stack": "errors.js", "threw": "errors.js", **scope.GLOBALS, **scope.PARTS}
+    parts = {
+        "stack": "errors.js",
+        "threw": "errors.js",
+        "link": "modules.js",
+        **scope.GLOBALS,
+        **scope.PARTS,
+    }
     numbers = {name: order.index(file) for name, file in parts.items()}
     names = json.dumps(list(scope.GLOBALS))
     text = (

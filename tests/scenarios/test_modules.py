@@ -1,0 +1,197 @@
+"""Scripts of several files between two real devices: sent, locked, and with libraries of the
+target's."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios.devices import Device, Printed, two_devices, wait_until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LARGE = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Device, Device]]:
+    with two_devices(tmp_path_factory.mktemp("modules")) as (laptop, phone):
+        yield laptop, phone
+
+
+@pytest.fixture
+def laptop(devices: tuple[Device, Device]) -> Device:
+    return devices[0]
+
+
+@pytest.fixture
+def phone(devices: tuple[Device, Device]) -> Device:
+    return devices[1]
+
+
+def write(top: Path, **files: str) -> str:
+    """Files by name, `__` for a slash; the path of the script among them."""
+    for name, text in files.items():
+        path = top / name.replace("__", "/").replace("_ts", ".ts").replace("_js", ".js")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(top / "job.js")
+
+
+def send(device: Device, file: str, *words: str) -> Printed:
+    return device.types("script", "send", "peer@phone2", file, *words)
+
+
+def shown(device: Device) -> Any:
+    newest = device.types("script", "ls", "--json").json["runs"][0]["run"]
+    return device.types("script", "show", newest, "--json").json
+
+
+def test_the_album_of_the_examples_is_made_of_three_files(laptop: Device, phone: Device) -> None:
+    album = phone.tree("peer") / "album"
+    album.mkdir()
+    for name in ("b.jpg", "a&b.png", "notes.txt"):
+        (album / name).write_text("")
+    phone.allow("p, laptop, peer, fs.read, /album/**, allow")
+
+    file = str(EXAMPLES / "modules/album.js")
+    page = json.loads(laptop.does("script", "send", "peer@phone2", file, "--param", "title=<1>"))
+
+    assert page == (
+        "<!doctype html><title>&lt;1&gt;</title>"
+        '<img src="a&amp;b.png" alt="a&amp;b"><img src="b.jpg" alt="b">'
+    )
+    run = shown(laptop)
+    assert sorted(run["modules"]) == ["page.js", "pictures.ts"]
+    assert run["receipt"]["modules"] == run["modules"], "the target says what it ran"
+
+
+def test_what_is_wrong_is_told_with_its_place_and_not_sent(laptop: Device, tmp_path: Path) -> None:
+    runs = len(laptop.types("script", "ls", "--json").json["runs"])
+    file = write(tmp_path, job_js='import "./gone.js"', gone_ts="")
+    missing = send(laptop, file)
+    assert missing.status == 2
+    assert "job.js:1:8" in missing.err
+    assert "./gone.ts" in missing.err, "the file of another ending is named"
+    write(tmp_path, job_js='import { b } from "./a.js"', a_js="export const a = 1")
+    assert "job.js:1:10" in send(laptop, file).err
+    write(tmp_path, job_js='import "./a.js"', a_js='\nimport "../../../etc/passwd.js"')
+    outside = send(laptop, file)
+    assert (outside.status, "a.js:2:8" in outside.err) == (2, True)
+    (tmp_path / "a.js").unlink()
+    (tmp_path / "a.js").symlink_to("/etc/hostname")
+    assert "leads out" in send(laptop, file).err
+    assert len(laptop.types("script", "ls", "--json").json["runs"]) == runs
+
+
+def test_a_context_overrides_what_its_node_shares(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    shared = phone.home / "data/libraries"
+    shared.mkdir(exist_ok=True)
+    (shared / "notify.js").write_text('/** Tell. */\nexport const notify = (a) => "shared " + a;\n')
+    phone.does("ctx", "new", "bob")
+    phone.allow("p, laptop, bob, script.run, *, allow", context="bob")
+    file = write(tmp_path, job_js='import { notify } from "lib:notify"; notify("x")')
+    assert json.loads(laptop.does("script", "send", "peer@phone2", file)) == "shared x"
+
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "notify.ts").write_text(
+        'import { notify as base } from "shared:notify";\n'
+        "/** Tell loudly. */\nexport function notify(a: string): string { return base(a) + '!' }\n"
+    )
+    assert json.loads(laptop.does("script", "send", "peer@phone2", file)) == "shared x!"
+    assert json.loads(laptop.does("script", "send", "bob@phone2", file)) == "shared x"
+
+    which = phone.does("logic", "which", "notify", "--ctx", "peer")
+    assert "contexts/peer/lib/notify.ts" in which.splitlines()[0]
+    assert "comes before shared:/notify.js" in which
+    assert "libraries/notify.js" in phone.does("logic", "which", "notify", "--ctx", "bob")
+    show = phone.does("logic", "show", "peer")
+    assert "function notify(a: string): string" in show
+    assert "Tell loudly." in show
+
+
+def test_a_library_that_is_not_there_names_the_nearest(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "notify.js").touch()
+    file = write(tmp_path, job_js='import "lib:notfy"')
+    printed = send(laptop, file)
+    assert printed.status == 4
+    assert "lib:notify" in printed.err
+
+
+def test_a_stranger_to_the_context_learns_of_no_library(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    phone.does("ctx", "new", "closed")
+    phone.allow("p, laptop, closed, script.run, *, deny", context="closed")
+    file = write(tmp_path, job_js='import "lib:notfy"')
+    printed = laptop.types("script", "send", "closed@phone2", file)
+    assert printed.status == 3
+    assert "notify" not in printed.err
+
+
+def test_what_differs_from_the_lock_is_refused(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "locked.js").write_text("export const a = 1")
+    file = write(
+        tmp_path,
+        job_js='import { a } from "lib:locked"; import { b } from "./b.js"; a + b',
+        b_js="export const b = 1",
+    )
+    assert send(laptop, file, "--lock").out.strip() == "2"
+    assert send(laptop, file).out.strip() == "2"
+
+    (library / "locked.js").write_text("export const a = 2")
+    there = send(laptop, file)
+    assert there.status == 6
+    assert "digest differs from lock" in there.err
+
+    (library / "locked.js").write_text("export const a = 1")
+    (tmp_path / "b.js").write_text("export const b = 3")
+    here = send(laptop, file)
+    assert here.status == 6
+    assert "b.js: digest differs from lock" in here.err
+    laptop.does("script", "lock", file)
+    assert send(laptop, file).out.strip() == "4"
+
+
+def test_a_large_module_travels_once_and_again_when_it_is_lost(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    file = write(
+        tmp_path,
+        job_js='import { big } from "./big.js"; big.length',
+        big_js=f"export const big = '{'x' * LARGE}'",
+    )
+    assert send(laptop, file).out.strip() == str(LARGE)
+    assert shown(laptop)["sent_bytes"] > LARGE
+    assert send(laptop, file).out.strip() == str(LARGE)
+    assert shown(laptop)["sent_bytes"] < 10_000, "its digest alone"
+
+    phone.kill()
+    with closing(sqlite3.connect(phone.home / "state/orvalho.db")) as database, database:
+        database.execute("update runs set peer_key = 'nobody' where direction = 'received'")
+    # The envelope waits at the sender, which dies as well: neither loses it.
+    laptop.does("script", "send", "peer@phone2", file, "--detach")
+    laptop.kill()
+    phone.start()
+    laptop.start()
+    wait_until(
+        lambda: laptop.types("script", "ls", "--json").json["runs"][0]["outcome"] == "done",
+        "the run whose source was lost ends",
+    )
+    assert shown(laptop)["sent_bytes"] < 10_000
