@@ -39,6 +39,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.nats_config import NatsConfigFile
+from orvalho.daemon.operations.bench import BenchOperations
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
@@ -444,11 +445,12 @@ class _Wiring:
 
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
+        bench = BenchOperations(house, self._environ)
         return {
             seeing.Ping: reach.ping,
             seeing.Netcheck: reach.netcheck,
-            seeing.Bench: reach.bench,
-            seeing.Echo: reach.echo,
+            seeing.Bench: bench.bench,
+            seeing.Echo: bench.echo,
             seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
             seeing.FileSend: FileOperations(house, self._tasks).send,
         }
