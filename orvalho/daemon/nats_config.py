@@ -18,8 +18,8 @@ import msgspec
 from anyio import to_thread
 
 from orvalho.contexts.identity import Key
-from orvalho.contexts.nkeys import user_nkey
 from orvalho.contexts.trust import TrustBook
+from orvalho.daemon.nats_rights import NatsUser, Rights, rights_of
 from orvalho.errors import InvalidInput, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ class NatsConfigFile:
         self._me = me
         self._book = book
         self._changed = asyncio.Event()
+        # Where the file lies, once the owner has asked for it.
+        self.path: Path | None = None
 
     def changed(self) -> None:
         """A node has come into the trust book, or left it."""
@@ -109,8 +111,9 @@ class NatsConfigFile:
         Raises:
             Unavailable: it cannot be written there.
         """
-        text = render(settings, self._name, self._users())
+        text = render(settings, self._users())
         directory = Path(settings.out)
+        self.path = directory / FILE
         try:
             if not await to_thread.run_sync(_replace, directory / FILE, text.encode()):
                 return False
@@ -121,9 +124,12 @@ class NatsConfigFile:
         await to_thread.run_sync(_tell_server, directory)
         return True
 
-    def _users(self) -> Sequence[tuple[str, Key]]:
-        peers = sorted((peer.name, peer.node_key) for peer in self._book.peers())
-        return [(self._name, self._me), *peers]
+    def _users(self) -> Sequence[NatsUser]:
+        peers = [
+            NatsUser(peer.name, peer.node_key, is_own=peer.relation == "own")
+            for peer in sorted(self._book.peers(), key=lambda peer: peer.name)
+        ]
+        return [NatsUser(self._name, self._me, is_home=True), *peers]
 
     def _read(self) -> NatsSettings | None:
         try:
@@ -134,10 +140,9 @@ class NatsConfigFile:
             raise Unavailable(f"{self._memory} is damaged: {error}") from error
 
 
-def render(settings: NatsSettings, name: str, users: Sequence[tuple[str, Key]]) -> str:
-    """The file's text. `users` are names and node keys, the first of them this node's own, which
-    alone may make the stream of sealed mail."""
-    directory = Path(settings.out)
+def render(settings: NatsSettings, users: Sequence[NatsUser]) -> str:
+    """The file's text. The first of `users` is this node."""
+    directory, name = Path(settings.out), users[0].name
     lines = [
         f"# The NATS server of {name}'s devices. `orvalho nats config` wrote it, and the daemon",
         "# writes it again when a device is paired or forgotten: what is changed here is lost.",
@@ -152,35 +157,16 @@ def render(settings: NatsSettings, name: str, users: Sequence[tuple[str, Key]]) 
     if settings.leaf is not None:
         lines.append(f"leafnodes {{ remotes: [ {{ url: {_quoted(settings.leaf)} }} ] }}")
     lines += ["authorization {", "  users: ["]
-    for index, (who, key_) in enumerate(users):
-        lines += [
-            f"    # {who}",
-            *_user(user_nkey(key_), settings.stream, may_make_stream=index == 0),
-        ]
+    for user in users:
+        lines += [f"    # {user.name}", *_user(user.nkey, rights_of(user, settings.stream))]
     return "\n".join([*lines, "  ]", "}", ""])
 
 
-def _user(nkey: str, stream: str, *, may_make_stream: bool) -> list[str]:
-    """What one node may do: speak to any node's door, hear its own, fetch its own mail.
-
-    A reader of its own mail is made under a subject that names node and filter, and the server
-    holds the request to them: so nobody has the mail of another sent to itself.
-    """
-    publish = [
-        "orvalho.link.*.*",
-        "orvalho.mail.*",
-        f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
-        f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
-        f"$JS.ACK.{stream}.{nkey}.>",
-    ]
-    if may_make_stream:
-        publish += [f"$JS.API.STREAM.{what}.{stream}" for what in ("CREATE", "UPDATE", "INFO")]
-    subscribe = [f"orvalho.link.{nkey}.*", f"_INBOX_{nkey}.>"]
+def _user(nkey: str, rights: Rights) -> list[str]:
     return [
         f"    {{ nkey: {nkey}, permissions: {{",
-        f"      publish: {{ allow: {json.dumps(publish)} }}",
-        f"      subscribe: {{ allow: {json.dumps(subscribe)} }}",
+        f"      publish: {{ allow: {json.dumps(rights.publish)} }}",
+        f"      subscribe: {{ allow: {json.dumps(rights.subscribe)} }}",
         "    } }",
     ]
 

@@ -1,0 +1,70 @@
+"""What a node may do on our NATS server: speak to any node's door, hear its own, fetch its own
+mail, leave its own record. Others' records are read by its owner's nodes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orvalho.contexts.identity import Key
+from orvalho.contexts.nkeys import user_nkey
+from orvalho.transports.nats_bucket import GET, STREAM, SUBJECTS
+
+
+@dataclass(frozen=True, slots=True)
+class NatsUser:
+    """A node that is let in. `is_own`: of the same owner; `is_home`: it looks after the server,
+    and makes what mail and records lie in."""
+
+    name: str
+    key: Key
+    is_own: bool = True
+    is_home: bool = False
+
+    @property
+    def nkey(self) -> str:
+        return user_nkey(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """The subjects that may be published and subscribed to; nothing else is."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def rights_of(user: NatsUser, stream: str) -> Rights:
+    """A reader of its own mail is made under a subject that names node and filter, and the server
+    holds the request to them: so nobody has the mail of another sent to itself."""
+    nkey = user.nkey
+    publish = [
+        "orvalho.link.*.*",
+        "orvalho.mail.*",
+        f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
+        f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
+        f"$JS.ACK.{stream}.{nkey}.>",
+    ]
+    subscribe = [f"orvalho.link.{nkey}.*", f"_INBOX_{nkey}.>"]
+    if user.is_own:
+        publish += [f"{SUBJECTS}.{nkey}", f"{GET}.*"]
+        subscribe.append(f"{SUBJECTS}.*")
+    if user.is_home:
+        publish += [
+            f"$JS.API.STREAM.{what}.{name}"
+            for name in (stream, STREAM)
+            for what in ("CREATE", "UPDATE", "INFO")
+        ]
+    return Rights(tuple(publish), tuple(subscribe))
+
+
+def leaf_rights(users: tuple[NatsUser, ...]) -> Rights:
+    """What may pass between a server that leans on ours and ours, in either way: only what is for
+    nodes that are let in here."""
+    passing = [
+        *(f"orvalho.link.{user.nkey}.*" for user in users),
+        *(f"_INBOX_{user.nkey}.>" for user in users),
+        "orvalho.mail.*",
+        f"{SUBJECTS}.*",
+    ]
+    return Rights(tuple(passing), tuple(passing))

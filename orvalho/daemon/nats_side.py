@@ -1,0 +1,88 @@
+"""All that this node has to do with NATS servers, put together: links through them, the mail and
+the records that they keep, their configuration, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from orvalho.contexts.identity import Signer
+from orvalho.contexts.trust import TrustBook
+from orvalho.daemon.config import Config
+from orvalho.daemon.mesh import Mesh
+from orvalho.daemon.nats_config import NatsConfigFile
+from orvalho.daemon.registry import Registry
+from orvalho.errors import OrvalhoError
+from orvalho.transports.catalog import Catalog
+from orvalho.transports.nats import NatsTransport
+from orvalho.transports.nats_bucket import NatsBucket
+from orvalho.transports.nats_problems import NoServer
+from orvalho.transports.nats_stream import NatsCarrier
+
+_MAIL: Final = "mail"
+_RECORDS: Final = "records"
+
+OnChange = Callable[[], None]
+
+
+class NatsSide:
+    """`run` it once there is a mesh. `problems` holds what the owner should mend, each with what
+    helps; `on_change` is called when it has changed."""
+
+    def __init__(
+        self, state: Path, config: Config, signer: Signer, book: TrustBook, on_change: OnChange
+    ) -> None:
+        self.problems: dict[str, tuple[str, str | None]] = {}
+        self.file: Final = NatsConfigFile(state, config.name, signer.key, book)
+        book.watch(self.file.changed)
+        self._config = config
+        self._on_change = on_change
+        self._transport = NatsTransport(signer, on_problem=self._note)
+
+    def extend(self, catalog: Catalog) -> Catalog:
+        """The transports, and ours."""
+        transport = self._transport
+        return catalog.extended("nats", transport).extended("nats+tls", transport)
+
+    def carrier(self) -> NatsCarrier | None:
+        """What keeps mail for peers that are off, where the settings name a stream."""
+        stream = self._config.nats.stream
+        if not stream:
+            return None
+        server = self._transport.server(self._address())
+        return NatsCarrier(server, stream, partial(self._note, _MAIL))
+
+    async def run(self, mesh: Mesh) -> None:
+        """A task, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.file.run)
+            if self._config.nats.stream and self._config.nats.registry:
+                bucket = NatsBucket(self._transport.server(self._address()))
+                registry = Registry(mesh, bucket, partial(self._note, _RECORDS))
+                tasks.start_soon(registry.run)
+
+    def _address(self) -> str:
+        return next(each for each in self._config.listen if each.startswith("nats"))
+
+    def _note(self, what: str, problem: OrvalhoError | None) -> None:
+        before = dict(self.problems)
+        self.problems.pop(what, None)
+        if problem is not None:
+            # Of a server that is away its links tell; that mail and records wait is no news then.
+            if isinstance(problem, NoServer) and what in (_MAIL, _RECORDS):
+                problem = None
+            else:
+                where = problem.where or what
+                self.problems[what] = (f"{where}: {problem.message}", self._hint(problem))
+        if self.problems != before:
+            self._on_change()
+
+    def _hint(self, problem: OrvalhoError) -> str | None:
+        path = self.file.path
+        if isinstance(problem, NoServer) and path is not None:
+            return f"start it: nats-server -c {path}"
+        return problem.hint
