@@ -3,6 +3,7 @@ mail, leave its own record. Others' records are read by its owner's nodes alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orvalho.contexts.identity import Key
@@ -58,7 +59,7 @@ def rights_of(user: NatsUser, stream: str) -> Rights:
     return Rights(tuple(publish), tuple(subscribe))
 
 
-def leaf_rights(users: tuple[NatsUser, ...]) -> Rights:
+def leaf_rights(users: Sequence[NatsUser]) -> Rights:
     """What may pass between a server that leans on ours and ours, in either way: only what is for
     nodes that are let in here."""
     passing = [

@@ -14,6 +14,7 @@ from orvalho.contexts.identity import Signer
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import Config
 from orvalho.daemon.mesh import Mesh
+from orvalho.daemon.nats_callout import Callout
 from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.registry import Registry
 from orvalho.errors import OrvalhoError
@@ -25,6 +26,7 @@ from orvalho.transports.nats_stream import NatsCarrier
 
 _MAIL: Final = "mail"
 _RECORDS: Final = "records"
+_CALLOUT: Final = "callout"
 
 OnChange = Callable[[], None]
 
@@ -40,6 +42,7 @@ class NatsSide:
         self.file: Final = NatsConfigFile(state, config.name, signer.key, book)
         book.watch(self.file.changed)
         self._config = config
+        self._book = book
         self._on_change = on_change
         self._transport = NatsTransport(signer, on_problem=self._note)
 
@@ -64,6 +67,38 @@ class NatsSide:
                 bucket = NatsBucket(self._transport.server(self._address()))
                 registry = Registry(mesh, bucket, partial(self._note, _RECORDS))
                 tasks.start_soon(registry.run)
+            tasks.start_soon(self._answer_callouts)
+
+    async def _answer_callouts(self) -> None:
+        """For as long as the settings of our server say so; they may change meanwhile."""
+        changed = anyio.Event()
+        callout: Callout | None = None
+
+        def note() -> None:
+            changed.set()
+            if callout is not None:
+                callout.changed()
+
+        self.file.watch(note)
+        self._book.watch(note)
+        while True:
+            settings, changed = self.file.settings, anyio.Event()
+            if settings is None or settings.callout is None:
+                await changed.wait()
+                continue
+            secrets = await self.file.secrets()
+            callout = Callout(
+                *(settings.callout, secrets.keys, self.file.users, settings.stream),
+                partial(self._note, _CALLOUT),
+            )
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(callout.run)
+                while self.file.settings == settings:
+                    await changed.wait()
+                    changed = anyio.Event()
+                tasks.cancel_scope.cancel()
+            callout = None
+            self._note(_CALLOUT, None)
 
     def _address(self) -> str:
         return next(each for each in self._config.listen if each.startswith("nats"))
