@@ -21,7 +21,7 @@ from anyio import to_thread
 from orvalho.contexts.identity import Key, hkdf_sha256
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.nats_jwt import SECRET_BYTES, CalloutKeys
-from orvalho.daemon.nats_rights import NatsUser, Rights, leaf_rights, rights_of
+from orvalho.daemon.nats_rights import LEAF_RIGHTS, NatsUser, Rights, rights_of
 from orvalho.errors import InvalidInput, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def render(settings: NatsSettings, users: Sequence[NatsUser], secrets: NatsSecre
     if settings.leaf_hub is not None:
         who = f"user: {LEAF_USER}, password: {secrets.leaf_password}"
         kind = ', allowed_connection_types: ["LEAFNODE"]'
-        lines += ["    # servers that lean on this one", *_user(who + kind, leaf_rights(users))]
+        lines += ["    # servers that lean on this one", *_user(who + kind, LEAF_RIGHTS)]
     lines.append("  ]")
     if settings.callout is not None:
         known = [keys.user, users[0].nkey, *([LEAF_USER] if settings.leaf_hub else [])]

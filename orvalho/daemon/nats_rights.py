@@ -3,8 +3,8 @@ mail, leave its own record. Others' records are read by its owner's nodes alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from orvalho.contexts.identity import Key
 from orvalho.contexts.nkeys import user_nkey
@@ -59,13 +59,10 @@ def rights_of(user: NatsUser, stream: str) -> Rights:
     return Rights(tuple(publish), tuple(subscribe))
 
 
-def leaf_rights(users: Sequence[NatsUser]) -> Rights:
-    """What may pass between a server that leans on ours and ours, in either way: only what is for
-    nodes that are let in here."""
-    passing = [
-        *(f"orvalho.link.{user.nkey}.*" for user in users),
-        *(f"_INBOX_{user.nkey}.>" for user in users),
-        "orvalho.mail.*",
-        f"{SUBJECTS}.*",
-    ]
-    return Rights(tuple(passing), tuple(passing))
+# What may pass between a server that leans on ours and ours, in either way. The same for whatever
+# nodes there are: a server that reads its configuration again leaves a leaf the rights that it came
+# with. Mail that is left on either side is kept on both; requests, JetStream and its buckets stay
+# on their own side.
+LEAF_RIGHTS: Final = Rights(
+    ("orvalho.link.*.*", "orvalho.mail.*"), ("orvalho.link.*.*", "orvalho.mail.*")
+)
