@@ -32,15 +32,15 @@ OnChange = Callable[[], None]
 
 
 class NatsSide:
-    """`run` it once there is a mesh. `problems` holds what the owner should mend, each with what
-    helps; `on_change` is called when it has changed."""
+    """`run` it once there is a mesh. `on_change` is called when `problems` have changed."""
 
     def __init__(
         self, state: Path, config: Config, signer: Signer, book: TrustBook, on_change: OnChange
     ) -> None:
-        self.problems: dict[str, tuple[str, str | None]] = {}
+        self._problems: dict[str, OrvalhoError] = {}
         self.file: Final = NatsConfigFile(state, config.name, signer.key, book)
         book.watch(self.file.changed)
+        self.file.watch(on_change)
         self._config = config
         self._book = book
         self._on_change = on_change
@@ -103,17 +103,20 @@ class NatsSide:
     def _address(self) -> str:
         return next(each for each in self._config.listen if each.startswith("nats"))
 
+    def problems(self) -> list[tuple[str, str | None]]:
+        """What the owner should mend, and what helps, if that is known."""
+        found = self._problems.items()
+        return [
+            (f"{error.where or what}: {error.message}", self._hint(error)) for what, error in found
+        ]
+
     def _note(self, what: str, problem: OrvalhoError | None) -> None:
-        before = dict(self.problems)
-        self.problems.pop(what, None)
-        if problem is not None:
-            # Of a server that is away its links tell; that mail and records wait is no news then.
-            if isinstance(problem, NoServer) and what in (_MAIL, _RECORDS):
-                problem = None
-            else:
-                where = problem.where or what
-                self.problems[what] = (f"{where}: {problem.message}", self._hint(problem))
-        if self.problems != before:
+        before = self._problems.pop(what, None)
+        # Of a server that is away its links tell; that mail and records wait is no news then.
+        is_told = isinstance(problem, NoServer) and what in (_MAIL, _RECORDS)
+        if problem is not None and not is_told:
+            self._problems[what] = problem
+        if self._problems.get(what) is not before:
             self._on_change()
 
     def _hint(self, problem: OrvalhoError) -> str | None:

@@ -487,7 +487,7 @@ class _Wiring:
     def _note_nats(self) -> None:
         if (house := self._house) is None:
             return
-        found = self.nats.problems.values()
+        found = self.nats.problems()
         house.problems["nats"] = tuple(text for text, _ in found)
         house.hints = {text: hint for text, hint in found if hint}
 

@@ -34,12 +34,12 @@ class NoServer(Unavailable):
 def connect_problem(error: Exception, server: str, nkey: str, user: str | None) -> Unavailable:
     """Why there is no connection to a server; `user` if one was named to log in."""
     text = str(error) or type(error).__name__
-    lowered = text.lower()
+    lowered, place = text.lower(), server[server.index("://") :]
     if isinstance(error, ssl.SSLCertVerificationError) or "certificate verify" in lowered:
         return Unavailable(
             f"the NATS server's certificate is not believed: {_certificate(error, text)}",
             where=server,
-            hint=f"in `listen`, name who signed it: {server}?ca=/path/to/ca.pem",
+            hint=f"in `listen`, name who signed it: nats+tls{place}?ca=/path/to/ca.pem",
         )
     if "offers no tls" in lowered:
         return Unavailable(
@@ -62,10 +62,6 @@ def connect_problem(error: Exception, server: str, nkey: str, user: str | None) 
             f"the NATS server refuses this node, whose nkey is {nkey}: {text}",
             where=server,
             hint=f"pair it with the device that looks after the server, or {WRITE_AGAIN}",
-        )
-    if server.startswith("nats://") and ("tls" in lowered or "secure" in lowered):
-        return Unavailable(
-            "the NATS server wants TLS", where=server, hint=f"in `listen`: nats+tls{server[4:]}"
         )
     return NoServer(
         f"no NATS server answers: {text}", where=server, hint="start it: nats-server -c FILE"

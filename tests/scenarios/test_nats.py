@@ -74,6 +74,17 @@ def test_a_script_runs_over_nats_alone(tmp_path: Path) -> None:
         assert server.url in peer["path"]
 
 
+def test_a_ping_through_a_server_that_is_off_says_so(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server, nats_devices(tmp_path, server) as (laptop, _phone):
+        server.kill()
+        wait_until(lambda: not laptop.online("phone2"), "the link is lost")
+        wait_until(lambda: "no NATS server" in laptop.does("status"), "status says so")
+        printed = laptop.types("ping", "phone2", "--timeout", "0.5")
+        assert printed.status == 4, printed
+        assert "no NATS server answers" in printed.err
+        assert "nats-server -c" in printed.err
+
+
 def test_the_server_dies_twice_under_load_nothing_is_lost_or_run_twice(tmp_path: Path) -> None:
     with NatsServer(tmp_path) as server, nats_devices(tmp_path, server) as (laptop, phone):
         phone.allow("p, laptop, peer, kv.read, *, allow", "p, laptop, peer, kv.write, *, allow")
@@ -181,7 +192,17 @@ def test_a_daemon_starts_without_its_server_says_so_and_finds_it_later(tmp_path:
     try:
         laptop.start()
         told = laptop.types("status", "--json").json["problems"]
-        assert any("no NATS server answers" in each for each in told)
+        assert any(f"{server.url}: no NATS server answers" in each for each in told)
+        findings = laptop.types("doctor", "--json").json["findings"]
+        hints = [each["hint"] for each in findings if server.url in each["text"]]
+        assert "start it: nats-server -c FILE" in hints
+        checked = laptop.types("netcheck", "--json").json["listening"]
+        assert "start it: nats-server -c FILE" in checked[0]["problem"]
+        # and once this device has written the configuration, with the name of the file
+        laptop.does("nats", "config", "--listen", f"127.0.0.1:{server.port}")
+        wait_until(
+            lambda: "nats/nats-server.conf" in laptop.types("doctor").out, "the file is named"
+        )
         with server:
             wait_until(
                 lambda: laptop.types("status", "--json").json["problems"] == [], "it is there"
