@@ -1,5 +1,5 @@
 """What a node may do on our NATS server: speak to any node's door, hear its own, fetch its own
-mail, leave its own record. Others' records are read by its owner's nodes alone."""
+mail, leave its own record. A guest links and leaves mail, no more."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ def rights_of(user: NatsUser, stream: str) -> Rights:
     """A reader of its own mail is made under a subject that names node and filter, and the server
     holds the request to them: so nobody has the mail of another sent to itself."""
     nkey = user.nkey
-    publish = [
-        "orvalho.link.*.*",
-        "orvalho.mail.*",
-        f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
-        f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
-        f"$JS.ACK.{stream}.{nkey}.>",
-    ]
+    publish = ["orvalho.link.*.*", "orvalho.mail.*"]
     subscribe = [f"orvalho.link.{nkey}.*", f"_INBOX_{nkey}.>"]
     if user.is_own:
-        publish += [f"{SUBJECTS}.{nkey}", f"{GET}.*"]
+        # Who may ask JetStream for messages can have them sent to any subject, past its own rights
+        # (the server does not look at where an answer goes). So no guest may.
+        publish += [
+            f"$JS.API.CONSUMER.CREATE.{stream}.{nkey}.orvalho.mail.{nkey}",
+            f"$JS.API.CONSUMER.INFO.{stream}.{nkey}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{nkey}",
+            f"$JS.ACK.{stream}.{nkey}.>",
+            f"{SUBJECTS}.{nkey}",
+            f"{GET}.*",
+        ]
         subscribe.append(f"{SUBJECTS}.*")
     if user.is_home:
         publish += [

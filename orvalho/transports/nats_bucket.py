@@ -116,6 +116,7 @@ class NatsBucket:
             "discard": "new",
             "allow_rollup_hdrs": True,
             "deny_delete": True,
+            "deny_purge": True,
             "allow_direct": True,
         }
         create = f"$JS.API.STREAM.CREATE.{STREAM}"

@@ -161,6 +161,10 @@ class NatsCarrier:
             "max_msgs_per_subject": _PER_NODE,
             "duplicate_window": 600 * _NS,
             "discard": "old",
+            # Nobody may take away what is for others, also not by way of the server's own words,
+            # which whoever asks it for something can have sent to any subject.
+            "deny_purge": True,
+            "deny_delete": True,
         }
         subject = f"$JS.API.STREAM.CREATE.{self._stream}"
         try:

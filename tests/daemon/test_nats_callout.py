@@ -26,6 +26,7 @@ from orvalho.errors import Unavailable, Untrusted
 from orvalho.store import open_store
 from orvalho.transports.nats import NatsTransport
 from orvalho.transports.nats_bucket import NatsBucket
+from orvalho.transports.nats_stream import NatsCarrier
 from tests.daemon.test_nats_config import (
     HOME,
     PHONE,
@@ -280,3 +281,35 @@ async def test_records_are_for_the_owners_nodes_and_not_for_guests(tmp_path: Pat
                     timeout=1,
                 )
             assert refused
+
+
+async def test_a_guest_cannot_have_the_server_say_what_it_may_not_say_itself(
+    tmp_path: Path,
+) -> None:
+    """JetStream sends what it is asked for wherever the asker wants, past the asker's rights."""
+    async with asking(tmp_path) as (server, book, callout), answering(callout):
+        await book.add(peer("tablet", TABLET, "guest"))
+        home, guest = (NatsTransport(each).server(server.url) for each in (HOME, TABLET))
+        carrier = NatsCarrier(home, "orvalho")
+        async with home.used(), guest.used(), anyio.create_task_group() as tasks:
+            await until(guest.client)
+            tasks.start_soon(carrier.collect, lambda *_: None)
+            await until(lambda: carrier.deposit(PHONE.key, b"1", b"{}", 0.0))
+            client, nkey = await guest.client(), user_nkey(TABLET.key)
+            refused: list[str] = []
+            note_refusals(client, refused)
+            for verb in ("DELETE", "PURGE"):
+                there = f"$JS.API.STREAM.{verb}.orvalho"
+                asks = f"$JS.API.CONSUMER.MSG.NEXT.orvalho.{nkey}"
+                await client.publish(asks, b'{"batch":1,"no_wait":true}', there)
+                # The acknowledgement of mail, which reads as a request to purge what is older.
+                await client.publish(f"orvalho.mail.{nkey}", b"{}", there)
+                await client.publish(f"orvalho.mail.{nkey}", b"{}", there)
+            await client.flush()
+            with anyio.fail_after(30):
+                while len(refused) < 2:
+                    await anyio.sleep(0.01)
+            asked = await (await home.client()).request("$JS.API.STREAM.INFO.orvalho", timeout=10)
+            state = json.loads(asked.data)["state"]
+            assert state["first_seq"] == 1 and state["messages"] == 5
+            tasks.cancel_scope.cancel()
