@@ -114,7 +114,6 @@ class NatsBucket:
             "max_msg_size": MAX_VALUE_BYTES,
             "max_bytes": _MAX_BYTES,
             "discard": "new",
-            "allow_rollup_hdrs": True,
             "deny_delete": True,
             "deny_purge": True,
             "allow_direct": True,
