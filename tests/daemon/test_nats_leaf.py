@@ -20,6 +20,7 @@ from orvalho.contexts.nkeys import user_nkey
 from orvalho.contexts.trust import TrustBook, open_trust_book
 from orvalho.daemon.nats_callout import Callout
 from orvalho.daemon.nats_config import FILE, LEAF_USER, NatsConfigFile, NatsSettings
+from orvalho.errors import Unavailable
 from orvalho.store import open_store
 from orvalho.transports.link import Link
 from orvalho.transports.nats import NatsTransport
