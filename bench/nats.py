@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import nats
 import uvloop
@@ -21,10 +22,14 @@ from bench.pair import two_daemons
 from bench.scripts import round_trip
 from bench.table import Row, ms, times
 from orvalho.contexts.identity import Key, Signer, certify, check_certificate
+from orvalho.daemon.loopback import measure_loopback
 from orvalho.peers.frames import Hello
 from orvalho.peers.node import MIGRATIONS, Node, NodeConfig
 from orvalho.peers.opening import open_node
 from orvalho.peers.pairing import Paired
+from orvalho.policies.quota import Limits
+from orvalho.runtime.job import Ended, Job, Jobs
+from orvalho.runtime.workers.pool import open_workers
 from orvalho.store import open_store
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.nats import NatsTransport
@@ -43,6 +48,9 @@ uvloop.run(main())
 """
 _MESSAGE = os.urandom(256)
 _MESSAGES = 40_000
+_BINARY = Path(sys.executable).with_name("nats-server")
+
+T = TypeVar("T")
 
 
 def measure() -> Iterator[Row]:
@@ -60,6 +68,7 @@ def measure() -> Iterator[Row]:
             times(warm, bare),
             "6x",
         )
+        yield from _pieces(bare, sync, warm - direct)
         rate = _told(url)
         yield Row(
             "messages of 256 B on an open link over NATS, both nodes in one process",
@@ -68,13 +77,74 @@ def measure() -> Iterator[Row]:
         )
 
 
+def _pieces(bare: float, sync: float, above: float) -> Iterator[Row]:
+    """What the round trip is made of, each alone: its floor."""
+    sealed = {
+        scheme: _run(measure_loopback(scheme, len(_MESSAGE), 3.0, str(_BINARY))).p50_ms / 1e3
+        for scheme in ("nats", "ws")
+    }
+    isolate = _run(_isolate())
+    yield Row(
+        "a sealed question and its answer over NATS, p50, both nodes in one process",
+        ms(sealed["nats"]),
+        f"bare nats-py request and reply {ms(bare)}; over WebSocket {ms(sealed['ws'])}",
+        times(sealed["nats"], bare),
+    )
+    yield Row(
+        "the script over NATS, beyond the same over WebSocket",
+        ms(above),
+        f"bare nats-py request and reply {ms(bare)}",
+    )
+    floor = bare + 2 * sync + isolate
+    yield Row(
+        "floor of the script over NATS: bare request and reply, two fsyncs, a worker that runs it",
+        ms(floor),
+        f"{ms(bare)} + 2 x {ms(sync)} + {ms(isolate)}",
+        times(floor, bare),
+    )
+
+
+async def _isolate() -> float:
+    """The median time of a trivial script in a worker of its own, nothing else around it."""
+    limits = Limits(
+        wall_s=3.0, cpu_s=1.0, memory_bytes=48 << 20, output_bytes=1 << 20, host_calls=100
+    )
+    someone = {"id": "ed25519:a", "name": "gil"}
+    taken = []
+    async with open_workers(contexts_per_worker=8) as workers:
+        jobs = Jobs(workers)
+        for _ in range(210):
+            job = Job(
+                run_id="r_1",
+                context="peer",
+                filename="job.js",
+                source="1 + 1",
+                params=b"null",
+                caller=someone,
+                target=someone,
+                limits=limits,
+                ops={},
+            )
+            start = time.perf_counter()
+            async with jobs.open(job) as run:
+                async for event in run:
+                    if isinstance(event, Ended):
+                        assert event.outcome == "done", event
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken[10:])
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
 @contextmanager
 def _server() -> Iterator[str]:
     """A nats-server of its own, the one beside this Python."""
-    binary = Path(sys.executable).with_name("nats-server")
     with tempfile.TemporaryDirectory(prefix="orvalho-bench-") as top:
         ports = Path(top)
-        command = [str(binary), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", top]
+        command = [str(_BINARY), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", top]
         server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 10

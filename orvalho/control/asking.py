@@ -24,7 +24,7 @@ class Ask(Message, frozen=True, kw_only=True, tag=tag):
     needs: str | None = None
     params: msgspec.Raw = msgspec.Raw(b"null")
     context: str | None = None
-    modules: dict[str, str] = {}
+    modules: dict[str, str] = msgspec.field(default_factory=dict)
     timeout_s: float = 5.0
     hops: int = 2
     here: bool = False

@@ -8,22 +8,28 @@ from orvalho.control.message import Message, tag
 
 class NatsConfig(Message, frozen=True, kw_only=True, tag=tag):
     """Write the configuration of a NATS server for this node and its peers. `out` and `tls` are
-    absolute directories. -> NatsConfigured"""
+    absolute directories, `leaf_hub` is where other servers may lean on this one. With `callout`
+    the server asks this node's daemon who may come in. -> NatsConfigured"""
 
     out: str | None = None
     listen: str = "0.0.0.0:4222"
     tls: str | None = None
     leaf: str | None = None
+    leaf_hub: str | None = None
+    callout: bool = False
 
 
 class NatsConfigured(Message, frozen=True, kw_only=True, tag=tag):
     """`path` is the file, `nodes` whom it lets in, `address` where they listen, once HOST is
-    replaced by a name of the server."""
+    replaced by a name of the server; `leaf` what a server is told that is to lean on this one, a
+    password in it."""
 
     path: str
     nodes: tuple[str, ...]
     address: str
     changed: bool = True
+    leaf: str | None = None
+    callout: bool = False
 
 
 class TransportList(Message, frozen=True, kw_only=True, tag=tag):

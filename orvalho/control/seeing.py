@@ -43,11 +43,13 @@ class Bugreport(Message, frozen=True, kw_only=True, tag=tag):
 
 class Bench(Message, frozen=True, kw_only=True, tag=tag):
     """Measure round trips and one-way messages of `size_bytes` to a peer (None: this daemon's
-    control socket alone), for about `duration_s` each. -> BenchReply"""
+    control socket alone), for about `duration_s` each; and each of `transports` alone, on this
+    machine, for as long in all. -> BenchReply"""
 
     peer: str | None = None
     size_bytes: int = 256
     duration_s: float = 2.0
+    transports: tuple[str, ...] = ()
 
 
 class Echo(Message, frozen=True, kw_only=True, tag=tag):
@@ -151,8 +153,21 @@ class Measured(Message, frozen=True, kw_only=True):
     p99_ms: float | None
 
 
+class Loopback(Message, frozen=True, kw_only=True):
+    """One transport between two nodes of one process, over real sockets on this machine."""
+
+    transport: str
+    path: str
+    messages_per_second: float
+    round_trips: int
+    p50_ms: float
+    p99_ms: float
+    stream_mb_per_second: float
+
+
 class BenchReply(Message, frozen=True, kw_only=True, tag=tag):
     rows: tuple[Measured, ...]
+    transports: tuple[Loopback, ...] = ()
 
 
 class Choice(Message, frozen=True, kw_only=True):

@@ -141,9 +141,11 @@ class Pairing(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Nats(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`stream`: the JetStream stream that keeps sealed mail for peers that are off, on the first
-    NATS server of `listen`; empty for none."""
+    NATS server of `listen`; empty for none. `registry`: with a stream, this node's record (its
+    name, addresses and contexts, and whom it is paired with) lies there for its owner's others."""
 
     stream: str = ""
+    registry: bool = True
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,6 +68,8 @@ class House:
     # What the owner should mend, by where it comes from: "policy", "groups", "config",
     # "nats".
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # What helps with one of these, by its text, where it is not to mend a file.
+    hints: dict[str, str] = field(default_factory=dict)
     # What each peer last said of itself.
     greeted: dict[Key, Greeted] = field(default_factory=dict)
     events: Events = field(default_factory=Events)

@@ -10,11 +10,11 @@ import random
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import anyio
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from orvalho.contexts.identity import Identity, Key, certify, key_text
 from orvalho.contexts.refused import Refusal, RefusedKeys
 from orvalho.contexts.trust import ContextEntry, Peer, TrustBook
 from orvalho.daemon.config import Config
+from orvalho.daemon.node_view import NodeView, State, view_of
 from orvalho.errors import Conflict, InvalidInput, OrvalhoError
 from orvalho.peers import gossip, records
 from orvalho.peers.gossip import Gossip, Outgoing
@@ -36,8 +37,6 @@ from orvalho.store import Store
 
 _log = logging.getLogger(__name__)
 
-State = Literal["alive", "suspect", "dead", "revoked"]
-
 REVOKED: Final = "mesh.revoked"
 # What happens at once is told at once, in one message.
 _DEBOUNCE_S: Final = 0.03
@@ -48,25 +47,6 @@ _SEND_S: Final = 1.0
 _SHORTEST_ROUND_S: Final = 0.2
 # Sights are numbered by how often we have started, then by how many we have made since.
 _START_BITS: Final = 24
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """What is known of one node. `known` says how: "this node", "paired", "introduced by laptop",
-    "via laptop", "revoked by laptop". `note` is what the owner should settle."""
-
-    key: Key
-    name: str
-    state: State
-    known: str
-    relation: str | None
-    capabilities: tuple[str, ...]
-    labels: tuple[str, ...]
-    contexts: tuple[str, ...]
-    addresses: tuple[str, ...]
-    last_seen_at: float | None
-    is_introducer: bool = False
-    note: str | None = None
 
 
 @dataclass(slots=True)
@@ -116,6 +96,8 @@ class Mesh:
         self._wake = anyio.Event()
         self._clashes: dict[Key, str] = {}
         self._revoked_by: dict[Key, str] = {}
+        # Called when what we say, or whom we listen to, may have changed.
+        self.on_step: Callable[[], None] = lambda: None
         parts.node.hear(gossip.DIGEST, partial(self._hear, gossip.DIGEST))
         parts.node.hear(gossip.RECORDS, partial(self._hear, gossip.RECORDS))
         parts.node.answer(REVOKED, self._hear_revoked)
@@ -164,6 +146,25 @@ class Mesh:
 
     def statistics(self) -> dict[str, int]:
         return {**self._parts.counters, "mesh.nodes": len(self._gossip.records)}
+
+    # ---- records that lie on a server -------------------------------------------------------
+
+    @property
+    def me(self) -> Key:
+        return self._me
+
+    def own_record(self) -> bytes | None:
+        """Our own record as it is now, signed; None before the first step."""
+        held = self._gossip.statement(Kind.RECORD, self._me)
+        return held.blob if held and self._said.record else None
+
+    def listened_to(self) -> frozenset[Key]:
+        return self._gossip.listened_to()
+
+    def learn(self, blobs: Sequence[bytes]) -> None:
+        """Records that lay on a NATS server; judged like those that peers tell."""
+        self._gossip.learn(blobs)
+        self._wake.set()
 
     # ---- what the owner does ----------------------------------------------------------------
 
@@ -239,6 +240,7 @@ class Mesh:
         if is_due:
             self._queue.extend(self._gossip.round(self._some(_DIGESTS)))
         await self._send()
+        self.on_step()
 
     async def _trust(self) -> None:
         own = frozenset(self._own_peers())
@@ -503,7 +505,7 @@ class Mesh:
 
     def _view_of_us(self) -> NodeView:
         record = self._record()
-        return _view(
+        return view_of(
             record, self._me, state="alive", known="this node", note=None, seen=time.time()
         )
 
@@ -525,10 +527,12 @@ class Mesh:
         )
 
     def _view_of_other(self, key: Key, record: Record) -> NodeView:
-        via = f"via {self._name_of(self._gossip.via(key))}"
-        seen = self._last_seen_at(key, 0.0)
+        via, seen = f"via {self._name_of(self._gossip.via(key))}", self._last_seen_at(key, 0.0)
+        if self._gossip.was_learnt(key):
+            # What it said itself, which is the last that anybody has of it.
+            via, seen = "via nats", seen or min(record.issued_at, time.time())
         note, state = self._clashes.get(key), self.state_of(key)
-        return _view(record, key, state=state, known=via, note=note, seen=seen)
+        return view_of(record, key, state=state, known=via, note=note, seen=seen)
 
     def _view_of_revoked(self, refusal: Refusal) -> NodeView:
         return NodeView(
@@ -543,24 +547,6 @@ class Mesh:
             addresses=(),
             last_seen_at=None,
         )
-
-
-def _view(
-    record: Record, key: Key, *, state: State, known: str, note: str | None, seen: float | None
-) -> NodeView:
-    return NodeView(
-        key=key,
-        name=record.name,
-        state=state,
-        known=known,
-        relation=None,
-        capabilities=record.capabilities,
-        labels=record.labels,
-        contexts=tuple(each.name for each in record.contexts),
-        addresses=record.addresses,
-        last_seen_at=seen,
-        note=note,
-    )
 
 
 def _entries(record: Record) -> tuple[ContextEntry, ...]:

@@ -56,7 +56,7 @@ async def netcheck(
         ipv6=ipv6,
         multicast=multicast,
         proxies=tuple(sorted(name for name in environ if name.lower() in _PROXIES)),
-        listening=tuple(listening[address] for address in house.node.addresses),
+        listening=tuple(_worded(house, listening[each]) for each in house.node.addresses),
         peers=tuple(found[peer.name] for peer in peers),
     )
 
@@ -101,6 +101,17 @@ async def _check_own(address: str, timeout_s: float, found: dict[str, seeing.Add
     except OSError as error:
         problem = error.strerror or str(error)
     found[address] = seeing.AddressCheck(address=address, took_ms=took_ms, problem=problem)
+
+
+def _worded(house: House, check: seeing.AddressCheck) -> seeing.AddressCheck:
+    """With what is known of the NATS server there, which may answer and still not serve us."""
+    server = check.address.rpartition("/")[0]
+    for text in house.problems.get("nats", ()):
+        if text.startswith(f"{server}: "):
+            hint = f"; {house.hints[text]}" if text in house.hints else ""
+            problem = text.removeprefix(f"{server}: ") + hint
+            return seeing.AddressCheck(address=check.address, took_ms=None, problem=problem)
+    return check
 
 
 def _has_route(family: socket.AddressFamily, host: str) -> bool:

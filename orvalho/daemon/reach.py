@@ -96,9 +96,17 @@ async def away(house: House, peer: Peer, timeout_s: float = 2.0) -> OrvalhoError
     return Unavailable(
         f"{peer.name} is not reachable, {_since(peer)}",
         where=peer.name,
-        hint=f"on {peer.name}: orvalho status",
+        hint=_server_hint(house, checks) or f"on {peer.name}: orvalho status",
         detail=detail,
     )
+
+
+def _server_hint(house: House, checks: tuple[seeing.AddressCheck, ...]) -> str | None:
+    """What helps, where every way leads through a NATS server and ours has a problem."""
+    if not all(check.address.startswith("nats") for check in checks):
+        return None
+    texts = house.problems.get("nats", ())
+    return next((house.hints[text] for text in texts if text in house.hints), None)
 
 
 def _since(peer: Peer) -> str:

@@ -40,8 +40,9 @@ from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
 from orvalho.daemon.mesh import Mesh, MeshParts
-from orvalho.daemon.nats_config import NatsConfigFile
+from orvalho.daemon.nats_side import NatsSide
 from orvalho.daemon.operations.ask import AskOperations
+from orvalho.daemon.operations.bench import BenchOperations
 from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
@@ -90,8 +91,6 @@ from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
 from orvalho.transports.catalog import Catalog
-from orvalho.transports.nats import NatsTransport
-from orvalho.transports.nats_stream import NatsCarrier
 
 _log = logging.getLogger(__name__)
 
@@ -186,7 +185,7 @@ async def open_daemon(
                     tasks.start_soon(house.mesh.run)
                     if house.lan is not None:
                         tasks.start_soon(house.lan.run)
-                    tasks.start_soon(wiring.nats_config.run)
+                    tasks.start_soon(wiring.nats.run, house.mesh)
                     tasks.start_soon(Retention(house).run)
                     _log.info(
                         "daemon.started",
@@ -230,11 +229,8 @@ class _Wiring:
         self._jobs = jobs
         self._daemon = daemon
         self._tasks = tasks
-        self._nats = nats = NatsTransport(identity.node, on_problem=self._on_nats_problem)
-        self._catalog = catalog.extended("nats", nats).extended("nats+tls", nats)
-        self._nats_problems: dict[str, str] = {}
-        self.nats_config = NatsConfigFile(home.state, loaded.config.name, identity.node.key, book)
-        book.watch(self.nats_config.changed)
+        self.nats = NatsSide(home.state, loaded.config, identity.node, book, self._note_nats)
+        self._catalog = self.nats.extend(catalog)
         self._house: House | None = None
         self._operations: dict[type[control.Message], Callable[[Any], Any]] = {}
 
@@ -263,7 +259,7 @@ class _Wiring:
             on_paired=self._on_paired,
             on_undelivered=self._on_undelivered,
             pairing_port=config.pairing.port,
-            carrier=self._carrier(),
+            carrier=self.nats.carrier(),
             catalog=self._catalog,
             depot=DepotTerms(
                 keeps_for=lambda key: self._settings.depot.enabled and self._is_own(key),
@@ -292,13 +288,6 @@ class _Wiring:
     def _depot_quota(self) -> tally.Quota:
         depot = self._settings.depot
         return tally.Quota(count=depot.per_peer_count, bytes=parse_size(depot.per_peer_bytes))
-
-    def _carrier(self) -> NatsCarrier | None:
-        config = self._loaded.config
-        if not config.nats.stream:
-            return None
-        address = next(each for each in config.listen if each.startswith("nats"))
-        return NatsCarrier(self._nats.server(address), config.nats.stream)
 
     def build(self, node: Node) -> House:
         config, home = self._loaded.config, self._home
@@ -342,9 +331,9 @@ class _Wiring:
         )
         house.problems["policy"] = policy.problems
         house.problems["groups"] = groups_read.problems
-        house.problems["nats"] = tuple(self._nats_problems.values())
         node.set_greeting(greet(contexts.list(), config.node.labels, config.context))
         self._house = house
+        self._note_nats()
         return house
 
     def _mesh(self, node: Node, contexts: Contexts) -> Mesh:
@@ -414,7 +403,7 @@ class _Wiring:
         script = ScriptOperations(house, self.scripts)
         logics = LogicOperations(house, self.scripts.libraries)
         transport = TransportOperations(house, self._catalog)
-        nats = NatsOperations(house, self.nats_config)
+        nats = NatsOperations(house, self.nats.file)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
@@ -469,11 +458,12 @@ class _Wiring:
 
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
+        bench = BenchOperations(house, self._environ)
         return {
             seeing.Ping: reach.ping,
             seeing.Netcheck: reach.netcheck,
-            seeing.Bench: reach.bench,
-            seeing.Echo: reach.echo,
+            seeing.Bench: bench.bench,
+            seeing.Echo: bench.echo,
             seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
             seeing.FileSend: FileOperations(house, self._tasks).send,
         }
@@ -519,12 +509,12 @@ class _Wiring:
     async def _answer_caller(self, sender: Key, body: bytes) -> bytes:
         return await self._caller.call(sender, body)
 
-    def _on_nats_problem(self, server: str, problem: str | None) -> None:
-        self._nats_problems.pop(server, None)
-        if problem is not None:
-            self._nats_problems[server] = f"{server}: {problem}"
-        if self._house is not None:
-            self._house.problems["nats"] = tuple(self._nats_problems.values())
+    def _note_nats(self) -> None:
+        if (house := self._house) is None:
+            return
+        found = self.nats.problems()
+        house.problems["nats"] = tuple(text for text, _ in found)
+        house.hints = {text: hint for text, hint in found if hint}
 
     async def _announce(self) -> None:
         self._greet()

@@ -112,6 +112,7 @@ class Gossip:
         self._summary = b""
         self._memories: dict[Key, _Memory] = {}
         self._news: dict[_Id, Key] = {}
+        self._learnt: set[Key] = set()
         self._accepted: list[Statement] = []
         self._dropped: list[Key] = []
         self._ahead: dict[Kind, int] = {}
@@ -130,6 +131,18 @@ class Gossip:
     def via(self, node: Key) -> Key | None:
         """Who of the nodes vouches for this one, where it is none of our own peers."""
         return self._via.get(node) if node not in self._roots else None
+
+    def was_learnt(self, node: Key) -> bool:
+        """Whether the record that we hold of a node came by `learn`."""
+        return node in self._learnt
+
+    def listened_to(self) -> frozenset[Key]:
+        """The nodes whose statements would be taken: our own peers, and whom these vouch for."""
+        return frozenset(self._via)
+
+    def statement(self, kind: Kind, node: Key) -> Statement | None:
+        """What we hold of a node, as it was signed."""
+        return self._held.get((kind, node))
 
     def seq(self, kind: Kind) -> int:
         """The number of our own last statement, or of a later one that others hold: a node that
@@ -225,6 +238,11 @@ class Gossip:
         except UNREADABLE:
             self._counters["gossip.refused.malformed"] += 1
             return []
+
+    def learn(self, blobs: Sequence[bytes]) -> None:
+        """Statements that no peer has told, but that lay somewhere: judged like any other, and
+        passed on to every peer."""
+        self._take(self._me, blobs)
 
     def summary(self) -> bytes:
         """16 bytes that are the same where the same is held."""
@@ -343,6 +361,8 @@ class Gossip:
             return True
         self._accepted.append(statement)
         self._news[kind, node] = peer
+        if kind is Kind.RECORD:
+            (self._learnt.add if peer == self._me else self._learnt.discard)(node)
         vouches = before.vouches if before else ()
         if kind is Kind.RECORD and self._records[node].vouches != vouches:
             self._rebuild()
@@ -416,6 +436,7 @@ class Gossip:
                 self._news.pop((kind, node), None)
                 for memory in self._memories.values():
                     memory.sent.pop((kind, node), None)
+            self._learnt.discard(node)
             self._records.pop(node, None)
             self._sights.pop(node, None)
             self._summary = b""

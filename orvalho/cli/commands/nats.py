@@ -31,7 +31,9 @@ def command() -> None:
     examples=(
         "orvalho nats config",
         "orvalho nats config --out /etc/nats --tls /etc/nats/certificates",
-        "orvalho nats config --leaf nats-leaf://hub.example:7422",
+        "orvalho nats config --leaf-hub 0.0.0.0:7422",
+        "orvalho nats config --leaf nats-leaf://leaf:PASSWORD@hub.example:7422",
+        "orvalho nats config --callout",
     ),
 )
 @click.option("--out", metavar="DIR", help="Where to write it (nats in the state directory).")
@@ -43,14 +45,33 @@ def command() -> None:
 )
 @click.option("--tls", metavar="DIR", help="A directory with cert.pem and key.pem.")
 @click.option("--leaf", metavar="URL", help="A NATS server that this one leans on.")
+@click.option(
+    "--leaf-hub", metavar="HOST:PORT", help="Where other NATS servers may lean on this one."
+)
+@click.option("--callout", is_flag=True, help="The server asks this daemon who may come in.")
 @click.pass_obj
 def config(
-    session: Session, out: str | None, listen: str, tls: str | None, leaf: str | None
+    session: Session,
+    *,
+    out: str | None,
+    listen: str,
+    tls: str | None,
+    leaf: str | None,
+    leaf_hub: str | None,
+    callout: bool,
 ) -> None:
     """Write the configuration of a NATS server that lets in this node and those paired with it,
     each with the rights to its own messages. The daemon writes it again when a device is paired
-    or forgotten, and has the server read it."""
-    request = NatsConfig(out=_absolute(out), listen=listen, tls=_absolute(tls), leaf=leaf)
+    or forgotten, and has the server read it; with --callout the server asks instead, at each
+    connection, and lets in nobody while the daemon is off."""
+    request = NatsConfig(
+        out=_absolute(out),
+        listen=listen,
+        tls=_absolute(tls),
+        leaf=leaf,
+        leaf_hub=leaf_hub,
+        callout=callout,
+    )
     with session.connect() as client:
         reply = client.ask(request, NatsConfigured)
     if session.screen.as_json:
@@ -61,6 +82,12 @@ def config(
     session.screen.line(f"  nodes    {', '.join(reply.nodes)}")
     session.screen.line(f"  start    nats-server -c {reply.path}")
     session.screen.line(f"  address  {reply.address}")
+    if reply.leaf is not None:
+        session.screen.line(f"  leaves   orvalho nats config --leaf {reply.leaf}")
+    if reply.callout and reply.changed:
+        session.screen.notice(
+            "a server that runs already must be stopped and started for --callout"
+        )
     session.screen.notice("on each device: add the address to `listen` in config.toml")
 
 

@@ -113,9 +113,8 @@ class NodeOperations:
         yield _ok(f"{house.name} runs, version {__version__}")
         for origin, texts in house.problems.items():
             for text in texts:
-                yield control.Finding(
-                    level="problem", text=text, hint=f"edit the file: {origin} stays as it was"
-                )
+                hint = house.hints.get(text, f"edit the file: {origin} stays as it was")
+                yield control.Finding(level="problem", text=text, hint=hint)
         if not house.problems.get("policy"):
             yield _ok(f"policy: {house.policy.statistics()['rules']} rules are in force")
         if not house.contexts.list():

@@ -12,7 +12,6 @@ from orvalho.contexts.trust import Peer
 from orvalho.control import messages as control
 from orvalho.control import seeing
 from orvalho.daemon.house import House
-from orvalho.daemon.measure import measure
 from orvalho.daemon.netcheck import netcheck
 from orvalho.daemon.reach import ask_ping, away, comes
 from orvalho.errors import InvalidInput, Unavailable
@@ -24,7 +23,7 @@ _PAUSE_S: Final = 1.0
 
 
 class ReachOperations:
-    """`orvalho ping`, `netcheck` and `bench`."""
+    """`orvalho ping` and `netcheck`."""
 
     def __init__(self, house: House, environ: Mapping[str, str]) -> None:
         self._house = house
@@ -52,13 +51,6 @@ class ReachOperations:
 
     async def netcheck(self, request: seeing.Netcheck) -> Replies:
         yield await netcheck(self._house, self._environ, request.timeout_s)
-
-    async def bench(self, request: seeing.Bench) -> Replies:
-        rows = await measure(self._house, request)
-        yield seeing.BenchReply(rows=tuple(rows))
-
-    async def echo(self, _request: seeing.Echo) -> Replies:
-        yield control.Done()
 
     async def _pong(self, peer: Peer, number: int, timeout_s: float) -> seeing.Pong:
         at = time.time()
