@@ -24,7 +24,7 @@ from orvalho.control import mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, file_words
+from orvalho.daemon import addresses, file_queue, file_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
@@ -93,6 +93,7 @@ MIGRATIONS = (
     kv.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
+    file_queue.MIGRATIONS,
     *peers.MIGRATIONS,
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
@@ -444,13 +445,17 @@ class _Wiring:
 
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
+        files = FileOperations(house, self._tasks)
+        self._tasks.start_soon(files.queue.run)
         return {
             seeing.Ping: reach.ping,
             seeing.Netcheck: reach.netcheck,
             seeing.Bench: reach.bench,
             seeing.Echo: reach.echo,
             seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
-            seeing.FileSend: FileOperations(house, self._tasks).send,
+            seeing.FileSend: files.send,
+            seeing.FileList: files.waiting,
+            seeing.FileCancel: files.cancel,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:

@@ -62,7 +62,7 @@ def cut_off(host: int, hosts: int) -> tuple[tuple[int, int], ...]:
 
 def is_possible() -> bool:
     """Whether this process may make namespaces and TAP devices."""
-    if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         return False
     name = f"orv{os.getpid()}probe"
     try:
@@ -161,9 +161,7 @@ def lossy_wire(top: Path, *names: str, seed: int = 1, scheme: str = "ws") -> Ite
             process.kill()
             process.communicate()
         for host in hosts:
-            subprocess.run(
-                ["ip", "netns", "del", host.namespace], capture_output=True, check=False
-            )
+            subprocess.run(["ip", "netns", "del", host.namespace], capture_output=True, check=False)
 
 
 # ---- the process between them -------------------------------------------------------------------

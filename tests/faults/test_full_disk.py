@@ -15,9 +15,14 @@ from tests.scenarios.devices import Device, Printed, wait_until
 
 
 def _can_mount() -> bool:
-    return os.geteuid() == 0 and not subprocess.run(
-        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
-    ).returncode
+    return (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+            capture_output=True,
+            check=False,
+        ).returncode
+    )
 
 
 pytestmark = pytest.mark.skipif(not _can_mount(), reason="needs root to mount a small disk")

@@ -345,7 +345,9 @@ class ScriptHandler:
         if arrival.delivery is not None:
             # A sender that reads slowly has the line from the ending.
             with anyio.move_on_after(_TELL_S):
-                await self._house.node.tell(self._heir(arrival.sender), "script.output", encode(line))
+                await self._house.node.tell(
+                    self._heir(arrival.sender), "script.output", encode(line)
+                )
 
     # ---- keep -------------------------------------------------------------------------------
 

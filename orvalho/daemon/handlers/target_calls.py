@@ -83,7 +83,10 @@ def caller_calls(house: House, sender: Key, run: str, gate: RunGate) -> dict[str
                 raw = await house.answer_caller(sender, encode(asked))
             else:
                 raw = await house.node.ask(
-                    house.trust.heir(sender), "caller.call", encode(asked), timeout_s=_CALLER_ANSWER_S
+                    house.trust.heir(sender),
+                    "caller.call",
+                    encode(asked),
+                    timeout_s=_CALLER_ANSWER_S,
                 )
             reply = decode(raw, CallerReply)
             if reply.error is not None:
