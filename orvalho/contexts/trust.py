@@ -247,6 +247,11 @@ class TrustBook:
             )
         return await self.add(replace(peer, is_introducer=is_introducer))
 
+    async def reintroduce(self, node_key: Key, introduced: str) -> bool:
+        """Say otherwise how we came to know a peer; False when that is no news."""
+        peer = self._by_key.get(node_key)
+        return peer is not None and await self.add(replace(peer, introduced=introduced))
+
     async def succeed(
         self, old: Key, new: Key, also: Callable[[sqlite3.Connection], None]
     ) -> Peer | None:

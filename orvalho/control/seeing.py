@@ -172,7 +172,7 @@ class FilePlaced(Message, frozen=True, kw_only=True, tag=tag):
     choices: tuple[Choice, ...]
 
 
-class FileState(Message, frozen=True, kw_only=True):
+class QueuedFile(Message, frozen=True, kw_only=True):
     """`state`: sending, waiting, sent, failed, expired, cancelled. `path` is here; `text` says
     where it lies now, or why it does not. `until`: when it expires, or is told no longer."""
 
@@ -187,7 +187,7 @@ class FileState(Message, frozen=True, kw_only=True):
 
 
 class FileListReply(Message, frozen=True, kw_only=True, tag=tag):
-    files: tuple[FileState, ...]
+    files: tuple[QueuedFile, ...]
 
 
 class Report(Message, frozen=True, kw_only=True, tag=tag):

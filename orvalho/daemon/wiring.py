@@ -56,6 +56,7 @@ from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.peer_words import unapproved
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
@@ -485,6 +486,8 @@ class _Wiring:
             return
         await house.trust.update_addresses(peer, hello.addresses)
         await house.trust.update_contexts(peer, contexts)
+        # It lets us in, so it has approved of us.
+        await house.trust.reintroduce(peer, unapproved(known.introduced, is_held=False))
 
     async def _on_paired(self, paired: Paired) -> bool:
         return await admit(self._built, paired)

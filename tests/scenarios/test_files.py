@@ -228,7 +228,7 @@ def test_a_file_for_several_says_a_line_for_each(tmp_path: Path) -> None:
             }
             nearest = laptop.types("file", "send", str(file), "peer@any@kind=phone:")
             assert (nearest.status, "peer@phone2:" in nearest.out) == (0, True), nearest
-            assert laptop.types("file", "send", str(file), "@nobody:").status == 4
+            assert laptop.types("file", "send", str(file), "@friends:").status == 4
             off.start()
             wait_until(lambda: states(laptop) == ["sent"], "it comes")
             assert (off.tree("peer") / "inbox/plan.pdf").read_bytes() == file.read_bytes()

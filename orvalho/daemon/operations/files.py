@@ -202,9 +202,9 @@ class FileOperations:
             changed=watched.placed.is_new,
         )
 
-    def _state(self, queued: Queued) -> seeing.FileState:
+    def _state(self, queued: Queued) -> seeing.QueuedFile:
         is_sending = self.queue.is_sending(queued.id)
-        return seeing.FileState(
+        return seeing.QueuedFile(
             file=queued.id,
             path=queued.path,
             to=self._to(queued),
