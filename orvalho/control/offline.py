@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from orvalho.control.client import error_of
 from orvalho.control.message import Message
+from orvalho.control.messages import Failed
 from orvalho.control.start import daemon_command
 from orvalho.errors import Unavailable
 
@@ -17,22 +19,25 @@ T = TypeVar("T", bound=Message)
 _LIMIT_S: Final = 60.0
 
 
-def ask_offline(environ: Mapping[str, str], home: str | None, verb: str, kind: type[T]) -> T:
+def ask_offline(
+    environ: Mapping[str, str], home: str | None, verb: str, kind: type[T], *arguments: str
+) -> T:
     """Run `verb` of the daemon's program on a home; its one answer, as the daemon would give it.
 
     Raises:
         Unavailable: the program broke; `detail` has the end of what it wrote.
+        OrvalhoError: what it answered with.
     """
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            daemon_command(home, verb),
+            daemon_command(home, verb, *arguments),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=dict(environ),
             timeout=_LIMIT_S,
             check=False,
         )
-        return msgspec.json.decode(done.stdout, type=kind)
+        answer: T | Failed = msgspec.json.decode(done.stdout, type=kind | Failed)
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"looking at the home took more than {_LIMIT_S:g} s.") from error
     except msgspec.DecodeError as error:
@@ -41,3 +46,6 @@ def ask_offline(environ: Mapping[str, str], home: str | None, verb: str, kind: t
             f"looking at the home broke off with status {done.returncode}.",
             detail="\n".join(last) or None,
         ) from error
+    if isinstance(answer, Failed):
+        raise error_of(answer)
+    return answer

@@ -29,8 +29,8 @@ _log = logging.getLogger("orvalho.daemon")
 
 
 def main(argv: Sequence[str]) -> int:
-    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor` and
-    `bugreport` look at one that may not start, and answer as the daemon would."""
+    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`,
+    `bugreport` and `config-set` are for one that may not start, and answer as the daemon would."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -40,8 +40,11 @@ def main(argv: Sequence[str]) -> int:
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
     init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
+    set_parser = verbs.add_parser("config-set")
+    set_parser.add_argument("key")
+    set_parser.add_argument("value")
     looks = [verbs.add_parser(name) for name in ("doctor", "bugreport")]
-    for sub in (run_parser, init_parser, *looks):
+    for sub in (run_parser, init_parser, set_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -50,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
             phrase = sys.stdin.read() if arguments.restore else None
             for line in initialise(home, arguments.name, arguments.listen, os.environ, phrase):
                 sys.stdout.write(line + "\n")
+            return 0
+        if arguments.verb == "config-set":
+            sys.stdout.buffer.write(_set(home, arguments.key, arguments.value))
             return 0
         if arguments.verb in ("doctor", "bugreport"):
             sys.stdout.buffer.write(_looked_at(home, arguments.verb))
@@ -62,6 +68,16 @@ def main(argv: Sequence[str]) -> int:
         if error.hint:
             sys.stderr.write(f"  try   {error.hint}\n")
         return error.exit_status
+
+
+def _set(home: Home, key: str, value: str) -> bytes:
+    from orvalho.control.messages import Failed, Note  # noqa: PLC0415
+
+    try:
+        text = configuration.set_offline(home.config, os.environ, key, value)
+    except OrvalhoError as error:
+        return msgspec.json.encode(Failed(**error.parts()))
+    return msgspec.json.encode(Note(text=text))
 
 
 def _looked_at(home: Home, verb: str) -> bytes:

@@ -66,5 +66,5 @@ def test_all_are_pinged_and_nobody_is_no_device(tmp_path: Path) -> None:
 
 def test_a_code_that_nobody_shows_is_a_wrong_one(tmp_path: Path) -> None:
     with devices(tmp_path, "laptop") as (laptop,):
-        printed = laptop.types("pair", "987-abandon-ability")
+        printed = laptop.types("pair", "987-violin-orbit-lemon")
         assert (printed.status, "it is wrong, expired or used" in printed.err) == (6, True), printed
