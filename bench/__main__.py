@@ -9,7 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 
-from bench import base, command, depot, files, gossip, hostile, idle, links, nats, policy, scripts
+from bench import (
+    base,
+    command,
+    depot,
+    faults,
+    files,
+    gossip,
+    hostile,
+    idle,
+    links,
+    nats,
+    policy,
+    scripts,
+)
 from bench.table import Row, show
 
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
@@ -20,6 +33,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "hostile": hostile.measure,
     "idle": idle.measure,
     "gossip": gossip.measure,
+    "faults": faults.measure,
     "links": links.measure,
     "nats": nats.measure,
     "file": files.measure,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_wire import allow_counting, handled, send
+from tests.faults.counting import allow_counting, handled, send
 from tests.scenarios.devices import Device, Printed, wait_until
 
 
