@@ -75,6 +75,12 @@ class Screen:
         """Text of our own that is meant for a program: a completion script."""
         sys.stdout.write(text)
 
+    def raw(self, content: bytes) -> None:
+        """Bytes for a file or a program, never for a terminal."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns; their headers only on a terminal, so that `cut` and `awk` see data."""
         from tabulate import tabulate  # noqa: PLC0415 - 50 ms that other commands do without

@@ -91,7 +91,7 @@ def show_end(session: Session, ended: RunEnded, file: str | None) -> None:
 
     Raises:
         OrvalhoError: what ended the run, if it was not its own end.
-        InvalidInput: the result is bytes and has nowhere to go.
+        InvalidInput: `file` cannot be written.
     """
     if session.screen.as_json:
         session.screen.document(plain(ended))
@@ -116,11 +116,13 @@ def end_error(ended: RunEnded) -> OrvalhoError | None:
 
 def _print(session: Session, ended: RunEnded) -> None:
     if ended.result_bytes is not None:
-        raise InvalidInput(
-            f"the result is {size(len(ended.result_bytes))} of bytes ({_kind(ended.result_bytes)}),"
-            " not JSON: it needs a file.",
-            hint=f"orvalho script result {ended.run} -o FILE",
-        )
+        if not session.screen.is_terminal:
+            session.screen.raw(ended.result_bytes)
+            return
+        kind = f"{size(len(ended.result_bytes))} of bytes ({_kind(ended.result_bytes)})"
+        session.screen.notice(f"the result is {kind}, which a terminal cannot show")
+        session.screen.notice(f"  try   orvalho script result {ended.run} -o FILE")
+        return
     if ended.result is not None:
         session.screen.line(result_text(ended.result, pretty=session.screen.is_terminal))
 

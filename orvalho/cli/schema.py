@@ -20,7 +20,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "note": (
         m.Note,
         "ctx new, group add/rm, peer rm/set/rename/revoke, node approve/reject, depot rm, "
-        "script cancel, script lock, config set, daemon stop, lib rm, service start/stop",
+        "script cancel, script lock, file cancel, config set, daemon stop, lib rm, "
+        "service start/stop",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -59,6 +60,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "pong": (seeing.Pong, "ping"),
     "netcheck": (seeing.NetcheckReply, "netcheck"),
     "bench": (seeing.BenchReply, "bench"),
+    "files-waiting": (seeing.FileListReply, "file ls"),
     "report": (seeing.Report, "bugreport"),
     "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),
     "wasm-files": (libraries.WasmFiles, "wasi ls; wasi info, of a file"),
@@ -205,6 +207,7 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
                 "items": {
                     "type": "object",
                     "properties": {
+                        "state": {"type": "string"},
                         "to": {"type": "string"},
                         "path": {"type": "string"},
                         "size_bytes": {"type": "integer"},
@@ -212,6 +215,10 @@ _OWN: Final[dict[str, tuple[dict[str, Any], str]]] = {
                         "took_ms": {"type": "integer"},
                         "sent_bytes": {"type": "integer"},
                         "changed": {"type": "boolean"},
+                        "file": {"type": "string"},
+                        "queued_at": {"type": "string"},
+                        "expires_at": {"type": "string", "format": "date-time"},
+                        "error": {"type": "object"},
                     },
                 },
             },

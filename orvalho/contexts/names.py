@@ -83,7 +83,11 @@ def check_label(text: str) -> str:
             hint=_suggested_label(text),
         )
     if text in _RESERVED:
-        raise InvalidInput(f'"{text}" is a reserved word and cannot be a name', where=text)
+        raise InvalidInput(
+            f'"{text}" is a word of Orvalho\'s own and names no device, context or group',
+            where=text,
+            hint="orvalho peer ls",
+        )
     return text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
@@ -67,6 +67,14 @@ def add_introducer(database: Any) -> None:
     database["peer"].add_column("is_introducer", int, not_null_default=0)
 
 
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_formerly(database: Any) -> None:
+    """The keys that nodes had, and the one each has now."""
+    database["formerly"].create(
+        {"old_key": bytes, "node_key": bytes}, pk="old_key", not_null={"node_key"}, strict=True
+    )
+
+
 class ContextEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A context of a peer: its name there and its key, which the peer's node certified."""
 
@@ -105,8 +113,11 @@ class Target:
 class TrustBook:
     """The peers of this node. Made by `open_trust_book`; all methods on the event loop."""
 
-    def __init__(self, store: Store, peers: Sequence[Peer]) -> None:
+    def __init__(
+        self, store: Store, peers: Sequence[Peer], formerly: Mapping[Key, Key] | None = None
+    ) -> None:
         self._store = store
+        self._formerly = dict(formerly or {})
         self._watchers: list[Callable[[], None]] = []
         self._by_key = {peer.node_key: peer for peer in peers}
         self._by_name = {peer.name: peer for peer in peers}
@@ -118,6 +129,12 @@ class TrustBook:
     def by_key(self, node_key: Key) -> Peer | None:
         """The peer with this node key; None for a stranger."""
         return self._by_key.get(node_key)
+
+    def heir(self, key: Key) -> Key:
+        """The key that a node has now which had `key` when we knew it by that; `key` itself where
+        nothing else is known. Trusts nobody: only what was taken while the old key was good may
+        be looked up by it."""
+        return key if key in self._by_key else self._formerly.get(key, key)
 
     def by_name(self, name: str) -> Peer:
         """Raises:
@@ -230,6 +247,11 @@ class TrustBook:
             )
         return await self.add(replace(peer, is_introducer=is_introducer))
 
+    async def reintroduce(self, node_key: Key, introduced: str) -> bool:
+        """Say otherwise how we came to know a peer; False when that is no news."""
+        peer = self._by_key.get(node_key)
+        return peer is not None and await self.add(replace(peer, introduced=introduced))
+
     async def succeed(
         self, old: Key, new: Key, also: Callable[[sqlite3.Connection], None]
     ) -> Peer | None:
@@ -242,9 +264,14 @@ class TrustBook:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("update peer set node_key = ? where node_key = ?", (new, old))
+            connection.execute("update formerly set node_key = ? where node_key = ?", (new, old))
+            connection.execute("insert or replace into formerly values (?, ?)", (old, new))
             also(connection)
 
         await self._store.transact("peer.succeed", work)
+        self._formerly = {
+            key: new if heir == old else heir for key, heir in self._formerly.items()
+        } | {old: new}
         current = self._by_key.get(old)
         if current is None:
             return None
@@ -313,7 +340,7 @@ class TrustBook:
 
 async def open_trust_book(store: Store) -> TrustBook:
     """The book that lies in the store (which was opened with this file's MIGRATIONS)."""
-    return TrustBook(store, await store.read(_read_all))
+    return TrustBook(store, await store.read(_read_all), await store.read(_read_formerly))
 
 
 def check_words(key_a: Key, key_b: Key) -> tuple[str, str, str, str]:
@@ -382,6 +409,11 @@ def _put(connection: sqlite3.Connection, peer: Peer) -> None:
     # Not "or replace": that would silently push out whoever holds the name.
     connection.execute("delete from peer where node_key = ?", (peer.node_key,))
     connection.execute(f"insert into peer ({_COLUMNS}) values ({marks})", row)
+
+
+def _read_formerly(connection: sqlite3.Connection) -> dict[Key, Key]:
+    rows = connection.execute("select old_key, node_key from formerly")
+    return {Key(old): Key(now) for old, now in rows}
 
 
 def _read_all(connection: sqlite3.Connection) -> list[Peer]:

@@ -274,7 +274,8 @@ class Note(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class PeerState(Message, frozen=True, kw_only=True):
-    """`state`: online, offline. `path`: `direct 127.0.0.1:4455`, or how it would be reached.
+    """`state`: online, offline, or of a peer that refuses our key: waiting (to be approved there),
+    revoked, refused. `path`: `direct 127.0.0.1:4455`, or how it would be reached.
     `relation`: own (the same owner's) or guest. `key` is `ed25519:...`. `queued_at`: which other
     nodes keep some of what is queued, and how much."""
 

@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from orvalho.control.client import error_of
 from orvalho.control.message import Message
+from orvalho.control.messages import Failed
 from orvalho.control.start import daemon_command
 from orvalho.errors import Unavailable
 
@@ -24,6 +26,7 @@ def ask_offline(
 
     Raises:
         Unavailable: the program broke; `detail` has the end of what it wrote.
+        OrvalhoError: what it answered with.
     """
     try:
         done = subprocess.run(  # noqa: S603 - our own program
@@ -34,7 +37,7 @@ def ask_offline(
             timeout=_LIMIT_S,
             check=False,
         )
-        return msgspec.json.decode(done.stdout, type=kind)
+        answer: T | Failed = msgspec.json.decode(done.stdout, type=kind | Failed)
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"looking at the home took more than {_LIMIT_S:g} s.") from error
     except msgspec.DecodeError as error:
@@ -43,3 +46,6 @@ def ask_offline(
             f"looking at the home broke off with status {done.returncode}.",
             detail="\n".join(last) or None,
         ) from error
+    if isinstance(answer, Failed):
+        raise error_of(answer)
+    return answer

@@ -26,14 +26,26 @@ class Netcheck(Message, frozen=True, kw_only=True, tag=tag):
 class FileSend(Message, frozen=True, kw_only=True, tag=tag):
     """Send the file at `path` (absolute, on this machine) into a context's tree.
 
-    `to`: `phone2` or `ctx@phone2`. `directory`: where it shall lie there. `wait`: for a target
-    that is away. `context`: which of our contexts sends. -> FileProgress, ..., FileSent"""
+    `to`: `phone2` or `ctx@phone2`, or a name of several. `directory`: where it shall lie there.
+    `wait`: for a target that is away, in place of queueing it. `context`: which of our contexts
+    sends. -> FileProgress, ..., FileSent or FileQueued; for several a FilePlaced first, then one
+    of these or NotSent for each."""
 
     path: str
     to: str
     directory: str = "/inbox"
     context: str | None = None
     wait: bool = False
+
+
+class FileList(Message, frozen=True, kw_only=True, tag=tag):
+    """Files that wait for a device that is off, and what became of others. -> FileListReply"""
+
+
+class FileCancel(Message, frozen=True, kw_only=True, tag=tag):
+    """Take back a file that waits; `file` may be a unique prefix of its id. -> Note"""
+
+    file: str
 
 
 class Bugreport(Message, frozen=True, kw_only=True, tag=tag):
@@ -111,6 +123,13 @@ class NetcheckReply(Message, frozen=True, kw_only=True, tag=tag):
     peers: tuple[PeerCheck, ...]
 
 
+class Choice(Message, frozen=True, kw_only=True):
+    """A context that a name stands for now, and why: its labels, its path, its round trip."""
+
+    to: str
+    why: str
+
+
 class FileProgress(Message, frozen=True, kw_only=True, tag=tag):
     """`sent_bytes` lie durably or soon will at the target. `state`: sending, or waiting for a
     target that is away. `resumed_bytes`: how much lay there before we began."""
@@ -133,6 +152,45 @@ class FileSent(Message, frozen=True, kw_only=True, tag=tag):
     took_ms: int
     sent_bytes: int
     changed: bool
+
+
+class FileQueued(Message, frozen=True, kw_only=True, tag=tag):
+    """The target is away: the file at `path` here waits for it, at the node `queued_at`, until
+    `expires_at`, and is sent as it is now or not at all."""
+
+    to: str
+    file: str
+    path: str
+    size_bytes: int
+    sha256: str
+    queued_at: str
+    expires_at: float
+
+
+class FilePlaced(Message, frozen=True, kw_only=True, tag=tag):
+    """Where a file for a name of several goes. `several`: to each of them."""
+
+    name: str
+    several: bool
+    choices: tuple[Choice, ...]
+
+
+class QueuedFile(Message, frozen=True, kw_only=True):
+    """`state`: sending, waiting, sent, failed, expired, cancelled. `path` is here; `text` says
+    where it lies now, or why it does not. `until`: when it expires, or is told no longer."""
+
+    file: str
+    path: str
+    to: str
+    size_bytes: int
+    state: str
+    text: str
+    queued_at: float
+    until: float
+
+
+class FileListReply(Message, frozen=True, kw_only=True, tag=tag):
+    files: tuple[QueuedFile, ...]
 
 
 class Report(Message, frozen=True, kw_only=True, tag=tag):
@@ -168,13 +226,6 @@ class Loopback(Message, frozen=True, kw_only=True):
 class BenchReply(Message, frozen=True, kw_only=True, tag=tag):
     rows: tuple[Measured, ...]
     transports: tuple[Loopback, ...] = ()
-
-
-class Choice(Message, frozen=True, kw_only=True):
-    """A context that a name stands for now, and why: its labels, its path, its round trip."""
-
-    to: str
-    why: str
 
 
 class ScriptPlaced(Message, frozen=True, kw_only=True, tag=tag):
@@ -222,12 +273,17 @@ class ResolvedAll(Message, frozen=True, kw_only=True, tag=tag):
     chosen: str | None = None
 
 
-Request = Ping | Netcheck | FileSend | Bugreport | Bench | Echo | asking.Request
+Request = (
+    Ping | Netcheck | FileSend | FileList | FileCancel | Bugreport | Bench | Echo | asking.Request
+)
 Reply = (
     Pong
     | NetcheckReply
     | FileProgress
     | FileSent
+    | FileQueued
+    | FilePlaced
+    | FileListReply
     | Report
     | BenchReply
     | ScriptPlaced

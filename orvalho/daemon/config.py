@@ -306,6 +306,29 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     return True
 
 
+def set_offline(directory: Path, environ: Mapping[str, str], key: str, text: str) -> str:
+    """Write a setting of a home that no daemon serves; what to tell of it. Another mistake in the
+    files does not keep this one from being mended.
+
+    Raises:
+        InvalidInput: there is no such key, the value is none for it, or config.toml is not TOML.
+    """
+    file = directory / "config.toml"
+    before = file.read_text() if file.exists() else ""
+    if not set_value(directory, key, text):
+        return f"{key} is {text} already"
+    try:
+        load(directory, environ, {})
+    except InvalidInput as error:
+        if re.match(rf"{re.escape(key)}\b", error.message):
+            file.write_text(before)
+            raise InvalidInput(error.message, where=f"{key} = {text}", hint=error.hint) from error
+        return f"{key} = {text}\n  but the settings are not of use yet: {error.message}" + (
+            f" ({error.where})" if error.where else ""
+        )
+    return f"{key} = {text}"
+
+
 def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, directory: Path) -> None:
     name = str(file.relative_to(directory))
     try:

@@ -6,6 +6,7 @@ import getpass
 import random
 import re
 import socket
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -59,15 +60,17 @@ def initialise(
             )
         yield f"already initialised: device id {device_id(identity.node.key)}"
         yield f"  config  {home.config}"
+        yield from _ignored(home, name, listen)
         return
     label = check_label(name or _as_label(socket.gethostname().split(".")[0], "node"))
     user = check_label(_as_label(environ.get("USER") or getpass.getuser(), "me"))
+    # A port written down: peers remember where to find this node. Found before anything is made:
+    # what fails leaves nothing behind.
+    address = _with_port(listen or "ws://0.0.0.0", usual=home.root is None)
     for directory in (home.config, home.state, home.data):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for directory in (home.policy, home.groups, home.config / "conf.d", home.contexts):
         directory.mkdir(exist_ok=True, mode=0o700)
-    # A port written down: peers remember where to find this node.
-    address = _with_port(listen or "ws://0.0.0.0", usual=home.root is None)
     document = tomlkit.document()
     document["name"] = label
     document["context"] = user
@@ -85,6 +88,18 @@ def initialise(
     yield f"  config  {home.config}"
     yield f"  keys    {home.keys}"
     yield f"  context {home.contexts / user}"
+
+
+def _ignored(home: Home, name: str | None, listen: str | None) -> Iterator[str]:
+    """What was asked of a home that is there already, and is otherwise in it."""
+    try:
+        there = tomllib.loads((home.config / "config.toml").read_text())
+    except (OSError, ValueError):
+        there = {}
+    if name is not None and there.get("name") != name:
+        yield f"  ignored --name {name}: this node is called {there.get('name')}"
+    if listen is not None and there.get("listen") not in (listen, [listen]):
+        yield f"  ignored --listen {listen}: orvalho config set listen {listen}"
 
 
 def make_context_files(home: Home, name: str) -> None:

@@ -33,9 +33,9 @@ _log = logging.getLogger("orvalho.daemon")
 
 
 def main(argv: Sequence[str]) -> int:
-    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor` and
-    `bugreport` look at one that may not start, and answer as the daemon would; `config-example`
-    needs none, and `wasm` looks at binaries."""
+    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`, `bugreport`
+    and `config-set` are for one that may not start, and answer as the daemon would;
+    `config-example` needs none, and `wasm` looks at binaries."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -45,10 +45,13 @@ def main(argv: Sequence[str]) -> int:
     init_parser.add_argument("--name")
     init_parser.add_argument("--listen")
     init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
+    set_parser = verbs.add_parser("config-set")
+    set_parser.add_argument("key")
+    set_parser.add_argument("value")
     looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
     wasm_parser = verbs.add_parser("wasm")
     wasm_parser.add_argument("path")
-    for sub in (run_parser, init_parser, wasm_parser, *looks):
+    for sub in (run_parser, init_parser, set_parser, wasm_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -62,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
             from orvalho.daemon.config_example import example_files  # noqa: PLC0415
 
             sys.stdout.buffer.write(msgspec.json.encode(example_files()))
+            return 0
+        if arguments.verb == "config-set":
+            sys.stdout.buffer.write(_set(home, arguments.key, arguments.value))
             return 0
         if arguments.verb in _LOOKS:
             sys.stdout.buffer.write(_looked_at(home, arguments.verb))
@@ -80,6 +86,16 @@ def main(argv: Sequence[str]) -> int:
         if error.hint:
             sys.stderr.write(f"  try   {error.hint}\n")
         return error.exit_status
+
+
+def _set(home: Home, key: str, value: str) -> bytes:
+    from orvalho.control.messages import Failed, Note  # noqa: PLC0415
+
+    try:
+        text = configuration.set_offline(home.config, os.environ, key, value)
+    except OrvalhoError as error:
+        return msgspec.json.encode(Failed(**error.parts()))
+    return msgspec.json.encode(Note(text=text))
 
 
 def _looked_at(home: Home, verb: str) -> bytes:

@@ -144,6 +144,10 @@ class Mesh:
         ]
         return found
 
+    def is_revoked_by(self, node_key: Key) -> bool:
+        """Whether this very device was revoked there, as far as we have heard."""
+        return node_key in self._revoked_by
+
     def statistics(self) -> dict[str, int]:
         return {**self._parts.counters, "mesh.nodes": len(self._gossip.records)}
 

@@ -7,8 +7,8 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -95,9 +95,11 @@ class Pace:
 
 class Outgoing:
     """One transfer; `run` it once. What changes meanwhile is for showing: `state`, `sent_bytes`
-    (what the target has written), `resumed_bytes` (what it had before)."""
+    (what the target has written), `resumed_bytes` (what it had before). A file whose SHA-256 is
+    not the one `expected` is not placed."""
 
-    def __init__(self, house: House, parcel: Parcel) -> None:
+    def __init__(self, house: House, parcel: Parcel, expected: bytes = b"") -> None:
+        self._expected = expected
         self.state = "sending"
         self.sent_bytes = 0
         self.resumed_bytes = 0
@@ -107,6 +109,7 @@ class Outgoing:
         self.context = parcel.context
         self._house = house
         self._parcel = parcel
+        self._before = (0, 0, 0)
         self._hash = hashlib.sha256()
         self._hashed_bytes = 0
 
@@ -117,17 +120,11 @@ class Outgoing:
         Unavailable: the target is away; with `waits` only if the disk there fails.
         Denied, LimitExceeded, NotFound, Untrusted: as the target says.
         """
-        async with self._opened() as (file, before):
+        with open_source(self._parcel.source) as (file, before):
             offer = self._offer(before)
             self.size_bytes = offer.size_bytes
-            placed = await self._until_placed(file, offer, waits=waits)
-            if _mark(os.fstat(file)) != _mark(before):
-                raise Conflict(
-                    f"{self._parcel.source.name} was changed while it was sent",
-                    where=str(self._parcel.source),
-                    hint="send it again",
-                )
-            return placed
+            self._before = _mark(before)
+            return await self._until_placed(file, offer, waits=waits)
 
     async def _until_placed(self, file: int, offer: Offer, *, waits: bool) -> Placed:
         house, peer = self._house, self._parcel.peer
@@ -161,11 +158,14 @@ class Outgoing:
             await self._send_parts(file, offer, at)
             await to_thread.run_sync(self._hash_up_to, file, offer.size_bytes)
             self.sha256 = self._hash.digest()
+            # All of it has been read, and not asked to be placed: nothing half old, half new.
+            self._refuse_changed(file)
             finish = encode(Finish(id=offer.id, sha256=self.sha256))
             return decode(await self._ask(FINISH, finish), Placed)
         except (OrvalhoError, ExceptionGroup) as error:
             cause = _leaf(error)
-            if isinstance(cause, (Unavailable, NotFound, Conflict)):
+            is_ours = isinstance(cause, Conflict) and cause.peer is None
+            if isinstance(cause, (Unavailable, NotFound, Conflict)) and not is_ours:
                 raise _retried(cause) from error
             raise cause from error
 
@@ -197,23 +197,14 @@ class Outgoing:
 
     # ---- the file ---------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[int, os.stat_result]]:
-        source = self._parcel.source
-        try:
-            # O_NONBLOCK: a FIFO must not hang us.
-            file = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise InvalidInput(
-                f"{source} cannot be read: {error.strerror}", where=str(source)
-            ) from error
-        try:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidInput(f"{source} is no plain file", where=str(source))
-            yield file, status
-        finally:
-            os.close(file)
+    def _refuse_changed(self, file: int) -> None:
+        is_other = bool(self._expected) and self._expected != self.sha256
+        if is_other or _mark(os.fstat(file)) != self._before:
+            raise Conflict(
+                f"{self._parcel.source.name} was changed while it was sent",
+                where=str(self._parcel.source),
+                hint="send it again",
+            )
 
     def _offer(self, status: os.stat_result) -> Offer:
         parcel = self._parcel
@@ -250,6 +241,29 @@ class Outgoing:
                 return
             self._hash.update(chunk)
             self._hashed_bytes += len(chunk)
+
+
+@contextmanager
+def open_source(source: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """A file descriptor, and what the file was as it was opened.
+
+    Raises:
+        InvalidInput: it cannot be read, or is no plain file.
+    """
+    try:
+        # O_NONBLOCK: a FIFO must not hang us.
+        file = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidInput(
+            f"{source} cannot be read: {error.strerror}", where=str(source)
+        ) from error
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(f"{source} is no plain file", where=str(source))
+        yield file, status
+    finally:
+        os.close(file)
 
 
 def _mark(status: os.stat_result) -> tuple[int, int, int]:

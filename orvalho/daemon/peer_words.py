@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from typing import Final, Literal
 
 from anyio import to_thread
 
@@ -30,13 +31,14 @@ def _words(ours: Key, theirs: Key) -> str:
 
 async def peer_state(house: House, peer: Peer, words: str = "") -> control.PeerState:
     """`words` is left empty where nobody compares them."""
-    is_online = house.node.is_online(peer.node_key)
+    state = standing(house, peer)
+    is_online = state == "online"
     kept_by = await house.node.depots.depositor.with_whom(peer.node_key)
     return control.PeerState(
         name=peer.name,
         key=key_text(peer.node_key),
         relation=peer.relation,
-        state="online" if is_online else "offline",
+        state=state,
         path=path_to(house, peer),
         contexts=tuple(entry.name for entry in peer.contexts),
         check_words=words,
@@ -61,14 +63,47 @@ def path_to(house: House, peer: Peer) -> str:
     if paths:
         return paths[0]
     if house.node.is_refused_by(peer.node_key):
-        return refused_words(peer)
+        return refused_words(house, peer)
     return house.node.problem(peer.node_key) or ", ".join(peer.addresses)
 
 
-def refused_words(peer: Peer) -> str:
-    return f"{peer.name} refuses our key: pair again"
+Standing = Literal["online", "offline", "waiting", "revoked", "refused"]
+
+# Stands behind how we came to know a peer whose owner has yet to approve of us.
+_UNAPPROVED: Final = ", not approved there yet"
 
 
-def pair_again(peer: Peer) -> str:
+def standing(house: House, peer: Peer) -> Standing:
+    """How we stand with a peer, as far as this side can know. `waiting`: its owner has yet to
+    approve of this device; `revoked`: it has said so; `refused`: it turned our key away, which
+    it has forgotten or rejected."""
+    if house.node.is_online(peer.node_key):
+        return "online"
+    if not house.node.is_refused_by(peer.node_key):
+        return "offline"
+    if house.mesh.is_revoked_by(peer.node_key):
+        return "revoked"
+    return "waiting" if peer.introduced.endswith(_UNAPPROVED) else "refused"
+
+
+def refused_words(house: House, peer: Peer) -> str:
+    """Why a peer that refuses our key does so."""
+    match standing(house, peer):
+        case "waiting":
+            return f"{peer.name} has not approved this device yet"
+        case "revoked":
+            return f"{peer.name} has revoked this device, and refuses its key"
+        case _:
+            return f"{peer.name} refuses this device's key: it has forgotten or rejected it"
+
+
+def refused_hint(house: House, peer: Peer) -> str:
     """The hint that goes with `refused_words`."""
-    return f"on {peer.name}: orvalho peer invite; here: orvalho peer add -"
+    if standing(house, peer) == "waiting":
+        return f"on {peer.name}: orvalho node approve {house.name}"
+    return f"pair again. On {peer.name}: orvalho peer invite; here: orvalho peer add -"
+
+
+def unapproved(introduced: str, *, is_held: bool) -> str:
+    """How a peer was introduced, with a word on it while its owner has yet to approve of us."""
+    return introduced.removesuffix(_UNAPPROVED) + (_UNAPPROVED if is_held else "")

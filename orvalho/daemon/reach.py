@@ -12,7 +12,7 @@ from orvalho.contexts.trust import Peer
 from orvalho.control import seeing
 from orvalho.daemon.handlers.ping import PING, read_here
 from orvalho.daemon.house import House
-from orvalho.daemon.peer_words import pair_again, refused_words
+from orvalho.daemon.peer_words import refused_hint, refused_words
 from orvalho.errors import OrvalhoError, Unavailable, Untrusted
 
 
@@ -78,7 +78,7 @@ async def _check(
         problem = f"nobody answers within {timeout_s:g} s"
     except OrvalhoError as error:
         is_refused = house.node.is_refused_by(peer.node_key)
-        problem = refused_words(peer) if is_refused else error.message
+        problem = refused_words(house, peer) if is_refused else error.message
     found[address] = seeing.AddressCheck(address=address, took_ms=took_ms, problem=problem)
 
 
@@ -92,7 +92,12 @@ async def away(house: House, peer: Peer, timeout_s: float = 2.0) -> OrvalhoError
     lines.append(f"queued  {queued} for it" if queued else "queued  nothing for it")
     detail = "\n".join(lines)
     if house.node.is_refused_by(peer.node_key):
-        return Untrusted(refused_words(peer), where=peer.name, hint=pair_again(peer), detail=detail)
+        return Untrusted(
+            refused_words(house, peer),
+            where=peer.name,
+            hint=refused_hint(house, peer),
+            detail=detail,
+        )
     return Unavailable(
         f"{peer.name} is not reachable, {_since(peer)}",
         where=peer.name,

@@ -24,7 +24,7 @@ from orvalho.control import asking, logic, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, bodies, file_words, library_words
+from orvalho.daemon import addresses, bodies, file_queue, file_words, library_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
@@ -63,6 +63,7 @@ from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.peer_words import unapproved
 from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
@@ -104,6 +105,7 @@ MIGRATIONS = (
     runs.MIGRATIONS,
     usage.MIGRATIONS,
     sources.MIGRATIONS,
+    file_queue.MIGRATIONS,
     *peers.MIGRATIONS,
 )
 # Scripts of one peer that may wait for their turn here; more are told to come again.
@@ -459,13 +461,17 @@ class _Wiring:
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
         bench = BenchOperations(house, self._environ)
+        files = FileOperations(house, self._tasks)
+        self._tasks.start_soon(files.queue.run)
         return {
             seeing.Ping: reach.ping,
             seeing.Netcheck: reach.netcheck,
             seeing.Bench: bench.bench,
             seeing.Echo: bench.echo,
             seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
-            seeing.FileSend: FileOperations(house, self._tasks).send,
+            seeing.FileSend: files.send,
+            seeing.FileList: files.waiting,
+            seeing.FileCancel: files.cancel,
         }
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
@@ -495,6 +501,8 @@ class _Wiring:
             return
         await house.trust.update_addresses(peer, hello.addresses)
         await house.trust.update_contexts(peer, contexts)
+        # It lets us in, so it has approved of us.
+        await house.trust.reintroduce(peer, unapproved(known.introduced, is_held=False))
 
     async def _on_paired(self, paired: Paired) -> bool:
         return await admit(self._built, paired)

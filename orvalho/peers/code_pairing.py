@@ -309,9 +309,9 @@ class CodePairing:
         looked for at the addresses `at`, or else on the local network.
 
         Raises:
-            Unavailable: nobody shows it, or it cannot be reached.
-            Untrusted: the code is wrong, expired, used or withdrawn there, or a certificate is
-                wrong.
+            Unavailable: who shows it cannot be reached.
+            Untrusted: nobody shows it; it is wrong, expired, used or withdrawn there; or a
+                certificate is wrong.
             OrvalhoError: what its owner's side raised, with `peer` set.
         """
         found = [tuple(at)] if at else await self._seek(code)
@@ -338,8 +338,9 @@ class CodePairing:
             codes.nameplate_hash(code.nameplate), self._port or DEFAULT_PORT, _SEEK_S
         )
         if not found:
-            raise Unavailable(
-                f"nobody on this network shows the code {code.nameplate}-...",
+            raise Untrusted(
+                f"nobody on this network shows the code {code.nameplate}-...: it is wrong, expired"
+                " or used, or the other device is elsewhere",
                 hint="orvalho pair CODE --at ADDRESS, with an address of the other device",
             )
         return found

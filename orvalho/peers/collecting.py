@@ -175,6 +175,11 @@ class Collector:
         ready = [
             envelope for _, envelope in group if envelope.blob is None or envelope.id in bodies
         ]
+        # Once more, with nothing in between: fetching bodies takes a while, and it may have been
+        # revoked meanwhile.
+        if sender not in self._peers():
+            self._counters["parcels.refused: the sender of a kept envelope is no peer here"] += 1
+            return refused + [opened.item.place for opened, _ in group]
         bearer = _Bearer(sender, {envelope.id for envelope in ready})
         for envelope in ready:
             self._receiver.accept(bearer, envelope, bodies.get(envelope.id, b""))

@@ -67,6 +67,11 @@ def _outside(request: AccessRequest, group: str) -> str:
     return f"not in {group}" if is_in_one else "not in any group"
 
 
+def _family(action: str) -> str:
+    """`fs` of `fs.read`: a line about files says nothing of values."""
+    return action.partition(".")[0]
+
+
 def refusal(request: AccessRequest, decision: Decision) -> Denied:
     """The error for a decision that is not allowed: the rule, and what the owner could do."""
     if decision.rule:
@@ -77,5 +82,6 @@ def refusal(request: AccessRequest, decision: Decision) -> Denied:
         hint = "orvalho policy check"
     rule = decision.rule.where if decision.rule else None
     near = decision.nearest
-    where = f"{near.where} comes closest: {near.text}" if near and not rule else None
+    is_alike = near is not None and _family(near.action) in ("*", _family(request.action))
+    where = f"{near.where} comes closest: {near.text}" if near and is_alike and not rule else None
     return Denied(sentence(request, decision), rule=rule, where=where, hint=hint)

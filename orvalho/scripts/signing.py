@@ -266,7 +266,7 @@ def _check_times(call: Call, now: float) -> None:
         raise Untrusted("the script's signature would hold for too long")
     if call.issued_at > now + SKEW_S:
         raise Untrusted(
-            f"the script is from the future, by {call.issued_at - now:.0f} s",
+            f"the script is from the future by {call.issued_at - now:,.0f} s",
             hint="compare the clocks of both devices",
         )
     if call.expires_at < now - SKEW_S:

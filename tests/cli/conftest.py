@@ -435,6 +435,23 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             ),
         ),
     ),
+    seeing.FileList: (
+        seeing.FileListReply(
+            files=(
+                seeing.QueuedFile(
+                    file="f_01JD3K7M2Q8V5X9Z4B6N1C0F2H",
+                    path="/home/gil/a.jpg",
+                    to="phone2",
+                    size_bytes=9,
+                    state="waiting",
+                    text="",
+                    queued_at=1_700_000_000.0,
+                    until=4_000_000_000.0,
+                ),
+            )
+        ),
+    ),
+    seeing.FileCancel: (m.Note(text="/home/gil/a.jpg is taken back"),),
     road.DepotList: (
         road.DepotListReply(
             piles=(

@@ -24,6 +24,7 @@ JSON_COMMANDS = {
     "key-rotated": ("key", "rotate", "-y"),
     "key-phrase": ("key", "phrase", "-y"),
     "peers": ("peer", "ls"),
+    "files-waiting": ("file", "ls"),
     "nodes": ("nodes",),
     "groups": ("group", "show", "@family"),
     "nats-configured": ("nats", "config"),

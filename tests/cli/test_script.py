@@ -147,16 +147,24 @@ def test_the_exit_status_says_how_the_run_ended(  # noqa: PLR0917
         assert "  rule  policy/peer.csv:14" in shown.err
 
 
-def test_bytes_need_a_file_and_the_error_says_what_they_are(daemon, orvalho, capsys, tmp_path):
+def test_bytes_go_to_a_file_or_a_program_as_they_are(daemon, orvalho, capfdbinary, tmp_path):
+    content = b"\x89PNG\xff\n" + b"x" * 1496
+    daemon.says(m.ScriptSend, queued(), ended(result_bytes=content))
+    assert orvalho("script", "send", "peer@phone2", "-e", "1") == 0
+    assert capfdbinary.readouterr().out == content
+    assert orvalho("script", "send", "peer@phone2", "-e", "1", "-o", f"{tmp_path}/a.png") == 0
+    assert (tmp_path / "a.png").read_bytes() == content
+
+
+def test_a_terminal_is_told_where_bytes_are(daemon, orvalho, capsys, monkeypatch):
     daemon.says(m.ScriptSend, queued(), ended(result_bytes=b"\x89PNG" + b"x" * 1496))
-    assert orvalho("script", "send", "peer@phone2", "-e", "1") == 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert orvalho("script", "send", "peer@phone2", "-e", "1") == 0
     shown = capsys.readouterr()
     assert "1.5 kB" in shown.err
     assert "PNG" in shown.err
     assert f"orvalho script result {RUN} -o FILE" in shown.err
     assert shown.out == ""
-    assert orvalho("script", "send", "peer@phone2", "-e", "1", "-o", f"{tmp_path}/a.png") == 0
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_file_that_cannot_be_written_is_told_with_the_way_to_fetch_it_again(

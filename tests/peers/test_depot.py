@@ -236,6 +236,32 @@ async def test_the_trust_book_is_asked_on_the_event_loop_alone(tmp_path: Path) -
     assert asked == {threading.get_ident()}
 
 
+async def test_a_sender_that_is_dropped_while_its_body_is_fetched_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with facing(tmp_path) as world:
+        body = os.urandom(INLINE_BYTES + 101)
+        sealed = letter(world.laptop, world.phone, body)
+        encrypted = encrypt_body(sealed, world.server.key, body)
+        serve = _serve(encrypted)
+
+        async def part(sender: Any, asked: bytes) -> bytes:
+            world.phone.book.known.pop(world.laptop.key, None)
+            return await serve(sender, asked)
+
+        world.server.node.answer("depot.kept", part)
+        blob = envelopes.refer(encrypted)
+        made = Item(
+            place=1,
+            content=item(world, sealed).content,
+            body_sha256=blob.sha256,
+            body_bytes=blob.size_bytes,
+        )
+        assert await offer(world, made) == (1,)
+        assert refused(world.phone) == 1
+        assert world.phone.handled == []
+
+
 async def test_an_altered_body_is_refused(tmp_path: Path) -> None:
     async with facing(tmp_path) as world:
         world.server.node.answer("depot.kept", _serve(bytes(INLINE_BYTES + 117)))

@@ -50,6 +50,11 @@ class Device:
         """What its programs are started by."""
         return ()
 
+    @property
+    def program(self) -> Path:
+        """What its daemon is started by: a script with the home as its first argument."""
+        return CRASHING
+
     def types(self, *words: str, stdin: str | None = None, limit_s: float = LIMIT_S) -> Printed:
         done = subprocess.run(
             [*self.wrapper, sys.executable, "-m", "orvalho", *words],
@@ -76,7 +81,7 @@ class Device:
         """Start the daemon; with `kill_at` it kills itself at that commit, see the script."""
         with (self.home / "stderr").open("ab") as stderr:
             self._daemon = subprocess.Popen(
-                [*self.wrapper, sys.executable, str(CRASHING), str(self.home), *kill_at],
+                [*self.wrapper, sys.executable, str(self.program), str(self.home), *kill_at],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -103,6 +108,10 @@ class Device:
         assert self._daemon is not None
         self._daemon.kill()
         self._daemon.wait(LIMIT_S)
+
+    def signal(self, number: int) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(number)
 
     def stop(self) -> None:
         if self._daemon is not None and self._daemon.poll() is None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,18 +107,133 @@ def test_a_file_beyond_the_quota_is_refused_before_a_byte_of_it_is_sent(tmp_path
         assert not drafts(phone)
 
 
-def test_a_target_that_is_off_is_an_error_unless_it_is_waited_for(tmp_path: Path) -> None:
+def queued(device: Device) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = device.types("file", "ls", "--json").json["files"]
+    return found
+
+
+def states(device: Device) -> list[str]:
+    return [each["state"] for each in queued(device)]
+
+
+def test_a_file_for_a_target_that_is_off_waits_and_is_sent(tmp_path: Path) -> None:
     with two_devices(tmp_path) as (laptop, phone):
         file = a_file(tmp_path, "late.bin", MB)
         phone.kill()
         wait_until(lambda: not laptop.online("phone2"), "it is missed")
-        printed = laptop.types("file", "send", str(file), "peer@phone2:")
-        assert printed.status == 4
-        assert "phone2 is not reachable" in printed.err
+        for _ in range(2):  # the same again waits once
+            printed = laptop.types("file", "send", str(file), "peer@phone2:")
+            assert printed.status == 7, printed
+            assert "queued at laptop" in printed.err
+            assert "expires in 7 d" in printed.err
+        assert states(laptop) == ["waiting"]
+        laptop.kill()  # it is kept
+        laptop.start()
+        phone.start()
+        wait_until(lambda: states(laptop) == ["sent"], "it is sent")
+        assert (phone.tree("peer") / "inbox/late.bin").read_bytes() == file.read_bytes()
+        assert queued(laptop)[0]["text"] == "peer@phone2:/inbox/late.bin"
+
+
+def test_a_target_that_is_off_may_be_waited_for(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        file = a_file(tmp_path, "late.bin", MB)
+        phone.kill()
+        wait_until(lambda: not laptop.online("phone2"), "it is missed")
         with sending(laptop, file, "--wait") as command:
             phone.start()
             assert command.wait(60) == 0
         assert (phone.tree("peer") / "inbox/late.bin").read_bytes() == file.read_bytes()
+        assert queued(laptop) == []
+
+
+def test_a_file_that_is_changed_or_taken_back_while_it_waits_is_not_sent(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        changed = a_file(tmp_path, "changed.bin", MB)
+        gone = a_file(tmp_path, "gone.bin", 10)
+        taken = a_file(tmp_path, "taken.bin", 10)
+        phone.kill()
+        wait_until(lambda: not laptop.online("phone2"), "it is missed")
+        files = map(str, (changed, gone, taken))
+        assert laptop.types("file", "send", *files, "peer@phone2:").status == 7
+        before = changed.stat()
+        with changed.open("r+b") as stream:
+            stream.write(b"another")
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # and nobody sees it
+        gone.unlink()
+        laptop.does("file", "cancel", queued(laptop)[2]["file"])
+        assert laptop.types("file", "cancel", "f_0").status == 4
+        phone.start()
+        wait_until(
+            lambda: states(laptop) == ["failed", "failed", "cancelled"], "they are looked at"
+        )
+        assert "changed after it was queued" in queued(laptop)[0]["text"]
+        assert "cannot be read" in queued(laptop)[1]["text"]
+        assert not list((phone.tree("peer")).glob("inbox/*"))
+
+
+def test_a_queued_file_goes_on_after_crashes_of_both_sides(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        file = a_file(tmp_path, "big.bin", 200 * MB)
+        phone.kill()
+        wait_until(lambda: not laptop.online("phone2"), "it is missed")
+        assert laptop.types("file", "send", str(file), "peer@phone2:").status == 7
+        phone.start()
+        wait_until(lambda: arrived(phone) > 10 * MB, "a part has arrived")
+        phone.kill()
+        had = arrived(phone)
+        assert states(laptop) in (["waiting"], ["sending"])
+        phone.start()
+        wait_until(lambda: arrived(phone) > had, "it goes on")
+        laptop.kill()
+        laptop.start()
+        wait_until(lambda: states(laptop) == ["sent"], "it is sent", limit_s=120)
+        assert _digest(phone.tree("peer") / "inbox/big.bin") == _digest(file)
+
+
+def test_a_file_that_is_changed_while_it_is_sent_is_not_placed(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        file = a_file(tmp_path, "big.bin", 200 * MB)
+        with sending(laptop, file) as command:
+            wait_until(lambda: arrived(phone) > 10 * MB, "a part has arrived")
+            with file.open("r+b") as stream:
+                stream.seek(199 * MB)
+                stream.write(b"new")
+            assert command.wait(60) == 1
+        assert not (phone.tree("peer") / "inbox/big.bin").exists(), "half old, half new"
+
+
+def test_a_file_for_several_says_a_line_for_each(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        off = Device("tablet", tmp_path / "tablet")
+        off.init()
+        off.start()
+        try:
+            off.does("ctx", "new", "peer")
+            ticket = off.does("peer", "invite").strip().splitlines()[-1].strip()
+            laptop.does("peer", "add", ticket)
+            wait_until(lambda: laptop.online("tablet"), "they are linked")
+            off.kill()
+            wait_until(lambda: not laptop.online("tablet"), "it is missed")
+            phone.does("config", "set", "node.labels", "kind=phone")
+            file = a_file(tmp_path, "plan.pdf", 1000)
+            printed = laptop.types("file", "send", str(file), "peer@all:")
+            assert printed.status == 7, printed
+            assert "peer@phone2:/inbox/plan.pdf" in printed.out
+            assert "queued at laptop for peer@tablet" in printed.err
+            as_json = laptop.types("file", "send", str(file), "peer@all:", "--json").json["files"]
+            assert {each["to"]: each["state"] for each in as_json} == {
+                "peer@phone2": "sent",
+                "peer@tablet": "queued",
+            }
+            nearest = laptop.types("file", "send", str(file), "peer@any@kind=phone:")
+            assert (nearest.status, "peer@phone2:" in nearest.out) == (0, True), nearest
+            assert laptop.types("file", "send", str(file), "@friends:").status == 4
+            off.start()
+            wait_until(lambda: states(laptop) == ["sent"], "it comes")
+            assert (off.tree("peer") / "inbox/plan.pdf").read_bytes() == file.read_bytes()
+        finally:
+            off.stop()
 
 
 def sending(device: Device, file: Path, *words: str) -> subprocess.Popen[str]:

@@ -95,6 +95,6 @@ def test_the_story_of_three_devices(tmp_path: Path) -> None:
         wait_until(lambda: states(phone)["laptop"] == "revoked", "the phone has heard")
         wait_until(lambda: not laptop.online("phone2"), "its link is dropped")
         # then nobody runs anything of it, and it is told
-        assert laptop.types(*script, "word=again").status == 7
+        assert laptop.types(*script, "word=again").status in (6, 7)
         wait_until(lambda: laptop.types("ping", "phone2", "-c", "1").status == 6, "it is refused")
         assert [each["outcome"] for each in runs(phone)] == ["done"]

@@ -13,6 +13,7 @@ from orvalho.cli.written import show_written, write_new
 from orvalho.control.extract import ExampleFiles
 from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
 from orvalho.control.offline import ask_offline
+from orvalho.errors import InvalidInput
 
 
 @click.group(
@@ -66,8 +67,15 @@ def show(session: Session, origin: bool) -> None:
 @click.argument("value", metavar="VALUE")
 @click.pass_obj
 def set_(session: Session, key: str, value: str) -> None:
-    """Write a setting (a TOML value, or plain text) to config.toml and use it at once."""
-    with session.connect() as client:
+    """Write a setting (a TOML value, or plain text) to config.toml and use it at once. A daemon
+    that does not start for a wrong setting is no hindrance."""
+    try:
+        client = session.connect()
+    except InvalidInput:
+        # It does not start for what stands in its files.
+        session.tell(ask_offline(session.environ, session.place, "config-set", Note, key, value))
+        return
+    with client:
         session.tell(client.ask(ConfigSet(key=key, value=value), Note))
 
 

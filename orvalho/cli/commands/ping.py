@@ -29,8 +29,8 @@ from orvalho.control.seeing import Ping, Pong
 )
 @click.pass_obj
 def command(session: Session, name: str, count: int | None, timeout_s: float) -> None:
-    """Round trips to PEER, through both daemons. Without -c it ends at the first one that goes
-    directly. Exit status 4: PEER is not reached, and what was tried."""
+    """Round trips to PEER (or each of @group or all), through both daemons. Without -c it ends at
+    the first one that goes directly. Exit status 4: PEER is not reached, and what was tried."""
     last = None
     with session.connect() as client:
         for reply in client.stream(Ping(name=name, count=count, timeout_s=timeout_s)):

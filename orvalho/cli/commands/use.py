@@ -30,6 +30,10 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     match words:
         case ():
             _show(session, networks)
+        case ("add",) | ("rm",):
+            rest = " --home DIR" if words[0] == "add" else ""
+            hint = f"orvalho use {words[0]} NAME{rest}"
+            raise InvalidInput(f"`use {words[0]}` takes the NAME of a network.", hint=hint)
         case ("add", name):
             if session.home is None:
                 raise InvalidInput("which home?", hint=f"orvalho use add {name} --home DIR")

@@ -201,7 +201,7 @@ class CallerHandler:
             return await calls[asked.op](asked.argument)
         except Denied as error:
             gate.note_escape(asked.op, error)
-            raise
+            raise _ours(error) from error
 
     def _new_gate(self, run: Run, context: str, sender: Key) -> RunGate:
         gate = RunGate(
@@ -251,6 +251,20 @@ class CallerHandler:
             if compile_glob(glob).matches(request.object):
                 return Decision(True, rule=_exposing(number, request, glob))
         return decision
+
+
+def _ours(error: Denied) -> Denied:
+    """Who reads it has sent the script from here, and looks for the rule at the target."""
+    hint = error.hint
+    if error.rule is None:
+        hint = "orvalho script send --expose PATH (or PATH:rw)" + (f", or {hint}" if hint else "")
+    return Denied(
+        f"your own policy refuses it: {error.message}",
+        where=error.where,
+        rule=error.rule,
+        hint=hint,
+        detail=error.detail,
+    )
 
 
 async def _nothing() -> None:

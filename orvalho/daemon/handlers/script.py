@@ -132,7 +132,7 @@ class ScriptHandler:
         # A sender names the envelope like the run in it, so what had begun is known before its
         # signature, which may have expired meanwhile, is looked at.
         begun = self._interrupted.get(f"r_{ulid_text(delivery.envelope_id)}")
-        if begun is not None and begun.peer_key != key_text(envelope.sender):
+        if begun is not None and begun.peer_key != key_text(self._heir(envelope.sender)):
             begun = None
         await self._take(envelope.body, envelope.sender, delivery, begun)
 
@@ -152,10 +152,11 @@ class ScriptHandler:
         its script is remembered."""
         run = decode(envelope.body, CancelScript).run
         scope, sender = self._running.get(run, (None, None))
-        if scope is not None and sender == envelope.sender:
+        teller = self._heir(envelope.sender)
+        if scope is not None and sender is not None and self._heir(sender) == teller:
             scope.cancel()
             return
-        self._cancelled_early[envelope.sender, run] = None
+        self._cancelled_early[teller, run] = None
         if len(self._cancelled_early) > _EARLY_CANCELS:
             self._cancelled_early.popitem(last=False)
 
@@ -172,8 +173,12 @@ class ScriptHandler:
     def stop_all_of(self, sender: Key) -> None:
         """End what a node has running or waiting here."""
         for scope, each in list(self._running.values()):
-            if each == sender:
+            if self._heir(each) == sender:
                 scope.cancel()
+
+    def _heir(self, sender: Key) -> Key:
+        """A sender may change its key while its script waits or runs here."""
+        return self._house.trust.heir(sender)
 
     async def _take(
         self, body: bytes, sender: Key, delivery: Delivery | None, begun: Run | None
@@ -186,8 +191,8 @@ class ScriptHandler:
         except Untrusted as error:
             await self._refuse_unverified(message, sender, delivery, error)
             return
-        peer = self._house.trust.by_key(script.caller_node)
-        arrival = Arrival(script, message, sender, delivery, peer, time.time())
+        peer = self._house.trust.by_key(self._heir(script.caller_node))
+        arrival = Arrival(script, message, self._heir(sender), delivery, peer, time.time())
         arrival.groups = self._groups(arrival)
         self._news.received(arrival)
         self._house.runs.keep_params(arrival.run, script.params)
@@ -217,7 +222,9 @@ class ScriptHandler:
         me = house.identity.node.key
 
         def is_known(key: Key) -> bool:
-            return key == me or begun is not None or house.trust.by_key(key) is not None
+            # Mail is kept only from peers, so a key that has passed on was one when it came.
+            heir = self._heir(key)
+            return key == me or begun is not None or house.trust.by_key(heir) is not None
 
         script = verify_script(
             message.envelope,
@@ -436,7 +443,7 @@ class ScriptHandler:
         if arrival.delivery is not None:
             # A sender that reads slowly has the line from the ending.
             with anyio.move_on_after(_TELL_S):
-                await self._house.node.tell(arrival.sender, "script.output", body)
+                await self._house.node.tell(self._heir(arrival.sender), "script.output", body)
 
     # ---- keep -------------------------------------------------------------------------------
 
@@ -497,7 +504,7 @@ class ScriptHandler:
         if charge is not None:
             self._news.ended(charge)
         if staged:
-            house.node.flush(arrival.sender, *staged)
+            house.node.flush(self._heir(arrival.sender), *staged)
         house.runs.closed(arrival.run)
         address = self._record.address(arrival)
         house.feed.finish(arrival.run, run_over(answer, receipt.usage, peer=address))
@@ -507,7 +514,7 @@ class ScriptHandler:
     ) -> EnvelopeId:
         return self._house.node.stage(
             connection,
-            to,
+            self._heir(to),
             "script.ended",
             encode(answer),
             expires_at=time.time() + _ANSWER_LIFE_S,
@@ -542,7 +549,7 @@ class ScriptHandler:
 
         staged = await house.store.transact("run.refused", keep)
         if staged:
-            house.node.flush(sender, *staged)
+            house.node.flush(self._heir(sender), *staged)
         if delivery is None:
             await self._end_unverified(message, error)
 

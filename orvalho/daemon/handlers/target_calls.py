@@ -99,7 +99,7 @@ def caller_calls(
             if sender == house.identity.node.key:
                 reply = decode(await house.answer_caller(sender, encode(asked)), CallerReply)
             else:
-                reply = await _over_link(house, sender, asked, hold)
+                reply = await _over_link(house, house.trust.heir(sender), asked, hold)
             if reply.error is not None:
                 raise _refused_there(reply.error, gate)
             return reply.value or "null"

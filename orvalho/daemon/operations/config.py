@@ -43,9 +43,12 @@ class ConfigOperations:
             return
         try:
             loaded = self._load()
-        except InvalidInput:
+        except InvalidInput as error:
             file.write_text(before)
-            raise
+            # The line that was wrong has gone with what was written.
+            raise InvalidInput(
+                error.message, where=f"{request.key} = {request.value}", hint=error.hint
+            ) from error
         self._use(loaded)
         value, origin = next((v, o) for k, v, o in loaded.settings if k == request.key)
         text = f"{request.key} = {value}"

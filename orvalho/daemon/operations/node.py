@@ -13,7 +13,7 @@ from orvalho.contexts.identity import key_text
 from orvalho.control import messages as control
 from orvalho.daemon import config as configuration
 from orvalho.daemon.house import House
-from orvalho.daemon.peer_words import pair_again, peer_state
+from orvalho.daemon.peer_words import peer_state, refused_hint
 
 Replies = AsyncIterator[control.Reply]
 
@@ -156,7 +156,7 @@ class NodeOperations:
                 else control.Finding(
                     level="warning",
                     text=f"{peer.name} is not reached: {state.path}",
-                    hint=pair_again(peer)
+                    hint=refused_hint(house, peer)
                     if house.node.is_refused_by(peer.node_key)
                     else f"on {peer.name}: orvalho status",
                 )

@@ -15,7 +15,7 @@ from orvalho.control import messages as control
 from orvalho.daemon.greeting import read_greeting
 from orvalho.daemon.house import House
 from orvalho.daemon.parting import Parting
-from orvalho.daemon.peer_words import path_to, peer_state, words_for
+from orvalho.daemon.peer_words import path_to, peer_state, standing, unapproved, words_for
 from orvalho.daemon.selection import Selection
 from orvalho.errors import Conflict, InvalidInput, NotFound, Unavailable
 from orvalho.peers.pairing import Paired, format_ticket, parse_ticket
@@ -124,7 +124,7 @@ class PeerOperations:
             node_key=key_text(peer.node_key),
             context=entry.name if entry else None,
             context_key=key_text(Key(entry.key)) if entry else None,
-            state="online" if house.node.is_online(peer.node_key) else "offline",
+            state=standing(house, peer),
             path=path_to(house, peer),
         )
 
@@ -172,7 +172,7 @@ async def remember(
         addresses=paired.addresses,
         contexts=read_greeting(paired.greeting, paired.node_key),
         added_at=known.added_at if known else time.time(),
-        introduced=known.introduced if known else introduced,
+        introduced=unapproved(known.introduced if known else introduced, is_held=paired.is_held),
         last_seen_at=time.time(),
         is_introducer=known.is_introducer if known else False,
     )

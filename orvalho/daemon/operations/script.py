@@ -30,7 +30,7 @@ from orvalho.control import messages as control
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
-from orvalho.daemon.peer_words import name_of
+from orvalho.daemon.peer_words import name_of, refused_hint, refused_words, standing
 from orvalho.daemon.run_words import (
     RunEvent,
     RunOver,
@@ -38,11 +38,12 @@ from orvalho.daemon.run_words import (
     failed,
     run_over,
     run_state,
+    script_error,
 )
 from orvalho.daemon.selection import Candidate, Selection
 from orvalho.daemon.subjects import own_subject
 from orvalho.daemon.syntax import Syntax, with_unknown
-from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable
+from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers import outbox
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies.access import AccessRequest
@@ -127,9 +128,11 @@ class ScriptOperations:
             if request.detach:
                 return
             deadline = time.monotonic() + self._grace_s()
-            is_awaited = (
-                is_here or request.wait or await self._comes(destination.node_key, deadline)
-            )
+            comes = is_here or await self._comes(destination.node_key, deadline)
+            if not comes and (refused := self._refused(destination.node_key)) is not None:
+                await self._give_up(run, refused)
+                raise refused
+            is_awaited = comes or request.wait
             # Between our last look and now it may have ended after all.
             if not is_awaited and events.empty():
                 yield await self._queued(run, "queued")
@@ -164,7 +167,11 @@ class ScriptOperations:
             awaited = {run.id: run for run, _, _ in signed}
             deadline = time.monotonic() + self._grace_s()
             for run, _, destination in signed:
-                if not request.wait and not await self._comes(destination.node_key, deadline):
+                comes = await self._comes(destination.node_key, deadline)
+                if not comes and (refused := self._refused(destination.node_key)) is not None:
+                    await self._give_up(awaited.pop(run.id), refused)
+                    yield seeing.NotSent(to=run.target, **refused.parts())
+                elif not comes and not request.wait:
                     yield await self._queued(awaited.pop(run.id), "queued")
             async for reply in self._follow(awaited, events):
                 yield reply
@@ -379,12 +386,27 @@ class ScriptOperations:
         return parse_duration(self._house.settings.config.delivery.grace)
 
     async def _comes(self, node_key: Key, deadline: float) -> bool:
-        """Whether the target is reached in time."""
+        """Whether the target is reached in time; no longer waited for once it has refused us."""
         while not self._is_here(node_key):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._house.node.is_refused_by(node_key):
                 return False
             await asyncio.sleep(0.05)
         return True
+
+    def _refused(self, node_key: Key) -> Untrusted | None:
+        """Why no waiting helps: the target has turned our key away, and not just until it is
+        approved there."""
+        house = self._house
+        peer = house.trust.by_key(node_key)
+        if peer is None or standing(house, peer) not in ("refused", "revoked"):
+            return None
+        return Untrusted(
+            refused_words(house, peer), where=peer.name, hint=refused_hint(house, peer)
+        )
+
+    async def _give_up(self, run: Run, why: Untrusted) -> None:
+        if await self._house.node.withdraw(EnvelopeId(ulid_bytes(run.id))):
+            await self._end_here(run, "refused", script_error(why))
 
     async def _follow(self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent]) -> Replies:
         """The lines of runs as they come, each once; of each run then those that were lost on
@@ -526,7 +548,10 @@ class ScriptOperations:
         id_ = EnvelopeId(ulid_bytes(run.id))
         is_kept = await house.node.depots.depositor.keeper_of(id_) is not None
         if is_ours and await house.node.withdraw(id_):
-            await self._end_here(run)
+            taken_back = ScriptError(
+                code="conflict", message="the run was taken back by its sender"
+            )
+            await self._end_here(run, "cancelled", taken_back)
             yield control.Note(text=f"{run.id} is taken back")
             if not house.node.is_online(node_key) and not is_kept:
                 return
@@ -540,12 +565,8 @@ class ScriptOperations:
         else_where = run.target if is_ours else run.caller
         yield control.Note(text=f"{else_where} is told to stop {run.id}")
 
-    async def _end_here(self, run: Run) -> None:
-        ended = ScriptEnded(
-            run=run.id,
-            outcome="cancelled",
-            error=ScriptError(code="conflict", message="the run was taken back by its sender"),
-        )
+    async def _end_here(self, run: Run, outcome: str, error: ScriptError) -> None:
+        ended = ScriptEnded(run=run.id, outcome=outcome, error=error)
         await self._house.store.transact(
             "run.withdrawn",
             lambda connection: runs.stage_ended(connection, ended, at=time.time()),
