@@ -14,7 +14,6 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
-from orvalho.contexts import held, kv, refused, trust
 from orvalho.contexts.context import Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
@@ -24,7 +23,7 @@ from orvalho.control import asking, logic, mesh, road, seeing
 from orvalho.control import messages as control
 from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
-from orvalho.daemon import addresses, bodies, file_queue, file_words, library_words
+from orvalho.daemon import addresses, bodies, file_words, library_words
 from orvalho.daemon import config as configuration
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
@@ -40,6 +39,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
 from orvalho.daemon.mesh import Mesh, MeshParts
+from orvalho.daemon.migrations import MIGRATIONS
 from orvalho.daemon.nats_side import NatsSide
 from orvalho.daemon.operations.ask import AskOperations
 from orvalho.daemon.operations.bench import BenchOperations
@@ -59,6 +59,7 @@ from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
+from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
@@ -70,8 +71,7 @@ from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
-from orvalho.peers import node as peers
-from orvalho.peers import records, tally
+from orvalho.peers import tally
 from orvalho.peers.frames import Hello
 from orvalho.peers.keeping import DepotTerms
 from orvalho.peers.node import Node
@@ -80,14 +80,12 @@ from orvalho.peers.opening import open_node
 from orvalho.peers.pairing import Paired
 from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
-from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
 from orvalho.runtime.workers.pool import open_workers
-from orvalho.scripts import runs, sources
 from orvalho.scripts.library import Libraries
 from orvalho.scripts.runs import Runs
 from orvalho.store import CommitHook, Store, open_store
@@ -95,19 +93,6 @@ from orvalho.transports.catalog import Catalog
 
 _log = logging.getLogger(__name__)
 
-MIGRATIONS = (
-    trust.MIGRATIONS,
-    refused.MIGRATIONS,
-    records.MIGRATIONS,
-    held.MIGRATIONS,
-    kv.MIGRATIONS,
-    audit.MIGRATIONS,
-    runs.MIGRATIONS,
-    usage.MIGRATIONS,
-    sources.MIGRATIONS,
-    file_queue.MIGRATIONS,
-    *peers.MIGRATIONS,
-)
 # Scripts of one peer that may wait for their turn here; more are told to come again.
 _WAITING_PER_PEER = 10_000
 
@@ -402,7 +387,8 @@ class _Wiring:
         policy = PolicyOperations(house)
         depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
-        script = ScriptOperations(house, self.scripts)
+        run = RunOperations(house, self.scripts)
+        script = ScriptOperations(house, self.scripts, run)
         logics = LogicOperations(house, self.scripts.libraries)
         transport = TransportOperations(house, self._catalog)
         nats = NatsOperations(house, self.nats.file)
@@ -445,13 +431,13 @@ class _Wiring:
             logic.LogicShow: logics.show,
             logic.ScriptCheck: script.check,
             control.ScriptSend: script.send,
-            control.ScriptList: script.list,
-            control.ScriptShow: script.show,
-            control.ScriptLogs: script.logs,
-            control.ScriptResult: script.result,
-            control.ScriptCancel: script.cancel,
-            asking.Ask: AskOperations(house, script, self._tasks).ask,
-            control.Why: WhyOperations(house, script.state).why,
+            control.ScriptList: run.list,
+            control.ScriptShow: run.show,
+            control.ScriptLogs: run.logs,
+            control.ScriptResult: run.result,
+            control.ScriptCancel: run.cancel,
+            asking.Ask: AskOperations(house, script, run, self._tasks).ask,
+            control.Why: WhyOperations(house, run.state).why,
             road.NatsConfig: nats.config,
             **MeteringOperations(house).table(),
             **self._seeing_table(house),

@@ -19,6 +19,7 @@ from orvalho.contexts.names import Address, Several, parse_target
 from orvalho.control import asking
 from orvalho.control import messages as control
 from orvalho.daemon.house import House
+from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.run_words import RunOver
 from orvalho.daemon.selection import Candidate, Selection
@@ -58,9 +59,16 @@ class AskOperations:
     """`orvalho ask` and `orvalho top`. An answer comes from the node's own run of the program,
     under its own rules; nothing that it says is believed beyond its own row."""
 
-    def __init__(self, house: House, scripts: ScriptOperations, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        house: House,
+        scripts: ScriptOperations,
+        runs: RunOperations,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
         self._house = house
         self._scripts = scripts
+        self._runs = runs
         self._tasks = tasks
         self._selection = Selection(house)
 
@@ -199,14 +207,14 @@ class AskOperations:
         with self._house.feed.watch(run) as events:
             found = await self._house.runs.find(run)
             if found.state == "ended":
-                return await self._scripts.ended(found)
+                return await self._runs.ended(found)
             while not isinstance(event := await events.get(), RunOver):
                 continue
             return event.reply
 
     async def _take_back(self, run: str) -> None:
         with anyio.move_on_after(_CANCEL_S, shield=True):
-            async for _ in self._scripts.cancel(control.ScriptCancel(run=run)):
+            async for _ in self._runs.cancel(control.ScriptCancel(run=run)):
                 pass
 
 

@@ -1,4 +1,4 @@
-"""What we do when the owner sends a script, or asks about one."""
+"""What we do when the owner sends a script, or has one looked at."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.filesystem import virtual_path
-from orvalho.contexts.identity import Key, key_text, parse_key
+from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import (
     Address,
-    RunId,
     Several,
     new_run_id,
     parse_address,
@@ -30,21 +28,15 @@ from orvalho.control import messages as control
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
-from orvalho.daemon.peer_words import name_of, refused_hint, refused_words, standing
+from orvalho.daemon.operations.runs import RunOperations
+from orvalho.daemon.peer_words import refused_hint, refused_words, standing
 from orvalho.daemon.run_words import (
-    RunEvent,
-    RunOver,
-    ended_reply,
-    failed,
-    run_over,
-    run_state,
     script_error,
 )
 from orvalho.daemon.selection import Candidate, Selection
 from orvalho.daemon.subjects import own_subject
 from orvalho.daemon.syntax import Syntax, with_unknown
 from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable, Untrusted
-from orvalho.peers import outbox
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies.access import AccessRequest
 from orvalho.policies.audit import decided
@@ -52,19 +44,12 @@ from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.scripts import runs, sources
 from orvalho.scripts.binaries import check_parameters, imports_and_exports
-from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
-    CancelScript,
-    ScriptEnded,
-    ScriptError,
-    ScriptOutput,
     encode,
     run_script,
 )
 from orvalho.scripts.modules import SUFFIXES, check_modules, digest_of, named
-from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
-from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import Source, make_script, raw_source
 from orvalho.scripts.signing import (
@@ -90,9 +75,10 @@ class Destination:
 class ScriptOperations:
     """`orvalho script ...` and `orvalho why`."""
 
-    def __init__(self, house: House, handler: ScriptHandler) -> None:
+    def __init__(self, house: House, handler: ScriptHandler, runs: RunOperations) -> None:
         self._house = house
         self._handler = handler
+        self._runs = runs
         self._selection = Selection(house)
         self._syntax = Syntax(house)
 
@@ -124,7 +110,7 @@ class ScriptOperations:
         with self._house.feed.watch(run.id) as events:
             await self._queue(run, signed, request.module or request.source, destination)
             is_here = self._is_here(destination.node_key)
-            yield await self._queued(run, "sending" if is_here else "queued")
+            yield await self._runs.queued(run, "sending" if is_here else "queued")
             if request.detach:
                 return
             deadline = time.monotonic() + self._grace_s()
@@ -135,9 +121,9 @@ class ScriptOperations:
             is_awaited = comes or request.wait
             # Between our last look and now it may have ended after all.
             if not is_awaited and events.empty():
-                yield await self._queued(run, "queued")
+                yield await self._runs.queued(run, "queued")
                 return
-            async for reply in self._follow({run.id: run}, events):
+            async for reply in self._runs.follow({run.id: run}, events):
                 yield reply
 
     async def _send_to_each(
@@ -161,7 +147,7 @@ class ScriptOperations:
             for run, script, destination in signed:
                 await self._queue(run, script, request.module or request.source, destination)
                 is_here = self._is_here(destination.node_key)
-                yield await self._queued(run, "sending" if is_here else "queued")
+                yield await self._runs.queued(run, "sending" if is_here else "queued")
             if request.detach:
                 return
             awaited = {run.id: run for run, _, _ in signed}
@@ -172,8 +158,8 @@ class ScriptOperations:
                     await self._give_up(awaited.pop(run.id), refused)
                     yield seeing.NotSent(to=run.target, **refused.parts())
                 elif not comes and not request.wait:
-                    yield await self._queued(awaited.pop(run.id), "queued")
-            async for reply in self._follow(awaited, events):
+                    yield await self._runs.queued(awaited.pop(run.id), "queued")
+            async for reply in self._runs.follow(awaited, events):
                 yield reply
 
     # ---- for `ask` --------------------------------------------------------------------------
@@ -193,10 +179,6 @@ class ScriptOperations:
         run, signed = self._sign(request, destination, self._caller(request.context), parts)
         await self._queue(run, signed, request.module or request.source, destination)
         return run.id
-
-    async def ended(self, run: Run) -> control.RunEnded:
-        """How a run ended, as it was kept."""
-        return await self._ended(run)
 
     def _destination(self, address: Address) -> Destination:
         if address.context is None:
@@ -365,20 +347,6 @@ class ScriptOperations:
             house.runs.opened(run)
             house.node.flush(destination.node_key, EnvelopeId(ulid_bytes(run.id)))
 
-    async def _queued(self, run: Run, state: str) -> control.RunQueued:
-        """With whom it waits: another node's depot, if one keeps it, or else here."""
-        house, keeper = self._house, None
-        if state == "queued":
-            id_ = EnvelopeId(ulid_bytes(run.id))
-            keeper = await house.node.depots.depositor.keeper_of(id_)
-        return control.RunQueued(
-            run=run.id,
-            to=run.target,
-            state=state,
-            queued_at=name_of(house, keeper) if keeper else house.name,
-            expires_at=run.expires_at,
-        )
-
     def _is_here(self, node_key: Key) -> bool:
         return node_key == self._house.identity.node.key or self._house.node.is_online(node_key)
 
@@ -406,27 +374,7 @@ class ScriptOperations:
 
     async def _give_up(self, run: Run, why: Untrusted) -> None:
         if await self._house.node.withdraw(EnvelopeId(ulid_bytes(run.id))):
-            await self._end_here(run, "refused", script_error(why))
-
-    async def _follow(self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent]) -> Replies:
-        """The lines of runs as they come, each once; of each run then those that were lost on
-        the way, then how it ended."""
-        shown: dict[str, set[int]] = {run: set() for run in awaited}
-        while shown:
-            event = await events.get()
-            run = event.reply.run if isinstance(event, RunOver) else event.run
-            if run not in shown:
-                continue
-            if isinstance(event, RunOver):
-                seen = shown.pop(run)
-                if event.lines > len(seen):
-                    for line in await self._house.runs.logs(RunId(run)):
-                        if line.seq not in seen:
-                            yield _output(line)
-                yield event.reply
-            elif event.seq not in shown[run]:
-                shown[run].add(event.seq)
-                yield event
+            await self._runs.end(run, "refused", script_error(why))
 
     # ---- ask --------------------------------------------------------------------------------
 
@@ -473,118 +421,6 @@ class ScriptOperations:
             libraries=libraries,
         )
 
-    async def list(self, request: control.ScriptList) -> Replies:
-        found = await self._house.runs.newest(request.limit)
-        yield control.ScriptListReply(runs=tuple([await self.state(run) for run in found]))
-
-    async def show(self, request: control.ScriptShow) -> Replies:
-        run = await self._house.runs.find(request.run)
-        bodies = await self._house.runs.bodies(run.id)
-        receipt, signed_by = msgspec.Raw(b"null"), None
-        if bodies.receipt is not None:
-            payload, key = open_sealed(bodies.receipt, RECEIPT_TYPE, max_bytes=RECEIPT_BYTES)
-            receipt, signed_by = msgspec.Raw(payload), key_text(key)
-        yield control.ScriptShowReply(
-            state=await self.state(run),
-            needs=run.needs,
-            params_bytes=len(bodies.params),
-            expires_at=run.expires_at,
-            error=failed(run.error) if run.error else None,
-            receipt=receipt,
-            receipt_by=signed_by,
-            modules=await self._house.store.read(partial(sources.digests_of, run=run.id)),
-            sent_bytes=await self._house.store.read(partial(sources.sent_bytes, run=run.id)),
-        )
-
-    async def logs(self, request: control.ScriptLogs) -> Replies:
-        run = await self._house.runs.find(request.run)
-        with self._house.feed.watch(run.id) as events:
-            run = await self._house.runs.find(run.id)
-            lines = await self._house.runs.logs(run.id)
-            for line in lines:
-                yield _output(line)
-            if not request.follow or run.state == "ended":
-                return
-            async for reply in self._follow({run.id: run}, events):
-                if isinstance(reply, control.RunOutput):
-                    yield reply
-
-    async def result(self, request: control.ScriptResult) -> Replies:
-        run = await self._house.runs.find(request.run)
-        with self._house.feed.watch(run.id) as events:
-            run = await self._house.runs.find(run.id)
-            if run.state != "ended":
-                if not request.wait:
-                    yield await self._queued(run, (await self.state(run)).state)
-                    return
-                while not isinstance(event := await events.get(), RunOver):
-                    continue
-                yield event.reply
-                return
-        yield await self._ended(run)
-
-    async def _ended(self, run: Run) -> control.RunEnded:
-        bodies = await self._house.runs.bodies(run.id)
-        ended = ScriptEnded(
-            run=run.id,
-            outcome=run.outcome or "",
-            result=bodies.result,
-            is_bytes=bodies.is_bytes,
-            error=run.error,
-        )
-        return ended_reply(ended, run.usage, peer=run.target)
-
-    async def cancel(self, request: control.ScriptCancel) -> Replies:
-        house = self._house
-        run = await house.runs.find(request.run)
-        if run.state == "ended":
-            yield control.Note(text=f"{run.id} has ended already: {run.outcome}", changed=False)
-            return
-        if self._handler.stop(run.id):
-            yield control.Note(text=f"{run.id} is being stopped")
-            return
-        node_key = parse_key(run.peer_key)
-        is_ours = run.direction == "sent"
-        id_ = EnvelopeId(ulid_bytes(run.id))
-        is_kept = await house.node.depots.depositor.keeper_of(id_) is not None
-        if is_ours and await house.node.withdraw(id_):
-            taken_back = ScriptError(
-                code="conflict", message="the run was taken back by its sender"
-            )
-            await self._end_here(run, "cancelled", taken_back)
-            yield control.Note(text=f"{run.id} is taken back")
-            if not house.node.is_online(node_key) and not is_kept:
-                return
-            # It may be on its way, or there already without our knowing.
-        await house.node.post(
-            node_key,
-            "script.cancel",
-            encode(CancelScript(run=run.id)),
-            expires_at=run.expires_at,
-        )
-        else_where = run.target if is_ours else run.caller
-        yield control.Note(text=f"{else_where} is told to stop {run.id}")
-
-    async def _end_here(self, run: Run, outcome: str, error: ScriptError) -> None:
-        ended = ScriptEnded(run=run.id, outcome=outcome, error=error)
-        await self._house.store.transact(
-            "run.withdrawn",
-            lambda connection: runs.stage_ended(connection, ended, at=time.time()),
-        )
-        self._house.runs.closed(run.id)
-        self._house.feed.finish(run.id, run_over(ended, None, peer=run.target))
-
-    async def state(self, run: Run) -> control.RunState:
-        """A run of ours that has not ended is queued while its envelope is here, then sent."""
-        state = run_state(run)
-        if run.direction == "received" or run.state == "ended":
-            return state
-        if self._handler.is_running(run.id):
-            return msgspec.structs.replace(state, state="running")
-        id_ = EnvelopeId(ulid_bytes(run.id))
-        waits = await self._house.store.read(lambda connection: outbox.holds(connection, id_))
-        return state if waits else msgspec.structs.replace(state, state="sent")
-
 
 def _placed(
     name: Several,
@@ -601,12 +437,6 @@ def _placed(
 
 def _not_sent(member: Candidate, error: OrvalhoError) -> seeing.NotSent:
     return seeing.NotSent(to=str(member.address), **error.parts())
-
-
-def _output(line: ScriptOutput) -> control.RunOutput:
-    return control.RunOutput(
-        run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at
-    )
 
 
 def _exposed(text: str) -> str:

@@ -1,0 +1,208 @@
+"""What we do when the owner asks about runs: those sent from here, and those of others here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+import msgspec
+
+from orvalho.contexts.identity import key_text, parse_key
+from orvalho.contexts.names import (
+    RunId,
+    ulid_bytes,
+)
+from orvalho.control import messages as control
+from orvalho.daemon.handlers.script import ScriptHandler
+from orvalho.daemon.house import House
+from orvalho.daemon.peer_words import name_of
+from orvalho.daemon.run_words import (
+    RunEvent,
+    RunOver,
+    ended_reply,
+    failed,
+    run_over,
+    run_state,
+)
+from orvalho.peers import outbox
+from orvalho.peers.envelope import EnvelopeId
+from orvalho.scripts import runs, sources
+from orvalho.scripts.dsse import open_sealed
+from orvalho.scripts.messages import (
+    CancelScript,
+    ScriptEnded,
+    ScriptError,
+    ScriptOutput,
+    encode,
+)
+from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
+from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
+from orvalho.scripts.runs import Run
+
+Replies = AsyncIterator[control.Reply]
+
+
+class RunOperations:
+    """`orvalho script ls|show|logs|result|cancel`."""
+
+    def __init__(self, house: House, handler: ScriptHandler) -> None:
+        self._house = house
+        self._handler = handler
+
+    async def list(self, request: control.ScriptList) -> Replies:
+        found = await self._house.runs.newest(request.limit)
+        yield control.ScriptListReply(runs=tuple([await self.state(run) for run in found]))
+
+    async def show(self, request: control.ScriptShow) -> Replies:
+        run = await self._house.runs.find(request.run)
+        bodies = await self._house.runs.bodies(run.id)
+        receipt, signed_by = msgspec.Raw(b"null"), None
+        if bodies.receipt is not None:
+            payload, key = open_sealed(bodies.receipt, RECEIPT_TYPE, max_bytes=RECEIPT_BYTES)
+            receipt, signed_by = msgspec.Raw(payload), key_text(key)
+        yield control.ScriptShowReply(
+            state=await self.state(run),
+            needs=run.needs,
+            params_bytes=len(bodies.params),
+            expires_at=run.expires_at,
+            error=failed(run.error) if run.error else None,
+            receipt=receipt,
+            receipt_by=signed_by,
+            modules=await self._house.store.read(partial(sources.digests_of, run=run.id)),
+            sent_bytes=await self._house.store.read(partial(sources.sent_bytes, run=run.id)),
+        )
+
+    async def logs(self, request: control.ScriptLogs) -> Replies:
+        run = await self._house.runs.find(request.run)
+        with self._house.feed.watch(run.id) as events:
+            run = await self._house.runs.find(run.id)
+            lines = await self._house.runs.logs(run.id)
+            for line in lines:
+                yield _output(line)
+            if not request.follow or run.state == "ended":
+                return
+            async for reply in self.follow({run.id: run}, events):
+                if isinstance(reply, control.RunOutput):
+                    yield reply
+
+    async def result(self, request: control.ScriptResult) -> Replies:
+        run = await self._house.runs.find(request.run)
+        with self._house.feed.watch(run.id) as events:
+            run = await self._house.runs.find(run.id)
+            if run.state != "ended":
+                if not request.wait:
+                    yield await self.queued(run, (await self.state(run)).state)
+                    return
+                while not isinstance(event := await events.get(), RunOver):
+                    continue
+                yield event.reply
+                return
+        yield await self.ended(run)
+
+    async def ended(self, run: Run) -> control.RunEnded:
+        """How a run ended, as it was kept."""
+        bodies = await self._house.runs.bodies(run.id)
+        ended = ScriptEnded(
+            run=run.id,
+            outcome=run.outcome or "",
+            result=bodies.result,
+            is_bytes=bodies.is_bytes,
+            error=run.error,
+        )
+        return ended_reply(ended, run.usage, peer=run.target)
+
+    async def cancel(self, request: control.ScriptCancel) -> Replies:
+        house = self._house
+        run = await house.runs.find(request.run)
+        if run.state == "ended":
+            yield control.Note(text=f"{run.id} has ended already: {run.outcome}", changed=False)
+            return
+        if self._handler.stop(run.id):
+            yield control.Note(text=f"{run.id} is being stopped")
+            return
+        node_key = parse_key(run.peer_key)
+        is_ours = run.direction == "sent"
+        id_ = EnvelopeId(ulid_bytes(run.id))
+        is_kept = await house.node.depots.depositor.keeper_of(id_) is not None
+        if is_ours and await house.node.withdraw(id_):
+            taken_back = ScriptError(
+                code="conflict", message="the run was taken back by its sender"
+            )
+            await self.end(run, "cancelled", taken_back)
+            yield control.Note(text=f"{run.id} is taken back")
+            if not house.node.is_online(node_key) and not is_kept:
+                return
+            # It may be on its way, or there already without our knowing.
+        await house.node.post(
+            node_key,
+            "script.cancel",
+            encode(CancelScript(run=run.id)),
+            expires_at=run.expires_at,
+        )
+        else_where = run.target if is_ours else run.caller
+        yield control.Note(text=f"{else_where} is told to stop {run.id}")
+
+    async def end(self, run: Run, outcome: str, error: ScriptError) -> None:
+        """End a run of ours that will not come to its target any more."""
+        ended = ScriptEnded(run=run.id, outcome=outcome, error=error)
+        await self._house.store.transact(
+            "run.withdrawn",
+            lambda connection: runs.stage_ended(connection, ended, at=time.time()),
+        )
+        self._house.runs.closed(run.id)
+        self._house.feed.finish(run.id, run_over(ended, None, peer=run.target))
+
+    async def state(self, run: Run) -> control.RunState:
+        """A run of ours that has not ended is queued while its envelope is here, then sent."""
+        state = run_state(run)
+        if run.direction == "received" or run.state == "ended":
+            return state
+        if self._handler.is_running(run.id):
+            return msgspec.structs.replace(state, state="running")
+        id_ = EnvelopeId(ulid_bytes(run.id))
+        waits = await self._house.store.read(lambda connection: outbox.holds(connection, id_))
+        return state if waits else msgspec.structs.replace(state, state="sent")
+
+    # ---- for whoever sends --------------------------------------------------------------------
+
+    async def queued(self, run: Run, state: str) -> control.RunQueued:
+        """With whom it waits: another node's depot, if one keeps it, or else here."""
+        house, keeper = self._house, None
+        if state == "queued":
+            id_ = EnvelopeId(ulid_bytes(run.id))
+            keeper = await house.node.depots.depositor.keeper_of(id_)
+        return control.RunQueued(
+            run=run.id,
+            to=run.target,
+            state=state,
+            queued_at=name_of(house, keeper) if keeper else house.name,
+            expires_at=run.expires_at,
+        )
+
+    async def follow(self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent]) -> Replies:
+        """The lines of runs as they come, each once; of each run then those that were lost on
+        the way, then how it ended."""
+        shown: dict[str, set[int]] = {run: set() for run in awaited}
+        while shown:
+            event = await events.get()
+            run = event.reply.run if isinstance(event, RunOver) else event.run
+            if run not in shown:
+                continue
+            if isinstance(event, RunOver):
+                seen = shown.pop(run)
+                if event.lines > len(seen):
+                    for line in await self._house.runs.logs(RunId(run)):
+                        if line.seq not in seen:
+                            yield _output(line)
+                yield event.reply
+            elif event.seq not in shown[run]:
+                shown[run].add(event.seq)
+                yield event
+
+
+def _output(line: ScriptOutput) -> control.RunOutput:
+    return control.RunOutput(
+        run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at
+    )
