@@ -49,7 +49,7 @@ class Syntax:
         if digest in self._good:
             return
         read_manifest(script, needs)
-        if script.language is Language.WASM:
+        if script.language in (Language.WASM, Language.LIBRARY):
             return
         try:
             problems = await self._house.jobs.check(
