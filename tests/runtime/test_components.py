@@ -332,5 +332,6 @@ async def test_code_is_read_again_only_for_a_worker_that_lacks_it(tmp_path: Path
         file.unlink()
         assert (await runs(jobs, source, params=2))[0].result == b"2"
         assert files_of(tmp_path) == [], "nobody asked for it"
+        workers._codes._recent.clear()
         assert (await runs(jobs, source, params=3, context="other"))[0].result == b"3"
         assert files_of(tmp_path) == [file], "it was compiled again, for the other's worker"

@@ -220,12 +220,12 @@ async def test_a_heap_without_end_ends_at_its_limit_or_with_its_worker(jobs: Job
 
 async def test_what_it_used_is_told(jobs: Jobs) -> None:
     source = """log('12345'); await target.kv.get('a'); const end = Date.now() + 60;
-      const a = []; while (Date.now() < end || a.length < 1e5) a.push([1]); 'r'"""
+      const a = new Uint8Array(20e6).fill(1); while (Date.now() < end); 'r'"""
     ended, _ = await play(jobs, source, ops={"target.kv.get": echo})
     usage = ended.usage
     assert usage.wall_ms >= 60
     assert 0 < usage.cpu_ms <= usage.wall_ms + 20
-    assert usage.memory_bytes > 100_000
+    assert usage.memory_bytes > 10_000_000
     assert (usage.output_bytes, usage.host_calls) == (5 + 3, 1)
     assert (usage.read_bytes, usage.written_bytes) == (5, 5)
 

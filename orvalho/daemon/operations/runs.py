@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -50,6 +51,16 @@ class RunOperations:
     def __init__(self, house: House, handler: ScriptHandler) -> None:
         self._house = house
         self._handler = handler
+
+    def table(self) -> dict[type[control.Message], Callable[[Any], Replies]]:
+        """Which request each of these answers."""
+        return {
+            control.ScriptList: self.list,
+            control.ScriptShow: self.show,
+            control.ScriptLogs: self.logs,
+            control.ScriptResult: self.result,
+            control.ScriptCancel: self.cancel,
+        }
 
     async def list(self, request: control.ScriptList) -> Replies:
         found = await self._house.runs.newest(request.limit)
