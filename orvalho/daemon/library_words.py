@@ -12,7 +12,7 @@ import msgspec
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.scripts.library import KINDS, Library
 from orvalho.scripts.script import MAX_MODULE_BYTES
-from orvalho.scripts.wasm_metadata import Metadata
+from orvalho.scripts.wasm.metadata import Metadata
 
 LIST: Final = "lib.list"
 SHOW: Final = "lib.show"

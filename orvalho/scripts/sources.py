@@ -32,7 +32,6 @@ def tables(database: Database) -> None:
             primary key (run, path)
         ) strict, without rowid""",
         "create index run_modules_by_digest on run_modules (digest)",
-        "create index runs_by_digest on runs (digest)",
         """create table held_sources (
             peer_key text not null,
             digest text not null,

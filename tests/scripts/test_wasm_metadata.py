@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wasm_metadata import Metadata, read_metadata
+from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 from tests.runtime import wat
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

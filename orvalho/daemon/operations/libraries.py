@@ -46,8 +46,8 @@ from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
 from orvalho.runtime.job import Job
 from orvalho.scripts.library import replaced
 from orvalho.scripts.reference import SUFFIX, Reference, write_reference
-from orvalho.scripts.wasm_arguments import convert
-from orvalho.scripts.wasm_metadata import Metadata, read_metadata
+from orvalho.scripts.wasm.arguments import convert
+from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 
 Replies = AsyncIterator[control.Reply]
 

@@ -43,7 +43,6 @@ from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.scripts import runs, sources
-from orvalho.scripts.binaries import check_parameters, imports_and_exports
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
     encode,
@@ -60,6 +59,7 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
+from orvalho.scripts.wasm.binaries import check_parameters, imports_and_exports
 
 Replies = AsyncIterator[control.Reply]
 
