@@ -406,6 +406,8 @@ def _component_result(guest: Guest, interface: str, function: WitFunction, value
             guest.result = guest.result or b"R" + msgspec.json.format(text.encode(), indent=-1)
         except msgspec.DecodeError as error:
             raise Thrown("SyntaxError", f"what main gave is no JSON: {error}") from None
+        except RecursionError:
+            raise Thrown("RangeError", TOO_DEEP) from None
         return guest.finish(None, is_command=False)
     kind = function.result
     if kind is None:
