@@ -12,7 +12,8 @@ from typing import Final
 from orvalho.control.libraries import WasmFile, WasmFiles
 from orvalho.daemon.operations.libraries import as_told
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wasm_metadata import is_wasm, read_metadata
+from orvalho.scripts.wasm.binary import is_wasm
+from orvalho.scripts.wasm.metadata import read_metadata
 
 _SUFFIXES: Final = (".wasm", ".wasi")
 _MOST_FILES: Final = 10_000

@@ -7,11 +7,9 @@ or a crash of either side, has the same `id` and goes on where the receiver's dr
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
-
-from orvalho.errors import InvalidInput
 
 OFFER: Final = "file.offer"
 PART: Final = "file.part"
@@ -66,20 +64,3 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     is_new: bool
-
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-def decode(raw: bytes, kind: type[T]) -> T:
-    """Raises:
-    InvalidInput: it is something else.
-    """
-    try:
-        return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"not a {kind.__name__}: {error}") from error
-
-
-def encode(words: msgspec.Struct) -> bytes:
-    return msgspec.msgpack.encode(words)

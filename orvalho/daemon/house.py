@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from orvalho.contexts.context import Contexts
+from orvalho.contexts.context import Context, Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
@@ -21,6 +21,7 @@ from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.run_words import RunEvent
 from orvalho.daemon.services import Services
+from orvalho.errors import NotFound
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
@@ -91,6 +92,20 @@ class House:
         if node_key == self.identity.node.key:
             return frozenset(self.settings.config.node.labels)
         return self.greeted.get(node_key, Greeted()).labels
+
+    def caller(self, name: str | None, verb: str = "send") -> Context:
+        """Our context of that name, else the usual one, else the first.
+
+        Raises:
+            NotFound: there is none; `verb` says what it was needed for.
+        """
+        usual = name or self.settings.config.context
+        if usual:
+            return self.contexts.get(usual)
+        found = self.contexts.list()
+        if not found:
+            raise NotFound(f"this node has no context to {verb} from", hint="orvalho ctx new NAME")
+        return found[0]
 
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""

@@ -5,14 +5,14 @@ All are asks. A call of a library is none of them: it is a signed script (`scrip
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from orvalho.errors import InvalidInput, Untrusted
+from orvalho.errors import Untrusted
 from orvalho.scripts.library import KINDS, Library
 from orvalho.scripts.script import MAX_MODULE_BYTES
-from orvalho.scripts.wasm_metadata import Metadata
+from orvalho.scripts.wasm.metadata import Metadata
 
 LIST: Final = "lib.list"
 SHOW: Final = "lib.show"
@@ -95,9 +95,6 @@ class RunningServices(_Words, frozen=True, kw_only=True):
     services: tuple[Running, ...]
 
 
-T = TypeVar("T", bound=_Words)
-
-
 def row_of(library: Library) -> Row:
     """A library in a line."""
     return Row(
@@ -136,17 +133,3 @@ def check_shown(shown: Shown, name: str) -> None:
         raise Untrusted(f"{name} is said to have {row.size_bytes} bytes", where=name)
     if shown.metadata is not None and shown.metadata.sha256 != row.sha256:
         raise Untrusted(f"the peer speaks of two different {name}", where=name)
-
-
-def encode(words: _Words) -> bytes:
-    return msgspec.msgpack.encode(words)
-
-
-def decode(raw: bytes, kind: type[T]) -> T:
-    """Raises:
-    InvalidInput: it is something else.
-    """
-    try:
-        return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"not a {kind.__name__}: {error}") from error

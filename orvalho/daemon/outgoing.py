@@ -31,11 +31,10 @@ from orvalho.daemon.file_words import (
     Placed,
     Taken,
     Wanted,
-    decode,
-    encode,
 )
 from orvalho.daemon.house import House
 from orvalho.daemon.reach import away, comes
+from orvalho.daemon.wire import decode, encode
 from orvalho.errors import Conflict, InvalidInput, NotFound, OrvalhoError, Unavailable
 
 _ANSWER_S: Final = 60.0

@@ -3,7 +3,6 @@ told."""
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from orvalho.contexts.trust import Peer
 from orvalho.daemon.ending import Ending
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_words import digest_of
 from orvalho.errors import Denied, LimitExceeded
 from orvalho.peers.desk import Delivery
 from orvalho.policies import usage
@@ -200,8 +200,8 @@ class RunRecord:
                 for each in (made if self.explains_to(arrival) else ())
             ),
             usage=self.used(arrival, ended.usage),
-            result_sha256=_digest(ended.result),
-            output_sha256=_digest(logs.encode()) if logs else None,
+            result_sha256=digest_of(ended.result),
+            output_sha256=digest_of(logs.encode()) if logs else None,
             started_at=arrival.started_at,
             ended_at=now,
             modules=arrival.script.call.modules,
@@ -270,7 +270,3 @@ def _limit(ended: Ending) -> str | None:
     if ended.outcome != "limited" or ended.error is None:
         return None
     return ended.error.message.partition(":")[0]
-
-
-def _digest(content: bytes | None) -> str | None:
-    return None if content is None else hashlib.sha256(content).hexdigest()

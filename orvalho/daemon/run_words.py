@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
@@ -81,3 +82,8 @@ def failed(error: ScriptError, *, peer: str | None = None) -> control.Failed:
 def script_error(error: OrvalhoError) -> ScriptError:
     """An error as it travels, and as it is kept with its run."""
     return ScriptError(**error.parts())
+
+
+def digest_of(content: bytes | None) -> str | None:
+    """SHA-256, 64 hex digits; None of nothing."""
+    return None if content is None else hashlib.sha256(content).hexdigest()

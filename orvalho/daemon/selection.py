@@ -45,7 +45,7 @@ class Candidate:
         parts = [", ".join(self.labels)] if self.labels else []
         reached = self.path if self.is_online else "offline"
         if self.is_online and self.rtt_s is not None:
-            reached += f", {_milliseconds(self.rtt_s)}"
+            reached += f", {milliseconds(self.rtt_s)}"
         return "; ".join([*parts, reached])
 
 
@@ -256,7 +256,7 @@ def _why_not(each: Candidate, limit_s: float) -> str:
     if not each.is_online:
         return "it is offline"
     if (each.rtt_s or 0.0) > limit_s:
-        return f"it is farther away: {_milliseconds(each.rtt_s or 0.0)}"
+        return f"it is farther away: {milliseconds(each.rtt_s or 0.0)}"
     return "it is as near, and takes another turn"
 
 
@@ -272,6 +272,7 @@ def _some(names: Iterable[str], most: int = 10) -> Iterator[str]:
         yield name
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """`3.2 ms`, `120 ms`."""
     value = 1000 * seconds
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

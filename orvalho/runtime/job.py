@@ -36,8 +36,8 @@ from orvalho.runtime.workers.messages import (
     StopRun,
 )
 from orvalho.runtime.workers.pool import Worker, Workers
-from orvalho.scripts.component import is_component
 from orvalho.scripts.script import Source
+from orvalho.scripts.wasm.binary import is_component
 
 # HostCall is bridge.py's: whoever makes a Job needs it beside the rest.
 __all__ = ["Ended", "HostCall", "Job", "Jobs", "Output", "Run"]

@@ -54,7 +54,7 @@ def open_sealed(blob: bytes, payload_type: str, *, max_bytes: int) -> tuple[byte
         raise Untrusted(f"the envelope has {len(blob)} bytes, more than {max_bytes}")
     try:
         envelope = msgspec.json.decode(blob, type=_Envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"the envelope is malformed: {error}") from error
     _refuse_twins(blob, "the envelope")
     if envelope.payload_type != payload_type:
@@ -137,7 +137,7 @@ def _refuse_twins(raw: bytes, what: str) -> None:
             return
         else:
             nested, length = [], 0
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"{what} is malformed: {error}") from error
     if max(length, 1) + 1 != len(raw):
         raise Untrusted(f"{what} has a name twice, or blanks between its words")

@@ -21,7 +21,8 @@ from orvalho.contexts.names import check_label, near_miss
 from orvalho.errors import Conflict, InvalidInput, NotFound, Unavailable
 from orvalho.scripts.manifest import read_header
 from orvalho.scripts.script import MAX_MODULE_BYTES, MAX_SOURCE_BYTES
-from orvalho.scripts.wasm_metadata import Metadata, is_wasm, read_metadata
+from orvalho.scripts.wasm.binary import is_wasm
+from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 
 # In the order in which one of two files of the same name is meant.
 KINDS: Final = {

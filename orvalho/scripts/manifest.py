@@ -32,9 +32,9 @@ from orvalho.policies.quota import (
     parse_duration,
     parse_size,
 )
-from orvalho.scripts.binaries import custom_section_of, missing_capability
 from orvalho.scripts.reference import read_reference
 from orvalho.scripts.script import Language, Script
+from orvalho.scripts.wasm.binaries import custom_section_of, missing_capability
 
 
 @dataclass(frozen=True, slots=True)

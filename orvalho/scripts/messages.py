@@ -143,5 +143,5 @@ def decode(raw: bytes, kind: type[B]) -> B:
     """
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"this is no {kind.__name__}: {error}") from error

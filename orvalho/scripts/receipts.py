@@ -73,5 +73,5 @@ def open_receipt(blob: bytes, key: Key) -> Receipt:
     refuse_twins(payload)
     try:
         return msgspec.json.decode(payload, type=Receipt)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"the receipt is malformed: {error}") from error

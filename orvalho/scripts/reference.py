@@ -34,7 +34,7 @@ def read_reference(text: str) -> Reference:
     """
     try:
         found = msgspec.json.decode(text.encode(), type=Reference)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"this names no library: {error}") from error
     if not _DIGEST.fullmatch(found.sha256):
         raise InvalidInput("a library's digest is 64 hex digits")

@@ -9,6 +9,7 @@ from typing import Final
 
 from orvalho.errors import InvalidInput
 from orvalho.policies.access import is_unprintable
+from orvalho.scripts.wasm.binary import COMPONENT_MAGIC, MODULE_MAGIC
 
 MAX_SOURCE_BYTES: Final = 1 << 20
 # A component that holds an interpreter has 18 MB.
@@ -39,11 +40,6 @@ _SUFFIXES: Final = {
     ".star": Language.STARLARK,
     ".lib": Language.LIBRARY,
 }
-# The first bytes of a module and of a component (WebAssembly core 1, section 5.5.16; the component
-# model's binary format).
-_MAGIC: Final = b"\0asm"
-_MODULE: Final = _MAGIC + b"\x01\0\0\0"
-_COMPONENT: Final = _MAGIC + b"\x0d\0\x01\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +113,7 @@ def language_of(filename: str, raw: bytes) -> Language:
         InvalidInput: neither tells, or they contradict each other.
     """
     language = _named(filename)
-    if raw.startswith((_MODULE, _COMPONENT)):
+    if raw.startswith((MODULE_MAGIC, COMPONENT_MAGIC)):
         if language in (None, Language.WASM):
             return Language.WASM
         raise InvalidInput(

@@ -45,7 +45,7 @@ from h2.settings import SettingCodes
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.certificates import self_signed
 from orvalho.transports.framing import LENGTH_BYTES, framed, take_frames
-from orvalho.transports.link import OnLink
+from orvalho.transports.link import OnLink, host_and_port
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Http2Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         if self._waiting is not None:
-            self.description = _describe(self._transport.get_extra_info("peername"))
+            self.description = host_and_port(*self._transport.get_extra_info("peername")[:2])
             self._waiting.enter(self)
         is_tls = self._transport.get_extra_info("ssl_object")
         if is_tls and is_tls.selected_alpn_protocol() != "h2":
@@ -395,7 +395,7 @@ class Http2Transport:
             try:
                 await server.start_serving()
                 real_port = server.sockets[0].getsockname()[1]
-                yield _Http2Listener(f"{where.scheme}://{_describe((where.host, real_port))}")
+                yield _Http2Listener(f"{where.scheme}://{host_and_port(where.host, real_port)}")
             finally:
                 server.close()
                 waiting.abort_all()
@@ -404,7 +404,7 @@ class Http2Transport:
 
     async def dial(self, address: str) -> Http2Link:
         where = _parse(address, ("proxy",))
-        link = Http2Link(_describe((where.host, where.port)), host=where.host)
+        link = Http2Link(host_and_port(where.host, where.port), host=where.host)
         try:
             with anyio.fail_after(_OPEN_TIMEOUT_S):
                 await _connect(where, link)
@@ -469,7 +469,7 @@ async def _tunnel(proxy: str, where: _Address) -> socket.socket:
     try:
         tunnel.setblocking(False)
         await loop.sock_connect(tunnel, found[0][4])
-        target = _describe((where.host, where.port))
+        target = host_and_port(where.host, where.port)
         asked = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
         await loop.sock_sendall(tunnel, asked.encode("ascii"))
         answer = b""
@@ -536,8 +536,3 @@ def _parse(address: str, known: tuple[str, ...]) -> _Address:
             f'"{min(unknown)}" is unknown here: there are {", ".join(known)}', where=address
         )
     return _Address(parts.scheme, host, port, options)
-
-
-def _describe(remote: tuple[str, int]) -> str:
-    host, port = remote[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

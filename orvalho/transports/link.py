@@ -7,6 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 
+def host_and_port(host: str, port: int) -> str:
+    """`127.0.0.1:4455`, `[::1]:4455`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Link(Protocol):
     """An ordered path to one far side. Frames arrive whole or not at all.
 

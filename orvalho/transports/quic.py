@@ -30,7 +30,7 @@ from iroh import iroh_ffi
 
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.framing import LENGTH_BYTES, framed, take_frames
-from orvalho.transports.link import OnLink
+from orvalho.transports.link import OnLink, host_and_port
 
 iroh: Any = _iroh  # its names are made at import
 
@@ -223,7 +223,7 @@ class QuicTransport:
         async with anyio.create_task_group() as tasks:
             try:
                 tasks.start_soon(entrance.accept, tasks)
-                shown = _describe(where.host, _port(endpoint, where.host))
+                shown = host_and_port(where.host, _port(endpoint, where.host))
                 yield _QuicListener(f"quic://{endpoint.id().to_bytes().hex()}@{shown}")
             finally:
                 self._endpoint = None
@@ -259,7 +259,7 @@ class QuicTransport:
         except BaseException:
             await _close(own)
             raise
-        return QuicLink(connection, stream, _describe(where.host, where.port), endpoint=own)
+        return QuicLink(connection, stream, host_and_port(where.host, where.port), endpoint=own)
 
 
 class _Entrance:
@@ -330,7 +330,7 @@ async def _bind(host: str, port: int, secret: bytes, address: str) -> Any:
     builder.secret_key(secret)
     builder.alpns([_ALPN])
     try:
-        builder.bind_addr(_describe(host, port))
+        builder.bind_addr(host_and_port(host, port))
         # Else the endpoint opens the other family on every interface by itself.
         builder.bind_addr(_other_family(host))
         return await builder.bind()
@@ -376,9 +376,9 @@ def _secret(file: str | None, address: str) -> bytes:
 
 async def _resolve(host: str, port: int) -> str:
     with suppress(ValueError):
-        return _describe(str(ip_address(host)), port)
+        return host_and_port(str(ip_address(host)), port)
     found = await asyncio.get_running_loop().getaddrinfo(host, port)
-    return _describe(str(found[0][4][0]), port)
+    return host_and_port(str(found[0][4][0]), port)
 
 
 async def _close(endpoint: Any) -> None:
@@ -407,10 +407,6 @@ def _parse(address: str) -> _Address:
             where=address,
         )
     return _Address(id_, host, port, options.get("key"))
-
-
-def _describe(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _words(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 from orvalho.errors import InvalidInput, Unavailable
-from orvalho.transports.link import OnLink
+from orvalho.transports.link import OnLink, host_and_port
 
 MAX_FRAME_BYTES: Final = 1 << 18
 MAX_STRANGERS: Final = 64
@@ -121,7 +121,7 @@ class WebSocketTransport:
             raise InvalidInput("wss needs a certificate to listen with", where=address)
 
         async def welcome(connection: ServerConnection) -> None:
-            await on_link(WebSocketLink(connection, _describe(connection.remote_address)))
+            await on_link(WebSocketLink(connection, host_and_port(*connection.remote_address[:2])))
 
         waiting: dict[_Guest, None] = {}
         guest: Any = partial(_Guest, waiting)
@@ -180,7 +180,7 @@ class WebSocketTransport:
             )
         except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
             raise Unavailable(f"nobody answers: {error}", where=address) from error
-        return WebSocketLink(connection, _describe((host, port)))
+        return WebSocketLink(connection, host_and_port(host, port))
 
 
 def _split(address: str) -> tuple[str, str, int]:
@@ -196,11 +196,6 @@ def _split(address: str) -> tuple[str, str, int]:
             hint="an address looks like ws://192.168.1.20:4455",
         )
     return parts.scheme, host, port
-
-
-def _describe(remote: Any) -> str:
-    host, port = remote[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _silent() -> logging.Logger:

@@ -39,7 +39,8 @@ from orvalho.runtime.engines.wasm.engine import WasmEngine, WasmIsolate
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.runtime.workers import zygote
 from orvalho.runtime.workers.pool import open_workers
-from orvalho.scripts.component import COMPONENT_MAGIC, read_component
+from orvalho.scripts.wasm.binary import COMPONENT_MAGIC
+from orvalho.scripts.wasm.interfaces import read_component
 from tests.runtime import component_text as text
 from tests.runtime import wat
 from tests.runtime.component_text import leb

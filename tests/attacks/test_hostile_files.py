@@ -26,11 +26,10 @@ from orvalho.daemon.file_words import (
     Placed,
     Taken,
     Wanted,
-    decode,
-    encode,
 )
 from orvalho.daemon.greeting import greet
 from orvalho.daemon.handlers.ping import PING
+from orvalho.daemon.wire import decode, encode
 from orvalho.errors import (
     Conflict,
     Denied,

@@ -18,7 +18,7 @@ from orvalho.policies.quota import Limits
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.runtime.workers.pool import open_workers
 from orvalho.scripts.script import Source
-from orvalho.scripts.wasm_module import read_module
+from orvalho.scripts.wasm.module import read_module
 from tests.conformance.world import open_world
 from tests.runtime import wat
 from tests.runtime.play import play

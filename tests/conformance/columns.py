@@ -17,6 +17,7 @@ from orvalho.runtime.job import Ended
 from orvalho.scripts.script import Source
 from tests.conformance.promises import PROMISES, Promise
 from tests.runtime import wat
+from tests.runtime.component_text import componentize
 
 # Beside those of the table: what the tests that follow a run need.
 PROGRAMS: Final = {promise.program for promise in PROMISES if promise.program} | {
@@ -366,4 +367,30 @@ class LoneWasm(Wasm):
     name = "wasm-alone"
 
 
-COLUMNS: Final[tuple[Column, ...]] = (JavaScript(), Starlark(), Wasm(), LoneWasm())
+_WHOLE: Final = {name: raw for name, raw in Wasm.programs.items() if name != "no_syntax"}
+
+
+class Component(Wasm):
+    """The same modules, each made a component over our own world."""
+
+    name = "component"
+    programs: ClassVar = {
+        **{name: componentize(module) if module else b"" for name, module in _WHOLE.items()},
+        "no_syntax": b"\0asm\x0d\0\1\0\7\x7f",
+    }
+    skips: ClassVar = {
+        **Wasm.skips,
+        "a refusal tells its rule": "the world's errors have a name and a message alone",
+        "memory": "only the component sees its memory: tests/runtime/test_components.py has it",
+    }
+
+    def calling(self, calls: tuple[tuple[Any, ...], ...]) -> Source:
+        return componentize(_calls(*calls))
+
+    def catching(self, call: tuple[Any, ...]) -> Source:
+        return componentize(_calls(call))
+
+
+COLUMNS: Final[tuple[Column, ...]] = (
+    JavaScript(), Starlark(), Wasm(), LoneWasm(), Component(),
+)  # fmt: skip

@@ -160,7 +160,7 @@ class TestWasm(EngineSuite):
         return WASM
 
     def test_what_is_thrown_has_its_place(self, engine: Engine, programs: Programs) -> None:
-        pytest.skip("a module has no lines: tests/runtime/test_engines.py has its places")
+        pytest.skip("a module has no lines: test_promises.py has its places")
 
     def test_a_syntax_error_is_thrown_with_its_place(
         self, engine: Engine, programs: Programs

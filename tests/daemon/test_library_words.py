@@ -13,10 +13,9 @@ from orvalho.daemon.library_words import (
     ListLibraries,
     Shown,
     check_shown,
-    decode,
-    encode,
     shown_of,
 )
+from orvalho.daemon.wire import decode, encode
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.scripts.library import Libraries
 

@@ -3,7 +3,7 @@ imports of `wat.py` over our own world, and those that use WASI preview 2."""
 
 from __future__ import annotations
 
-from orvalho.scripts.wasm_module import read_module
+from orvalho.scripts.wasm.module import read_module
 from tests.runtime import wat
 
 # Memory and a bump allocator, which all modules of a component share.

@@ -18,8 +18,8 @@ from wasmtime import component as c
 from orvalho.runtime.bridge import Returned, Threw, read_records
 from orvalho.runtime.engine import Compiler, Start, Turn
 from orvalho.runtime.engines.catalog import make_engine
-from orvalho.scripts.component import read_component
-from orvalho.scripts.wit import WitType, give, make_type, take
+from orvalho.scripts.wasm.interfaces import read_component
+from orvalho.scripts.wasm.wit import WitType, give, make_type, take
 from tests.runtime import component_text
 from tests.runtime.wit_types import TYPES, Text, json_values
 

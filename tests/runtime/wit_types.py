@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from orvalho.scripts.wit import PRIMITIVES, WitType, make_type
+from orvalho.scripts.wasm.wit import PRIMITIVES, WitType, make_type
 
 NAMES = st.lists(
     st.sampled_from(["a", "b", "long-name", "x9", "one", "two", "three"]),

@@ -41,7 +41,10 @@ def test_fields_of_a_newer_peer_are_ignored() -> None:
     assert decode(raw, CancelScript) == CancelScript(run="r_1")
 
 
-@pytest.mark.parametrize("raw", [b"", b"\xc1", b"\x80", b"\x91" * 100_000, encode(BODIES[0])[:-1]])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\xc1", b"\x80", b"\x91" * 100_000, encode(BODIES[0])[:-1], b"\x81\xa6source\xa1\xff"],
+)
 def test_what_is_no_body_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInput, match="this is no RunScript"):
         decode(raw, RunScript)

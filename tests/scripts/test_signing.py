@@ -11,7 +11,7 @@ import pytest
 from orvalho.contexts.identity import Identity, Signer, certify, key_text
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.policies.quota import Asked
-from orvalho.scripts.dsse import seal
+from orvalho.scripts.dsse import open_sealed, seal
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.signing import (
     LIFE_S,
@@ -321,3 +321,8 @@ def test_signing_and_verifying_take_a_fraction_of_a_millisecond(scene: Scene) ->
         return time.perf_counter() - started
 
     assert min(once() for _ in range(100)) < 0.05
+
+
+def test_an_envelope_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(Untrusted, match="malformed"):
+        open_sealed(b'{"payloadType":"\xff"}', "any", max_bytes=100)

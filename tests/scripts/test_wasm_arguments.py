@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wasm_arguments import convert
-from orvalho.scripts.wasm_metadata import Function, Parameter
+from orvalho.scripts.wasm.arguments import convert
+from orvalho.scripts.wasm.metadata import Function, Parameter
 
 
 def one(kind: str) -> Function:

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wasm_metadata import Metadata, read_metadata
+from orvalho.scripts.wasm.interfaces import read_component
+from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 from tests.runtime import wat
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -275,6 +276,36 @@ def test_twenty_thousand_mutations_raise_nothing_else() -> None:
     assert slowest_s < 2
     grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
     assert grown_kb < 200 << 10
+
+
+def test_a_large_type_that_many_exports_have_is_read_once() -> None:
+    wide = b"\x60" + leb(900_000) + b"\x7f" * 900_000 + b"\0"
+    raw = MODULE + section(1, b"\1" + wide) + section(3, b"\1\0")
+    raw += section(7, leb(2_000) + b"".join(text(f"f{n}") + b"\0\0" for n in range(2_000)))
+    began = time.process_time()
+    found = told(raw)
+    assert found is not None
+    assert found.exports[0].type == "", "no compiler takes it"
+    assert len(found.exports) == 2_000
+    assert time.process_time() - began < 20
+
+
+def test_what_is_repeated_beyond_reason_is_told_but_cannot_be_called() -> None:
+    members = b"".join(b"\4\0" + text(f"m{n}") + b"\1\0" for n in range(20_000))
+    instance = b"\x42" + leb(20_001) + b"\1\x40\0\1\0" + members
+    imported = b"".join(b"\0" + text(f"i{n}") + b"\5\0" for n in range(20_000))
+    repeated = section(7, b"\1" + instance) + section(10, leb(20_000) + imported)
+    # A type by another name, by another name, and so on.
+    chain = b"".join(b"\4\0" + text(f"t{n}") + b"\3\0" + leb(n) for n in range(40_000))
+    chained = section(7, b"\1\x42" + leb(40_001) + b"\1\x7d" + chain)
+    chained += section(10, b"\1\0\1a\5\0")
+    began = time.process_time()
+    assert told(COMPONENT + repeated) is not None
+    with pytest.raises(InvalidInput, match="more functions or types"):
+        read_component(COMPONENT + repeated)
+    assert told(COMPONENT + chained) is not None
+    assert [each.name for each in read_component(COMPONENT + chained).imports] == ["a"]
+    assert time.process_time() - began < 30
 
 
 def test_large_and_hostile_is_still_read_in_bounds() -> None:

@@ -9,7 +9,8 @@ import pytest
 from orvalho.errors import InvalidInput
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.script import Language, language_of, make_script
-from orvalho.scripts.wasm_module import check_call, custom_section, read_module
+from orvalho.scripts.wasm.binaries import custom_section_of
+from orvalho.scripts.wasm.module import check_call, read_module
 from tests.runtime import wat
 
 EMPTY = b"\0asm\1\0\0\0"
@@ -33,18 +34,19 @@ def test_imports_exports_and_memory_are_told() -> None:
         "function a.f (i32, f64) -> i64", "table a.t", "global a.g",
     ]  # fmt: skip
     assert list(map(str, module.exports)) == ["memory memory", "function add (i32, i32) -> i32"]
-    assert (module.memory_bytes, module.has_start, module.is_command) == (131_072, True, False)
+    assert [each.minimum_bytes for each in module.memories] == [131_072]
+    assert (module.has_start, module.is_command) == (True, False)
     assert read_module(wat.command("")).is_command
 
 
 def test_references_to_types_do_not_shift_what_follows() -> None:
     module = read_module(
         wat.assemble(
-            "(module (type $t (func (param (ref null extern)) (result i32)))"
+            "(module (type $t (func (param (ref null extern) (ref extern)) (result i32)))"
             '(func (export "f") (type $t) (i32.const 1)))'
         )
     )
-    assert str(module.export("f")) == "(?) -> i32"
+    assert str(module.export("f")) == "(externref, ?) -> i32"
 
 
 @pytest.mark.parametrize(
@@ -128,4 +130,4 @@ def test_starlark_has_the_header_with_its_own_mark() -> None:
 def test_a_section_that_lies_about_its_size() -> None:
     raw = EMPTY + bytes([0, 100, 7]) + b"orvalho"
     with pytest.raises(InvalidInput, match="section 0 says that it has 100 bytes"):
-        custom_section(raw, "orvalho")
+        custom_section_of(raw, "orvalho")

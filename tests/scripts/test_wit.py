@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wit import WitFunction, WitType, give, make_type, take, take_arguments
+from orvalho.scripts.wasm.wit import WitFunction, WitType, give, make_type, take, take_arguments
 from tests.runtime.wit_types import TYPES, json_values
 
 U8, U32, TEXT = WitType("u8"), WitType("u32"), WitType("string")

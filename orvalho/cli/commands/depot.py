@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
+from orvalho.cli.confirm import confirm
 from orvalho.cli.output import duration, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
 from orvalho.control.messages import Note
 from orvalho.control.road import DepotList, DepotListReply, DepotRemove
-from orvalho.errors import InvalidInput
 
 
 @click.group(
@@ -72,13 +71,6 @@ def ls(session: Session) -> None:
 def rm(session: Session, recipient: str, depositor: str | None, yes: bool) -> None:
     """Throw away what is kept for PEER. Its senders still have it."""
     if not yes:
-        _confirm(f"throw away what is kept for {recipient}?")
+        confirm(f"throw away what is kept for {recipient}?")
     with session.connect() as client:
         session.tell(client.ask(DepotRemove(recipient=recipient, depositor=depositor), Note))
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidInput("off a terminal this needs --yes.", hint="the same command with -y")
-    if not click.confirm(question, err=True):
-        raise click.Abort

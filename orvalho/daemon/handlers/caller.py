@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import sqlite3
 import time
@@ -20,7 +19,7 @@ from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
-from orvalho.daemon.run_words import is_json_line, run_over, script_error
+from orvalho.daemon.run_words import digest_of, is_json_line, run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import Denied, LimitExceeded, NotFound, OrvalhoError, Unavailable, Untrusted
 from orvalho.peers.desk import Delivery
@@ -321,8 +320,8 @@ def check_answer(ended: ScriptEnded, run: Run, target: Key) -> Receipt:
         run.id,
         run.digest,
         ended.outcome,
-        _digest(ended.result),
-        _digest(lines.encode() if lines else None),
+        digest_of(ended.result),
+        digest_of(lines.encode() if lines else None),
     )
     signed = (
         receipt.run,
@@ -336,10 +335,6 @@ def check_answer(ended: ScriptEnded, run: Run, target: Key) -> Receipt:
     if ended.result is not None and not ended.is_bytes and not is_json_line(ended.result):
         raise Untrusted("the result is not the JSON that it claims to be", where=run.id)
     return receipt
-
-
-def _digest(content: bytes | None) -> str | None:
-    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _distrusted(ended: ScriptEnded, error: Untrusted) -> ScriptEnded:

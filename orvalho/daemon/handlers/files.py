@@ -30,12 +30,11 @@ from orvalho.daemon.file_words import (
     Placed,
     Taken,
     Wanted,
-    decode,
-    encode,
 )
 from orvalho.daemon.house import House
 from orvalho.daemon.selection import meant_context
 from orvalho.daemon.subjects import peer_subject
+from orvalho.daemon.wire import decode, encode
 from orvalho.errors import Denied, InvalidInput, LimitExceeded, NotFound, Untrusted
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import decided

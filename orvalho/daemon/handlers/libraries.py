@@ -20,12 +20,11 @@ from orvalho.daemon.library_words import (
     Part,
     RunningServices,
     ShowLibrary,
-    decode,
-    encode,
     row_of,
     shown_of,
 )
 from orvalho.daemon.subjects import peer_subject
+from orvalho.daemon.wire import decode, encode
 from orvalho.errors import Conflict, Denied, InvalidInput, Untrusted
 from orvalho.policies.access import ANY, AccessRequest, Decision, Subject
 from orvalho.policies.audit import decided

@@ -140,7 +140,7 @@ class FileOperations:
         parcel = Parcel(
             source=source,
             peer=peer,
-            caller=self._caller(request.context),
+            caller=self._house.caller(request.context).name,
             context=context,
             directory=request.directory,
         )
@@ -218,16 +218,6 @@ class FileOperations:
     def _to(self, queued: Queued) -> str:
         node = name_of(self._house, Key(self._house.trust.heir(queued.node_key)))
         return f"{queued.context}@{node}" if queued.context else node
-
-    def _caller(self, name: str | None) -> str:
-        contexts = self._house.contexts
-        usual = name or self._house.settings.config.context
-        if usual:
-            return contexts.get(usual).name
-        found = contexts.list()
-        if not found:
-            raise NotFound("this node has no context to send from", hint="orvalho ctx new NAME")
-        return found[0].name
 
 
 def _progress(watched: _Watched) -> seeing.FileProgress:

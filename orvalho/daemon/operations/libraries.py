@@ -32,22 +32,20 @@ from orvalho.daemon.library_words import (
     RunningServices,
     ShowLibrary,
     Shown,
-    T,
     check_shown,
-    decode,
-    encode,
     row_of,
     shown_of,
 )
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.reach import away, comes
 from orvalho.daemon.selection import meant_context
-from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
+from orvalho.daemon.wire import T, decode, encode
+from orvalho.errors import Conflict, InvalidInput, Untrusted
 from orvalho.runtime.job import Job
 from orvalho.scripts.library import replaced
 from orvalho.scripts.reference import SUFFIX, Reference, write_reference
-from orvalho.scripts.wasm_arguments import convert
-from orvalho.scripts.wasm_metadata import Metadata, read_metadata
+from orvalho.scripts.wasm.arguments import convert
+from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 
 Replies = AsyncIterator[control.Reply]
 
@@ -117,7 +115,7 @@ class LibraryOperations:
             yield words.LibraryListReply(node=house.name, libraries=tuple(map(_state, rows)))
             return
         peer = self._peer(request.node)
-        asked = ListLibraries(caller=self._caller(request.context))
+        asked = ListLibraries(caller=self._house.caller(request.context, "ask").name)
         listed = await self._ask(peer, LIST, encode(asked), Listed)
         states = tuple(map(_state, listed.libraries))
         yield words.LibraryListReply(node=peer.name, libraries=states)
@@ -139,7 +137,9 @@ class LibraryOperations:
             library = await to_thread.run_sync(self._house.libraries.find, name)
             content = library.content
         else:
-            content = await self._fetch(peer, shown.row, self._caller(request.context))
+            content = await self._fetch(
+                peer, shown.row, self._house.caller(request.context, "ask").name
+            )
         if hashlib.sha256(content).hexdigest() != shown.row.sha256:
             raise Untrusted(f"what came as {name} is not what was told of it", where=name)
         yield words.LibraryContent(
@@ -199,7 +199,7 @@ class LibraryOperations:
             node, running = house.name, house.services.list()
         else:
             peer = self._peer(request.node)
-            asked = encode(ListLibraries(caller=self._caller(request.context)))
+            asked = encode(ListLibraries(caller=self._house.caller(request.context, "ask").name))
             found = await self._ask(peer, SERVICES, asked, RunningServices)
             node, running = peer.name, found.services
         states = tuple(
@@ -296,16 +296,6 @@ class LibraryOperations:
             )
         return self._house.trust.resolve(address).peer
 
-    def _caller(self, name: str | None) -> str:
-        contexts = self._house.contexts
-        usual = name or self._house.settings.config.context
-        if usual:
-            return contexts.get(usual).name
-        found = contexts.list()
-        if not found:
-            raise NotFound("this node has no context to ask from", hint="orvalho ctx new NAME")
-        return found[0].name
-
     def _target(self, peer: Peer | None, wanted: str | None) -> Address:
         house = self._house
         if peer is None:
@@ -335,7 +325,7 @@ class LibraryOperations:
         known = None if is_fresh else self._known.get((peer.node_key, name))
         if known is not None:
             return known
-        asked = ShowLibrary(caller=self._caller(context), name=name)
+        asked = ShowLibrary(caller=self._house.caller(context, "ask").name, name=name)
         shown = await self._ask(peer, SHOW, encode(asked), Shown)
         check_shown(shown, name)
         self._known[peer.node_key, name] = shown

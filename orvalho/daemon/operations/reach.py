@@ -15,7 +15,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.netcheck import netcheck
 from orvalho.daemon.peer_words import path_to
 from orvalho.daemon.reach import ask_ping, away, comes
-from orvalho.daemon.selection import Selection
+from orvalho.daemon.selection import Selection, milliseconds
 from orvalho.errors import InvalidInput, Unavailable
 
 Replies = AsyncIterator[control.Reply]
@@ -90,7 +90,7 @@ class ReachOperations:
             answered = await ask_ping(self._house, peer, timeout_s)
         except Unavailable as error:
             return _silent(peer, number, error.message)
-        took = _milliseconds(answered.rtt_s)
+        took = milliseconds(answered.rtt_s)
         return seeing.Pong(
             peer=peer.name,
             number=number,
@@ -106,8 +106,3 @@ def _silent(peer: Peer, number: int, text: str) -> seeing.Pong:
     return seeing.Pong(
         peer=peer.name, number=number, path="", rtt_ms=None, at=time.time(), level="warn", text=text
     )
-
-
-def _milliseconds(seconds: float) -> str:
-    value = 1000 * seconds
-    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

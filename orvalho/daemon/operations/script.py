@@ -43,7 +43,6 @@ from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.scripts import runs, sources
-from orvalho.scripts.binaries import check_parameters, imports_and_exports
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
     encode,
@@ -60,6 +59,7 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
+from orvalho.scripts.wasm.binaries import check_parameters, imports_and_exports
 
 Replies = AsyncIterator[control.Reply]
 
@@ -104,7 +104,7 @@ class ScriptOperations:
     async def _send_to(
         self, request: control.ScriptSend, destination: Destination
     ) -> AsyncGenerator[control.Reply, None]:
-        context = self._caller(request.context)
+        context = self._house.caller(request.context)
         parts = await self.parts(request)
         run, signed = self._sign(request, destination, context, parts)
         with self._house.feed.watch(run.id) as events:
@@ -132,7 +132,7 @@ class ScriptOperations:
         """One run on every member; what keeps it from one does not keep it from the others."""
         members = self._selection.members(name)
         yield _placed(name, members)
-        context = self._caller(request.context)
+        context = self._house.caller(request.context)
         parts = await self.parts(request)
         signed: list[tuple[Run, SignedScript, Destination]] = []
         for member in members:
@@ -166,7 +166,7 @@ class ScriptOperations:
 
     def caller_address(self, name: str | None) -> Address:
         """Which of our contexts sends. Raises: NotFound."""
-        return Address(self._caller(name).name, self._house.name)
+        return Address(self._house.caller(name).name, self._house.name)
 
     async def start(self, request: control.ScriptSend, parts: Parts, node_key: Key) -> str:
         """Sign a script for the context `request.to` on that node and send it; the run's id.
@@ -176,7 +176,7 @@ class ScriptOperations:
             InvalidInput, Denied: as `orvalho script send` would.
         """
         destination = Destination(parse_address(request.to), node_key)
-        run, signed = self._sign(request, destination, self._caller(request.context), parts)
+        run, signed = self._sign(request, destination, self._house.caller(request.context), parts)
         await self._queue(run, signed, request.module or request.source, destination)
         return run.id
 
@@ -197,18 +197,6 @@ class ScriptOperations:
             if peer.contexts:
                 return f"orvalho script send {peer.contexts[0].name}@{peer.name} ..."
         return f"orvalho script send CONTEXT@{address.node} ..."
-
-    def _caller(self, name: str | None) -> Context:
-        contexts = self._house.contexts
-        if name is not None:
-            return contexts.get(name)
-        usual = self._house.settings.config.context
-        if usual:
-            return contexts.get(usual)
-        found = contexts.list()
-        if not found:
-            raise NotFound("this node has no context to send from", hint="orvalho ctx new NAME")
-        return found[0]
 
     async def parts(self, request: control.ScriptSend) -> Parts:
         """The modules of a script, once all of it was found fit to be sent.

@@ -28,8 +28,8 @@ from orvalho.runtime.engines.wasm.preview2 import PREVIEW2, Caller, Function, Re
 from orvalho.runtime.engines.wasm.preview2 import find_socket_function as find_socket
 from orvalho.runtime.engines.wasm.preview2_files import PREVIEW2_FILES
 from orvalho.runtime.engines.wasm.values import RESOURCE_NUMBERS, lift, lower
-from orvalho.scripts.component import WasmComponent, read_component
-from orvalho.scripts.wit import WitFunction
+from orvalho.scripts.wasm.interfaces import WasmComponent, read_component
+from orvalho.scripts.wasm.wit import WitFunction
 
 _OFFERS: Final = PREVIEW2 | PREVIEW2_FILES | HOST_WORLD
 # In front of compiled code, which begins as an ELF file does: a component, and the length of what
@@ -63,7 +63,7 @@ def compile_component(engine: wasmtime.Engine, raw: bytes) -> tuple[tuple[Proble
         return (Problem(1, 1, error.message),), b""
     except wasmtime.WasmtimeError as error:
         return (Problem(1, 1, last_line(error)),), b""
-    told = _ENCODER.encode(msgspec.structs.replace(described, custom=()))
+    told = _ENCODER.encode(described)
     return (), _PREFIX.pack(_MARK, len(told)) + told + bytes(code)
 
 

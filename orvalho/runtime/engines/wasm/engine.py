@@ -39,9 +39,10 @@ from orvalho.runtime.engines.wasm.modules import (
 )
 from orvalho.runtime.engines.wasm.preview2 import Caller
 from orvalho.runtime.engines.wasm.service import serve
-from orvalho.scripts.component import check_component_call, is_component, is_main
-from orvalho.scripts.wasm_module import WasmModule, check_call
-from orvalho.scripts.wit import WitFunction, give, make_type
+from orvalho.scripts.wasm.binary import is_component
+from orvalho.scripts.wasm.interfaces import check_component_call, is_main
+from orvalho.scripts.wasm.module import WasmModule, check_call
+from orvalho.scripts.wasm.wit import WitFunction, give, make_type
 
 _TICK_S: Final = 0.01
 # A guest that overflows more stack than its thread has would end the process.
@@ -405,6 +406,8 @@ def _component_result(guest: Guest, interface: str, function: WitFunction, value
             guest.result = guest.result or b"R" + msgspec.json.format(text.encode(), indent=-1)
         except msgspec.DecodeError as error:
             raise Thrown("SyntaxError", f"what main gave is no JSON: {error}") from None
+        except RecursionError:
+            raise Thrown("RangeError", TOO_DEEP) from None
         return guest.finish(None, is_command=False)
     kind = function.result
     if kind is None:

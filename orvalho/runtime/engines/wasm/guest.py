@@ -138,7 +138,12 @@ def _read_text(place: Place, at: int, size: int) -> str:
         raise Thrown("TypeError", "a text is not UTF-8") from None
 
 
-def _one_line(text: str) -> bytes:
+def one_line(text: str) -> bytes:
+    """JSON without line breaks.
+
+    Raises:
+        Thrown: it is none, or nested too deeply.
+    """
     try:
         return bytes(msgspec.json.format(text.encode(), indent=-1))
     except msgspec.DecodeError as error:
@@ -158,7 +163,7 @@ def _params(guest: Guest, place: Place) -> int:
 
 def _call(guest: Guest, place: Place, op: int, op_size: int, at: int, size: int) -> int:
     name = _read_text(place, op, op_size)
-    answer = guest.host.call(name, _one_line(_read_text(place, at, size)))
+    answer = guest.host.call(name, one_line(_read_text(place, at, size)))
     guest.answer = answer.value
     return -len(answer.value) if answer.is_error else len(answer.value)
 
@@ -171,7 +176,7 @@ def _take(guest: Guest, place: Place, at: int) -> None:
 
 
 def _result(guest: Guest, place: Place, at: int, size: int) -> None:
-    guest.result = b"R" + _one_line(_read_text(place, at, size))
+    guest.result = b"R" + one_line(_read_text(place, at, size))
 
 
 def _result_bytes(guest: Guest, place: Place, at: int, size: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.runtime.engines.blocking import Thrown
+from orvalho.runtime.engines.wasm.guest import one_line
 from orvalho.runtime.engines.wasm.preview2 import Caller, Function, Refusal
 
 # Written as JSON a text takes six times as much at worst.
@@ -24,9 +25,9 @@ def _one_line(text: str) -> bytes:
         message = f"a text has at most {_MOST_TEXT} characters"
         raise Refusal({"name": "LimitExceeded", "message": message})
     try:
-        return bytes(msgspec.json.format(text.encode(), indent=-1))
-    except msgspec.DecodeError as error:
-        raise Refusal({"name": "SyntaxError", "message": f"this is no JSON: {error}"}) from None
+        return one_line(text)
+    except Thrown as thrown:
+        raise Refusal({"name": thrown.name, "message": thrown.message}) from None
 
 
 def _ask(caller: Caller, op: str, *arguments: Any) -> Any:

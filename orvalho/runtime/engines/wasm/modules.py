@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from orvalho.runtime.engines.wasm.guest import Guest
 from orvalho.runtime.engines.wasm.library import wasmtime
 from orvalho.runtime.engines.wasm.offers import find
-from orvalho.scripts.wasm_module import External, FunctionType, WasmModule
+from orvalho.scripts.wasm.module import External, FunctionType, WasmModule
 
 _TYPES: Final = {"i": wasmtime.ValType.i32, "I": wasmtime.ValType.i64}
 
@@ -146,7 +146,7 @@ def _described(module: wasmtime.Module) -> WasmModule:
         if isinstance(kind, wasmtime.FuncType):
             found = FunctionType(tuple(map(str, kind.params)), tuple(map(str, kind.results)))
         exports.append(External("", each.name or "", "function" if found else "", found))
-    return WasmModule((), tuple(exports), (), 0, has_start=False)
+    return WasmModule((), tuple(exports))
 
 
 def last_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from orvalho.runtime.engines.wasm.guest import ORVALHO, Offered
 from orvalho.runtime.engines.wasm.wasi import WASI_FUNCTIONS
-from orvalho.scripts.wasm_module import WASI
+from orvalho.scripts.wasm.module import WASI
 
 _OFFERS: Final = {"orvalho": ORVALHO, WASI: WASI_FUNCTIONS}
 

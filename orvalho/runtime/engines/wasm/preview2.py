@@ -2,8 +2,8 @@
 Files are in `preview2_files.py`.
 
 As with preview 1 nothing of the host's is behind it: a sleep waits as any guest's does and ends
-when its run is stopped, and sockets are refused. Functions take and give what `scripts.wit` names;
-of a `result` they give the value, and raise `Refusal` for its error.
+when its run is stopped, and sockets are refused. Functions take and give what `scripts.wasm.wit`
+names; of a `result` they give the value, and raise `Refusal` for its error.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import msgspec
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engines.blocking import Thrown
 from orvalho.runtime.engines.wasm.guest import Guest
-from orvalho.scripts.wasm_module import WasmModule, check_call
+from orvalho.scripts.wasm.module import WasmModule, check_call
 
 NEXT: Final = "service.next"
 DONE: Final = "service.done"

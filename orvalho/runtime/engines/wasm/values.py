@@ -1,4 +1,4 @@
-"""Values of components, between wasmtime's C form and the Python values that `scripts.wit` names.
+"""Values of components, between wasmtime's C form and Python's, as `scripts.wasm.wit` names them.
 
 wasmtime's own conversion makes a Python object of each byte, about 1 MB a second, and guesses the
 case of a variant by its payload's class. Here bytes are copied as a whole, and the type says which
@@ -12,7 +12,7 @@ from ctypes import byref
 from typing import Any, Final
 
 from orvalho.runtime.engines.wasm.library import ffi
-from orvalho.scripts.wit import WitType
+from orvalho.scripts.wasm.wit import WitType
 
 _VAL: Final = ffi.wasmtime_component_val_t
 _VAL_BYTES: Final = ctypes.sizeof(_VAL)

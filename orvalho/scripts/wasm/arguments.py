@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from orvalho.errors import InvalidInput
-from orvalho.scripts.wasm_metadata import Function
+from orvalho.scripts.wasm.metadata import Function
+from orvalho.scripts.wasm.wit import RANGES
 
 _WHOLE: Final = re.compile(r"[+-]?\d{1,40}")
 _HEX: Final = re.compile(r"([+-]?)0[xX]([0-9a-fA-F]{1,32})")
-# The least and the greatest of each; core integers have no sign of their own.
+# Core integers have no sign of their own.
 _RANGES: Final = {
-    **{kind: (-(1 << bits - 1), (1 << bits) - 1) for kind, bits in (("i32", 32), ("i64", 64))},
-    **{f"u{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32, 64)},
-    **{f"s{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32, 64)},
-}
+    kind: (-(1 << bits - 1), (1 << bits) - 1) for kind, bits in (("i32", 32), ("i64", 64))
+} | RANGES
 _FRACTIONS: Final = ("f32", "f64")
 _LISTS: Final = ("list", "tuple", "flags")
 _OBJECTS: Final = ("record", "variant", "result")

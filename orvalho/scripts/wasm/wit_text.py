@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from orvalho.scripts.wasm_component import Component, Item, Type
-from orvalho.scripts.wasm_component import Unknown as Unknown  # noqa: PLC0414 -- exported again
+from orvalho.scripts.wasm.component import Component, Item, Type
 
 _LONGEST_TYPE: Final = 1_000
 _DEEPEST: Final = 40

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from orvalho.policies.capability import Capability
-from orvalho.scripts.component import (
+from orvalho.scripts.wasm.binary import is_component
+from orvalho.scripts.wasm.component import parse_component
+from orvalho.scripts.wasm.interfaces import (
     WasmComponent,
     check_component_call,
-    is_component,
+    interfaces_of,
     read_component,
 )
-from orvalho.scripts.wasm_module import check_call, read_module
+from orvalho.scripts.wasm.module import check_call, read_module
 
 # Interfaces that are linked for those alone who said that they need them: what the actions of such
 # a capability begin with, and an example.
@@ -28,8 +30,14 @@ def custom_section_of(raw: bytes, name: str) -> bytes | None:
     Raises:
         InvalidInput: the bytes are malformed.
     """
-    sections = (read_component(raw) if is_component(raw) else read_module(raw)).custom
-    return next((content for each, content in sections if each == name), None)
+    if is_component(raw):
+        component = parse_component(raw)
+        # Nothing is taken from one that cannot be called.
+        interfaces_of(component)
+        sections = tuple(component.custom)
+    else:
+        sections = read_module(raw).custom
+    return next((each.content for each in sections if each.name == name), None)
 
 
 def check_parameters(raw: bytes, params: Any) -> None:

@@ -29,12 +29,12 @@ import msgspec
 
 from orvalho.errors import InvalidInput
 
-_RANGES: Final = {
+RANGES: Final = {
     f"{sign}{bits}": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if sign == "s"
     else (0, (1 << bits) - 1)
     for sign in "su" for bits in (8, 16, 32, 64)
 }  # fmt: skip
-PRIMITIVES: Final = ("bool", *_RANGES, "f32", "f64", "char", "string")
+PRIMITIVES: Final = ("bool", *RANGES, "f32", "f64", "char", "string")
 _NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _SURROGATES: Final = range(0xD800, 0xE000)
 _ODD: Final = ("own", "borrow", "stream", "future", "error-context")
@@ -129,7 +129,8 @@ def take(value: Any, kind: WitType, *, where: str = "the value") -> Any:
         raise InvalidInput(f"{where}{error.what}") from None
 
 
-def _what(value: Any) -> str:
+def word_of(value: Any) -> str:
+    """What kind of a decoded JSON value it is: "text", "a fraction"."""
     words: dict[type, str] = {bool: "true or false", str: "text", list: "a list", dict: "an object"}
     if value is None:
         return "nothing"
@@ -141,7 +142,7 @@ def _what(value: Any) -> str:
 def _wrong(value: Any, kind: WitType, got: str = "") -> _Mismatch:
     text = str(kind)
     text = text if len(text) <= 80 else text[:77] + "..."
-    return _Mismatch(f": expected {text}, got {got or _what(value)}")
+    return _Mismatch(f": expected {text}, got {got or word_of(value)}")
 
 
 def _within(place: str, value: Any, kind: WitType) -> Any:
@@ -152,7 +153,7 @@ def _within(place: str, value: Any, kind: WitType) -> Any:
 
 
 def _take(value: Any, kind: WitType) -> Any:
-    if kind.kind in _RANGES:
+    if kind.kind in RANGES:
         return _take_integer(value, kind)
     taker = _TAKERS.get(kind.kind)
     if taker is None:
@@ -163,7 +164,7 @@ def _take(value: Any, kind: WitType) -> Any:
 def _take_integer(value: Any, kind: WitType) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(value, kind)
-    least, most = _RANGES[kind.kind]
+    least, most = RANGES[kind.kind]
     if not least <= value <= most:
         raise _wrong(value, kind, f"a number outside {least} to {most}")
     return value
@@ -284,7 +285,7 @@ def _take_option(value: Any, kind: WitType) -> tuple[str, Any]:
     assert part is not None
     if part.kind == "option":
         if not isinstance(value, dict) or set(value) != {"some"}:
-            raise _wrong(value, kind, f'{_what(value)}: write {{"some": ...}}')
+            raise _wrong(value, kind, f'{word_of(value)}: write {{"some": ...}}')
         value = value["some"]
     return "some", _take(value, part)
 
