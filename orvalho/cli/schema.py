@@ -60,6 +60,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "pong": (seeing.Pong, "ping"),
     "netcheck": (seeing.NetcheckReply, "netcheck"),
     "bench": (seeing.BenchReply, "bench"),
+    "metrics": (seeing.MetricsReply, "metrics"),
     "files-waiting": (seeing.FileListReply, "file ls"),
     "report": (seeing.Report, "bugreport"),
     "resolved-all": (seeing.ResolvedAll, "resolve, of a name of several"),

@@ -18,8 +18,19 @@ from orvalho.cli.session import Session
 from orvalho.errors import InvalidInput
 
 _WORDS: Final = (
-    *("init", "pair", "status", "ping", "doctor", "nodes", "netcheck", "bench", "bugreport"),
-    *("ask", "top", "why", "resolve", "repl", "version"),
+    *(
+        "init",
+        "pair",
+        "status",
+        "ping",
+        "doctor",
+        "nodes",
+        "netcheck",
+        "bench",
+        "metrics",
+        "bugreport",
+    ),
+    *("ask", "top", "why", "resolve", "repl", "metrics", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     "logic",
     *("node", "key", "transports", "depot", "nats", "examples"),

@@ -53,6 +53,10 @@ class Bugreport(Message, frozen=True, kw_only=True, tag=tag):
     -> Report"""
 
 
+class Metrics(Message, frozen=True, kw_only=True, tag=tag):
+    """What the daemon has counted since it started. -> MetricsReply"""
+
+
 class Bench(Message, frozen=True, kw_only=True, tag=tag):
     """Measure round trips and one-way messages of `size_bytes` to a peer (None: this daemon's
     control socket alone), for about `duration_s` each; and each of `transports` alone, on this
@@ -211,6 +215,14 @@ class Measured(Message, frozen=True, kw_only=True):
     p99_ms: float | None
 
 
+class MetricsReply(Message, frozen=True, kw_only=True, tag=tag):
+    """Each counter by its name, `envelopes.repeated`; refusals stand with their reason."""
+
+    up_s: int
+    rss_bytes: int
+    counters: dict[str, int]
+
+
 class Loopback(Message, frozen=True, kw_only=True):
     """One transport between two nodes of one process, over real sockets on this machine."""
 
@@ -274,7 +286,16 @@ class ResolvedAll(Message, frozen=True, kw_only=True, tag=tag):
 
 
 Request = (
-    Ping | Netcheck | FileSend | FileList | FileCancel | Bugreport | Bench | Echo | asking.Request
+    Ping
+    | Netcheck
+    | FileSend
+    | FileList
+    | FileCancel
+    | Bugreport
+    | Metrics
+    | Bench
+    | Echo
+    | asking.Request
 )
 Reply = (
     Pong
@@ -285,6 +306,7 @@ Reply = (
     | FilePlaced
     | FileListReply
     | Report
+    | MetricsReply
     | BenchReply
     | ScriptPlaced
     | NotSent

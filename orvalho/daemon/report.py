@@ -223,9 +223,14 @@ def live_parts(house: House, peers: Iterable[Any]) -> dict[str, Any]:
             }
             for peer in peers
         ],
-        "counters": {
-            **house.node.statistics(),
-            **{f"ledger.{k}": v for k, v in house.ledger.statistics().items()},
-            **{f"policy.{k}": v for k, v in house.policy.statistics().items()},
-        },
+        "counters": counters(house),
+    }
+
+
+def counters(house: House) -> dict[str, int]:
+    """What has happened since the start, and what there is now, by name."""
+    return {
+        **house.node.statistics(),
+        **{f"ledger.{k}": v for k, v in house.ledger.statistics().items()},
+        **{f"policy.{k}": v for k, v in house.policy.statistics().items()},
     }

@@ -443,6 +443,7 @@ class _Wiring:
     def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
         bench = BenchOperations(house, self._environ)
+        reports = ReportOperations(house, self._environ, NodeOperations(house))
         files = FileOperations(house, self._tasks)
         self._tasks.start_soon(files.queue.run)
         return {
@@ -450,7 +451,8 @@ class _Wiring:
             seeing.Netcheck: reach.netcheck,
             seeing.Bench: bench.bench,
             seeing.Echo: bench.echo,
-            seeing.Bugreport: ReportOperations(house, self._environ, NodeOperations(house)).report,
+            seeing.Bugreport: reports.report,
+            seeing.Metrics: reports.metrics,
             seeing.FileSend: files.send,
             seeing.FileList: files.waiting,
             seeing.FileCancel: files.cancel,

@@ -465,6 +465,11 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             )
         ),
     ),
+    seeing.Metrics: (
+        seeing.MetricsReply(
+            up_s=61, rss_bytes=64_000_000, counters={"frames.refused": 3, "peers.online": 1}
+        ),
+    ),
     road.DepotRemove: (m.Note(text="3 kept for phone2 thrown away"),),
     m.WorkerList: (
         m.WorkerListReply(

@@ -53,6 +53,7 @@ JSON_COMMANDS = {
     "netcheck": ("netcheck",),
     "bench": ("bench", "phone2", "--duration", "0.1"),
     "report": ("bugreport",),
+    "metrics": ("metrics",),
     "asked": ("ask", "all", "-e", "1"),
     "examples": ("examples", "ls"),
     "built": ("examples", "build", "ram", "--out", "OUT"),

@@ -227,7 +227,7 @@ class Worker:
             self.running,
             self.runs,
             self.started_at,
-            _rss_bytes(self.pid),
+            rss_bytes_of(self.pid),
             self._missing,
         )
 
@@ -453,7 +453,7 @@ class Workers:
             "running": sum(worker.running for worker in self._workers.values()),
             "deaths": self._deaths,
             "without_all_walls": sum(bool(w.info().missing) for w in self._workers.values()),
-            "zygote_rss_bytes": _rss_bytes(self._nursery.pid),
+            "zygote_rss_bytes": rss_bytes_of(self._nursery.pid),
         }
 
     def close(self) -> None:
@@ -580,7 +580,8 @@ def _cause(status: int | None) -> str:
     return what
 
 
-def _rss_bytes(pid: int) -> int:
+def rss_bytes_of(pid: int) -> int:
+    """The memory of a process that is in RAM now; 0 where nobody tells."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
     except OSError:
