@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orvalho.cli import output
+from orvalho.policies import quotas
 from orvalho.cli.schema import names
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -211,6 +212,7 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
             "on phone2: orvalho peer invite; here: orvalho peer add -",
             "on phone2: orvalho peer invite; here: orvalho --home '/my home' peer add -",
         ),
+        (quotas._HINT, quotas._HINT),
         ("edit /x/orvalho/config.toml", "edit /x/orvalho/config.toml"),
     ],
 )
