@@ -84,6 +84,23 @@ def test_a_missing_toolchain_is_named_with_what_installs_it(orvalho, capsys, env
     assert examples._INSTALL["zig"] == "pip install orvalho[examples]"
 
 
+@pytest.mark.parametrize(("tools", "status"), [(("zig", "asc"), 0), (("asc",), 4)])
+def test_who_builds_all_is_told_what_is_left_out(
+    orvalho, capsys, monkeypatch, tmp_path, tools, status
+):
+    pytest.importorskip("ziglang")
+    chosen = tuple(each for each in EVERY.values() if each.name in ("ram", "csvsum"))
+    monkeypatch.setattr(
+        examples, "examples", lambda: tuple(each for each in chosen if each.tool in tools)
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert orvalho("examples", "build", "--out", str(tmp_path)) == status
+    printed = capsys.readouterr()
+    assert ("ram.wasm" in printed.out) is (status == 0)
+    assert "left out: csvsum is built with asc, which is not installed here: npm" in printed.err
+    assert "error[" not in printed.err
+
+
 def test_a_source_with_a_mistake_is_told_with_the_compilers_words(tmp_path):
     pytest.importorskip("ziglang")
     example = examples.Example(
