@@ -5,8 +5,7 @@ import json
 import msgspec
 import pytest
 
-from orvalho.control import asking
-from orvalho.control import messages as m
+from orvalho.control import asking, logic
 
 PLACED = asking.AskPlaced(
     name="all",
@@ -114,8 +113,8 @@ def test_a_reducing_program_is_looked_at_before_anybody_is_asked(daemon, orvalho
     assert not daemon.asked
     file.write_text("def reduce(rows):\n  return (\n")
     daemon.says(
-        m.ScriptCheck,
-        m.ScriptChecked(
+        logic.ScriptCheck,
+        logic.ScriptChecked(
             filename="r.star",
             language="starlark",
             digest="sha256:ab",

@@ -84,17 +84,14 @@ def test_a_missing_toolchain_is_named_with_what_installs_it(orvalho, capsys, env
     assert examples._INSTALL["zig"] == "pip install orvalho[examples]"
 
 
-@pytest.mark.parametrize(("tools", "status"), [(("zig", "asc"), 0), (("asc",), 4)])
-def test_who_builds_all_is_told_what_is_left_out(
-    orvalho, capsys, monkeypatch, tmp_path, tools, status
-):
+@pytest.mark.parametrize("tools", [("zig", "asc"), ("asc",)])
+def test_who_builds_all_is_told_what_is_left_out(orvalho, capsys, monkeypatch, tmp_path, tools):
     pytest.importorskip("ziglang")
-    chosen = tuple(each for each in EVERY.values() if each.name in ("ram", "csvsum"))
-    monkeypatch.setattr(
-        examples, "examples", lambda: tuple(each for each in chosen if each.tool in tools)
-    )
+    chosen = [EVERY[name] for name in ("ram", "csvsum") if EVERY[name].tool in tools]
+    monkeypatch.setattr(examples, "examples", lambda: tuple(chosen))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert orvalho("examples", "build", "--out", str(tmp_path)) == status
+    status = orvalho("examples", "build", "--out", str(tmp_path))
+    assert status == (0 if "zig" in tools else 4)
     printed = capsys.readouterr()
     assert ("ram.wasm" in printed.out) is (status == 0)
     assert "left out: csvsum is built with asc, which is not installed here: npm" in printed.err
