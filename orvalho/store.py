@@ -77,6 +77,9 @@ class Store:
         self.path = path
         self._on_commit = on_commit
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        # Nothing is queued behind the end of the queue: nobody would ever answer it.
+        self._gate = threading.Lock()
+        self._is_closed = False
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-read")
         self._local = threading.local()
         self._is_dirty = threading.Event()
@@ -95,21 +98,38 @@ class Store:
         nobody waits for `is_urgent` no more: it may be some milliseconds until the commit.
 
         Raises:
-            Unavailable: the disk is full, or the database cannot be written.
+            Unavailable: the disk is full, the database cannot be written, or it is closed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(name, work, loop, future, is_urgent=is_urgent))
+        if not self._put(_Job(name, work, loop, future, is_urgent=is_urgent)):
+            raise self._closed()
         return await future
 
     def transact_soon(self, name: str, work: Work[Any]) -> None:
-        """Like `transact`, for a writer who need not know when: lost only if we crash first.
-        May be called from any thread."""
-        self._jobs.put(_Job(name, work, None, None, is_urgent=False))
+        """Like `transact`, for a writer who need not know when: lost only if we crash first, or
+        are closed already. May be called from any thread."""
+        self._put(_Job(name, work, None, None, is_urgent=False))
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work(connection)` on a read-only connection, in a thread."""
+        """Run `work(connection)` on a read-only connection, in a thread.
+
+        Raises:
+            Unavailable: the database is closed.
+        """
+        if self._is_closed:
+            raise self._closed()
         return await asyncio.get_running_loop().run_in_executor(self._reader, self._read, work)
+
+    def _put(self, job: _Job) -> bool:
+        """Queue a job; False when the store is closed."""
+        with self._gate:
+            if not self._is_closed:
+                self._jobs.put(job)
+            return not self._is_closed
+
+    def _closed(self) -> Unavailable:
+        return Unavailable("the database is closed: this node is stopping", where=str(self.path))
 
     def _read(self, work: Work[T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -189,7 +209,9 @@ class Store:
 
     def close(self) -> None:
         """Commit what is queued, then let the files go. Blocks until the writer has ended."""
-        self._jobs.put(None)
+        with self._gate:
+            self._is_closed = True
+            self._jobs.put(None)
         self._writer.join()
         self._is_closing.set()
         self._is_dirty.set()

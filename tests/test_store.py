@@ -207,3 +207,15 @@ async def test_a_failure_in_company_is_its_own(tmp_path: Path) -> None:
             with pytest.raises(sqlite3.IntegrityError):
                 await store.transact("t.twice", put(1))
         assert await values(store) == [1]
+
+
+@pytest.mark.anyio
+async def test_whoever_comes_after_the_end_is_told_so(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [MIGRATIONS]) as store:
+        pass
+    store.transact_soon("t.put", put(1))
+    with anyio.fail_after(20):
+        with pytest.raises(Unavailable, match="is closed"):
+            await store.transact("t.put", put(1))
+        with pytest.raises(Unavailable, match="is closed"):
+            await values(store)

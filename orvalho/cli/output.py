@@ -176,7 +176,7 @@ class Screen:
         for label in ("peer", "where", "rule"):
             if value := getattr(error, label):
                 self._error_line(f"  {label:<5} {value}")
-        for line in (error.detail or "").splitlines():
+        for line in _news(error):
             self._error_line(f"  {line}", "dim")
         if error.hint:
             self._error_line(f"  try   {self.typed_here(error.hint)}")
@@ -195,6 +195,15 @@ class Screen:
         if style is None or not self._colour or not stream.isatty():
             return text
         return f"\033[{_STYLES[style]}m{text}\033[0m"
+
+
+def _news(error: OrvalhoError) -> list[str]:
+    """The further lines; none when there is one, which the message and its place say already."""
+    lines = (error.detail or "").splitlines()
+    if len(lines) == 1 and error.where and lines[0].startswith(f"{error.where}: "):
+        told = lines[0].removeprefix(f"{error.where}: ")
+        return [] if error.message.endswith(told) else lines
+    return lines
 
 
 def _event(kind: str, at: float, level: str, message: str, fields: Mapping[str, Any]) -> str:

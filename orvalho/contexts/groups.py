@@ -101,7 +101,7 @@ class Groups:
 
     def add(self, name: str, key: Key, label: str) -> str | None:
         """Write the key to a file of the group, which is made if need be; the file, or None when
-        the key is in the group already. Counts from the next `reload` on.
+        the key is in the group already. Durable; counts from the next `reload` on.
 
         Raises:
             InvalidInput: that is no name of a group.
@@ -118,8 +118,12 @@ class Groups:
                 path = directory / f"{label}-{key.hex()[:16]}.pub"
             # Whole or not at all: a file that is half written would be a mistake for a moment.
             temporary = directory / f".{path.name}~"
-            temporary.write_text(f"{key_text(key)}\n")
+            with temporary.open("w") as file:
+                file.write(f"{key_text(key)}\n")
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
+            _sync(directory)
         except OSError as error:
             raise Unavailable(
                 f"the group cannot be written: {error.strerror}", where=str(path)
@@ -180,6 +184,14 @@ def parse_public_key(text: str) -> Key:
     if _HEX.fullmatch(text):
         return Key(bytes.fromhex(text))
     return _sized(_base64(text), "a key in base64 or hex")
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]] | None:

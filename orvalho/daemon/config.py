@@ -306,6 +306,11 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     return True
 
 
+def already(key: str, text: str) -> str:
+    """What is told of a setting that has the value."""
+    return f"{key} is {text or 'empty'} already"
+
+
 def set_offline(directory: Path, environ: Mapping[str, str], key: str, text: str) -> str:
     """Write a setting of a home that no daemon serves; what to tell of it. Another mistake in the
     files does not keep this one from being mended.
@@ -316,7 +321,7 @@ def set_offline(directory: Path, environ: Mapping[str, str], key: str, text: str
     file = directory / "config.toml"
     before = file.read_text() if file.exists() else ""
     if not set_value(directory, key, text):
-        return f"{key} is {text} already"
+        return already(key, text)
     try:
         load(directory, environ, {})
     except InvalidInput as error:

@@ -55,13 +55,23 @@ def heir_by(book: TrustBook, refused: RefusedKeys) -> Heir:
 
 async def succeed(house: House, old: Key, new: Key) -> None:
     """A peer has proven its new key: it is the same peer from now on, and what waits for it goes
-    there. The old key is a stranger's."""
+    there. The old key is a stranger's.
+
+    Raises:
+        Unavailable: the new key cannot be written down here; the old one stays the peer's.
+    """
 
     def move(connection: sqlite3.Connection) -> None:
         outbox.move(connection, old, new)
         deposits.drop_recipient(connection, old)
         runs.stage_moved(connection, key_text(old), key_text(new))
 
+    known = house.trust.by_key(old)
+    if known is None or house.trust.by_key(new) is not None:
+        return
+    # Before it counts: a new key that counts must not be out of its groups for a moment, nor for
+    # good when we are stopped between the two.
+    await _keep_groups(house, old, new, known.name)
     peer = await house.trust.succeed(old, new, move)
     if peer is None:
         return
@@ -70,7 +80,6 @@ async def succeed(house: House, old: Key, new: Key) -> None:
     await house.refused.add(
         Refusal(old, me, "removed", peer.name, "its change of key", time.time())
     )
-    await _keep_groups(house, old, new, peer.name)
     house.runs.moved(key_text(old), key_text(new))
     house.node.move(old, new)
     house.mesh.stir()
@@ -78,13 +87,20 @@ async def succeed(house: House, old: Key, new: Key) -> None:
 
 
 async def _keep_groups(house: House, old: Key, new: Key, name: str) -> None:
-    """A new key does not lead out of a group, nor out of its rules and quotas."""
-    groups = sorted(house.groups.groups_of(old))
-    for group in groups:
-        try:
-            await to_thread.run_sync(house.groups.add, group, new, name)
-        except Unavailable as error:
-            _log.error("group.not-written", extra={"group": group, "why": str(error)})
-    if groups:
-        read = await to_thread.run_sync(house.groups.reload)
-        house.problems["groups"] = read.problems
+    """A new key does not lead out of a group, nor out of its rules and quotas.
+
+    Raises:
+        Unavailable: a group cannot be written.
+    """
+    groups = house.groups.groups_of(old)
+    if not groups:
+        return
+    for group in sorted(groups):
+        await to_thread.run_sync(house.groups.add, group, new, name)
+    read = await to_thread.run_sync(house.groups.reload)
+    house.problems["groups"] = read.problems
+    if left := sorted(groups - house.groups.groups_of(new)):
+        raise Unavailable(
+            f"the new key of {name} is not in {', '.join(f'@{each}' for each in left)}",
+            hint=f"orvalho group show {left[0]}",
+        )

@@ -385,19 +385,16 @@ class _Wiring:
         pair = PairOperations(house)
         key = KeyOperations(house, self._daemon.restart)
         policy = PolicyOperations(house)
-        depot = DepotOperations(house)
         config = ConfigOperations(house, self._read_config, self.use_config)
         run = RunOperations(house, self.scripts)
         script = ScriptOperations(house, self.scripts, run)
         logics = LogicOperations(house, self.scripts.libraries)
-        transport = TransportOperations(house, self._catalog)
         nats = NatsOperations(house, self.nats.file)
         return {
             control.Status: node.status,
             control.DaemonStop: node.stop,
             control.Doctor: node.doctor,
             control.WorkerList: node.workers,
-            road.TransportList: transport.list,
             control.Complete: node.complete,
             control.ContextNew: context.new,
             control.ContextList: context.list,
@@ -423,8 +420,6 @@ class _Wiring:
             control.GroupShow: policy.show_group,
             control.PolicyCheck: policy.check,
             control.Audit: policy.audit,
-            road.DepotList: depot.list,
-            road.DepotRemove: depot.remove,
             control.ConfigShow: config.show,
             control.ConfigSet: config.set,
             logic.ScriptImports: logics.imports,
@@ -436,17 +431,21 @@ class _Wiring:
             road.NatsConfig: nats.config,
             **run.table(),
             **MeteringOperations(house).table(),
-            **self._seeing_table(house),
+            **self._road_table(house),
             **LibraryOperations(house, script.send).table(),
         }
 
-    def _seeing_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
+    def _road_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
         reach = ReachOperations(house, self._environ)
+        depot = DepotOperations(house)
         bench = BenchOperations(house, self._environ)
         reports = ReportOperations(house, self._environ, NodeOperations(house))
         files = FileOperations(house, self._tasks)
         self._tasks.start_soon(files.queue.run)
         return {
+            road.TransportList: TransportOperations(house, self._catalog).list,
+            road.DepotList: depot.list,
+            road.DepotRemove: depot.remove,
             seeing.Ping: reach.ping,
             seeing.Netcheck: reach.netcheck,
             seeing.Bench: bench.bench,

@@ -32,7 +32,7 @@ _MUCH: Final = 1 << 62
 # Each that waits holds one of the places that a sender's mail has here.
 _WAITING_PER_SUBJECT: Final = 64
 _WAITING: Final = 10_000
-_HINT: Final = "the owner there sees more with: orvalho quota"
+_HINT: Final = "its owner sees more with: orvalho quota, over there"
 
 
 @dataclass(frozen=True, slots=True)

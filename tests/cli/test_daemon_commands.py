@@ -97,3 +97,11 @@ def test_the_grace_period_reaches_the_daemon(daemon, shell):
     daemon.answers[m.DaemonStop] = stop
     assert shell("daemon", "stop", "--grace", "30").returncode == 0
     assert daemon.last(m.DaemonStop).grace_s == 30
+
+
+def test_one_setting_or_those_of_a_section_are_shown(daemon, orvalho, capsys):
+    for key in ("limits.wall", "limits"):
+        assert orvalho("config", "show", key) == 0
+        assert "limits.wall" in capsys.readouterr().out
+    assert orvalho("config", "show", "limit") == 4
+    assert 'there is no setting "limit"' in capsys.readouterr().err

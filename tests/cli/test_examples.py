@@ -84,6 +84,20 @@ def test_a_missing_toolchain_is_named_with_what_installs_it(orvalho, capsys, env
     assert examples._INSTALL["zig"] == "pip install orvalho[examples]"
 
 
+@pytest.mark.parametrize("tools", [("zig", "asc"), ("asc",)])
+def test_who_builds_all_is_told_what_is_left_out(orvalho, capsys, monkeypatch, tmp_path, tools):
+    pytest.importorskip("ziglang")
+    chosen = [EVERY[name] for name in ("ram", "csvsum") if EVERY[name].tool in tools]
+    monkeypatch.setattr(examples, "examples", lambda: tuple(chosen))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status = orvalho("examples", "build", "--out", str(tmp_path))
+    assert status == (0 if "zig" in tools else 4)
+    printed = capsys.readouterr()
+    assert ("ram.wasm" in printed.out) is (status == 0)
+    assert "left out: csvsum is built with asc, which is not installed here: npm" in printed.err
+    assert "error[" not in printed.err
+
+
 def test_a_source_with_a_mistake_is_told_with_the_compilers_words(tmp_path):
     pytest.importorskip("ziglang")
     example = examples.Example(

@@ -7,6 +7,8 @@ import pytest
 
 from orvalho.cli import output
 from orvalho.cli.schema import names
+from orvalho.errors import InvalidInput
+from orvalho.policies import quotas
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCHEMAS = Path(output.__file__).parent / "schemas"
@@ -202,6 +204,20 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
     assert capsys.readouterr().err == "\x1b[2mon\x1b[0m\noff\n"
 
 
+def test_the_one_mistake_is_told_once_and_each_of_several(capsys):
+    screen = output.Screen({})
+    one, two = "a.js:1:4: unexpected end", "a.js:2:1: no such name"
+    told = "a.js cannot be run: unexpected end"
+    screen.error(InvalidInput(told, where="a.js:1:4", detail=one))
+    assert capsys.readouterr().err.count("unexpected end") == 1
+    screen.error(InvalidInput(told, where="a.js:1:4", detail=f"{one}\n{two}"))
+    printed = capsys.readouterr().err
+    assert one in printed
+    assert two in printed
+    screen.error(InvalidInput(told, where="a.js:1:4", detail="a.js:1:4: something else"))
+    assert "something else" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("hint", "typed"),
     [
@@ -212,6 +228,7 @@ def test_no_color_is_obeyed_on_a_terminal(monkeypatch, capsys):
             "on phone2: orvalho peer invite; here: orvalho peer add -",
             "on phone2: orvalho peer invite; here: orvalho --home '/my home' peer add -",
         ),
+        (quotas._HINT, quotas._HINT),
         ("edit /x/orvalho/config.toml", "edit /x/orvalho/config.toml"),
     ],
 )

@@ -111,3 +111,9 @@ def test_each_group_may_have_a_quota(directory: Path) -> None:
     assert loaded.config.quota.total == config.SharedQuota()
     with pytest.raises(InvalidInput, match=r'did you mean "quota.groups.guests.cpu"'):
         config.set_value(directory, "quota.groups.guests.cpus", "10s")
+
+
+def test_an_empty_value_that_is_there_already_is_told_as_empty(directory: Path) -> None:
+    config.set_offline(directory, {}, "quota.total.memory", "")
+    told = config.set_offline(directory, {}, "quota.total.memory", "")
+    assert told == "quota.total.memory is empty already"

@@ -6,11 +6,14 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -166,6 +169,36 @@ def test_who_is_silent_is_told_and_its_run_is_stopped(
         return runs[0]["outcome"] == "cancelled"
 
     wait_until(ended, "the run of the silent one is stopped")
+
+
+def test_a_run_that_the_deadline_falls_on_while_it_is_queued_is_stopped(
+    laptop: Device, devices: tuple[Device, ...]
+) -> None:
+    code = "await new Promise(() => setTimeout(() => 0, 60000))"
+    with closing(sqlite3.connect(laptop.home / "state/orvalho.db")) as disk:
+        disk.execute("BEGIN IMMEDIATE")
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "orvalho", "ask", "tv", "-e", code, "--timeout", "1s", "--json"],
+            env=laptop.environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            # The node cannot commit anything until well after the deadline.
+            threading.Event().wait(4)
+            disk.rollback()
+            printed, _ = asking.communicate(timeout=30)
+        finally:
+            asking.kill()
+            asking.wait(30)
+    (row,) = json.loads(printed)["rows"]
+    assert (row["state"], row["error"]["message"]) == ("silent", "no answer within 1 s")
+
+    def newest() -> dict[str, object]:
+        return dict(laptop.types("script", "ls", "--json").json["runs"][0])
+
+    assert newest()["run"] == row["run"]
+    wait_until(lambda: newest()["outcome"] == "cancelled", "it is taken back")
 
 
 def test_the_failed_and_the_refused_say_why_and_none_is_status_1(

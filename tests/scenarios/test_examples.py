@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
+import shlex
 import struct
 import zlib
 from collections.abc import Iterator
@@ -143,3 +147,34 @@ def test_stale_finds_old_files(laptop: Device) -> None:
         "/shared/notes/deep/b.txt",
     ]
     assert sends(laptop, "stale", folder="/shared/notes", days=1).json == []
+
+
+@pytest.mark.parametrize("page", ["scripts", "starlark", "wasm"])
+def test_what_a_page_says_to_send_works_on_a_fresh_home_with_the_rules_it_gives(
+    tmp_path: Path, page: str
+) -> None:
+    text = (EXAMPLES.parent / f"docs/{page}.md").read_text()
+    rules = re.findall(r"^p, .*", text, re.MULTILINE)
+    commands = re.findall(r"^orvalho (script send \S+ examples/.*)", text, re.MULTILINE)
+    assert rules
+    assert commands
+    with two_devices(tmp_path) as (laptop, phone):
+        for folder in ("album", "shared"):
+            (phone.tree("peer") / folder).mkdir(exist_ok=True)
+        (phone.tree("peer") / "shared/a.txt").write_text("hello")
+        phone.allow(*rules)
+        for command in commands:
+            printed = laptop.types(*shlex.split(command.replace("examples/", f"{EXAMPLES}/")))
+            assert printed.status == 0, (command, printed)
+
+
+@pytest.mark.skipif("ORVALHO_SLOW" not in os.environ, reason="compiles 18 MB: set ORVALHO_SLOW=1")
+@pytest.mark.skipif(
+    importlib.util.find_spec("componentize_py") is None, reason="pip install orvalho[examples]"
+)
+def test_words_counts_in_python(laptop: Device, tmp_path: Path) -> None:
+    built = str(examples.build(examples.find("words"), tmp_path).file)
+    words = ("call=frequent", 'args=["a b b c c c", 2]')
+    params = [word for each in words for word in ("--param", each)]
+    printed = laptop.types("script", "send", "peer@phone2", built, "--wait", *params, limit_s=300.0)
+    assert (printed.status, printed.out.strip()) == (0, '[["c",3],["b",2]]'), printed

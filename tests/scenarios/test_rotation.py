@@ -74,3 +74,28 @@ def test_what_a_crash_cut_is_told_to_the_senders_new_key(tmp_path: Path) -> None
         phone.start()
         wait_until(lambda: the_run(phone)["outcome"] == "interrupted", "it had begun")
         wait_until(lambda: the_run(laptop)["outcome"] == "interrupted", "its sender is told")
+
+
+def test_a_new_key_counts_only_once_it_is_in_the_groups_of_the_old(tmp_path: Path) -> None:
+    with devices(tmp_path, "laptop", "phone2") as (laptop, phone):
+        paired(tmp_path, laptop, phone)
+        phone.does("group", "add", "guests", "laptop")
+        group = phone.home / "config/groups/guests"
+        (group / "laptop.pub").rename(group / "by-hand.pub")
+        wait_until(lambda: "by-hand.pub" in phone.does("group", "show", "guests"), "it is read")
+        in_the_way = group / ".laptop.pub~"
+        in_the_way.mkdir()
+        wait_until(lambda: laptop.types("key", "rotate", "-y").status == 0, "the key is changed")
+        told = phone.home / "state/log.jsonl"
+        wait_until(lambda: "succession.failed" in told.read_text(), "the phone cannot write it")
+        assert [whose for _, _, whose in members(phone)] == ["laptop"], "the old one is still its"
+        assert not phone.online("laptop")
+        in_the_way.rmdir()
+        wait_until(lambda: phone.online("laptop"), "it is tried again with the next link")
+        assert "laptop" in [whose for _, _, whose in members(phone)]
+        assert len(members(phone)) == 2
+
+
+def members(device: Device) -> list[tuple[str, str, str | None]]:
+    (group,) = device.types("group", "show", "guests", "--json").json["groups"]
+    return [tuple(each) for each in group["members"]]

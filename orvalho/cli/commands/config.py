@@ -13,7 +13,7 @@ from orvalho.cli.written import show_written, write_new
 from orvalho.control.extract import ExampleFiles
 from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
 from orvalho.control.offline import ask_offline
-from orvalho.errors import InvalidInput
+from orvalho.errors import InvalidInput, NotFound
 
 
 @click.group(
@@ -36,16 +36,22 @@ def command() -> None:
     cls=Verb,
     examples=(
         "orvalho config show",
-        "orvalho config show --origin",
-        "orvalho config show --json",
+        "orvalho config show quota --origin",
+        "orvalho config show limits.wall --json",
     ),
 )
+@click.argument("key", metavar="[KEY]", required=False)
 @click.option("--origin", is_flag=True, help="Also say where each value comes from.")
 @click.pass_obj
-def show(session: Session, origin: bool) -> None:
-    """Every setting and its value."""
+def show(session: Session, key: str | None, origin: bool) -> None:
+    """Every setting and its value, or KEY alone, or those of a section: quota."""
     with session.connect() as client:
         reply = client.ask(ConfigShow(), ConfigReply)
+    if key is not None:
+        meant = tuple(each for each in reply.settings if f"{each.key}.".startswith(f"{key}."))
+        if not meant:
+            raise NotFound(f'there is no setting "{key}"', hint="orvalho config show")
+        reply = ConfigReply(settings=meant)
     if session.screen.as_json:
         session.screen.document(plain(reply))
         return

@@ -96,9 +96,12 @@ def build(session: Session, name: str | None, to: str) -> int:
         except Unavailable as error:
             if name:
                 raise
-            row["error"], status = error.message, error.exit_status
-            session.screen.error(error)
+            row["error"] = error.message
+            help_ = f": {error.hint}" if error.hint else ""
+            session.screen.notice(f"left out: {error.message}{help_}")
         rows.append(row)
+    if not any(row["file"] for row in rows):
+        status = Unavailable.exit_status
     if session.screen.as_json:
         session.screen.document({"built": rows})
     else:

@@ -39,7 +39,9 @@ class ConfigOperations:
         file = directory / "config.toml"
         before = file.read_text() if file.exists() else ""
         if not configuration.set_value(directory, request.key, request.value):
-            yield control.Note(text=f"{request.key} is {request.value} already", changed=False)
+            yield control.Note(
+                text=configuration.already(request.key, request.value), changed=False
+            )
             return
         try:
             loaded = self._load()

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+import anyio
 import msgspec
 
 from orvalho.contexts.context import Context
@@ -328,7 +329,9 @@ class ScriptOperations:
                     id=EnvelopeId(ulid_bytes(run.id)),
                 )
 
-        await house.store.transact("run.queued", stage)
+        # A caller whose time ends meanwhile must know of the run: it takes place all the same.
+        with anyio.CancelScope(shield=True):
+            await house.store.transact("run.queued", stage)
         if is_local:
             self._handler.run_here(body)
         else:
