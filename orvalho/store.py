@@ -94,8 +94,8 @@ class Store:
         """Run `work(connection)` in a transaction; return its value once that is durable.
 
         `name` says which transaction this is, `noun.verb`. `work` runs on the writer thread: it
-        must not wait for anything but SQLite. An exception in it rolls back this work alone. What
-        nobody waits for `is_urgent` no more: it may be some milliseconds until the commit.
+        must not wait for anything but SQLite. An exception in it rolls back this work alone. With
+        `is_urgent` False it may be some milliseconds until the commit.
 
         Raises:
             Unavailable: the disk is full, the database cannot be written, or it is closed.
