@@ -128,6 +128,9 @@ class _Lowering:
         self._exports: dict[str, str] = {}
         self._replaced: list[tuple[Node, str, int]] = []
         self._stem = _free_name(raw)
+        # Line and byte of the place that was told last, and its column from 0: from there on a long
+        # line is counted further.
+        self._last_place = (-1, 0, 0)
 
     def program(self, filename: str) -> Program:
         self._handle_words()
@@ -392,8 +395,14 @@ class _Lowering:
         return Request(_name(source), *self._place(at))
 
     def _place(self, node: Node) -> tuple[int, int]:
-        line_start = self._text.rfind(b"\n", 0, node.start_byte) + 1
-        return node.start_point[0] + 1, utf16(self._text[line_start : node.start_byte]) + 1
+        line, column_bytes = node.start_point
+        at = node.start_byte
+        known_line, known_at, units = self._last_place
+        if line != known_line or at < known_at:
+            known_at, units = at - column_bytes, 0
+        units += utf16(self._text[known_at:at])
+        self._last_place = line, at, units
+        return line + 1, units + 1
 
     def _problem(self, node: Node, message: str) -> None:
         self._problems.append(Problem(*self._place(node), message))
