@@ -27,6 +27,9 @@ class Language(Enum):
     LIBRARY = "library"
 
 
+# Whose sources import others.
+HAVE_MODULES: Final = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+
 # Text, or a WebAssembly module as it is.
 Source = str | bytes
 

@@ -186,3 +186,14 @@ async def test_a_run_that_is_cancelled_while_it_is_read_keeps_nobody_waiting(job
         run.cancel()
     with anyio.fail_after(30):
         assert await value_of(jobs, "import { n } from './c.js'; n", {"c.js": COUNTER}) == 0
+
+
+async def test_modules_of_a_language_that_has_none_mean_nothing(jobs: Jobs) -> None:
+    job = dataclasses.replace(make_job("1 + 1", filename="job.star"), modules=Modules({"a.js": ""}))
+    ended = None
+    with anyio.fail_after(30):
+        async with jobs.open(job) as run:
+            async for event in run:
+                ended = event
+    assert isinstance(ended, Ended)
+    assert ended.outcome == "done", ended

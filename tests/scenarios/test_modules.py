@@ -195,3 +195,29 @@ def test_a_large_module_travels_once_and_again_when_it_is_lost(
         "the run whose source was lost ends",
     )
     assert shown(laptop)["sent_bytes"] < 10_000
+
+
+def test_a_link_that_leads_out_is_no_library_and_no_near_miss_of_itself(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "evil.js").symlink_to("/etc/hostname")
+    printed = send(laptop, write(tmp_path, job_js='import "lib:evil"'))
+    (library / "evil.js").unlink()
+    assert printed.status == 4
+    assert "did you mean lib:evil" not in printed.err
+
+
+def test_which_libraries_there_are_is_told_only_to_whom_reasons_are_told(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "hidden.js").touch()
+    file = write(tmp_path, job_js='import "lib:zzz"')
+    assert "lib:hidden" in send(laptop, file).err
+    phone.does("config", "set", "policy.explain_to", "none")
+    printed = send(laptop, file)
+    phone.does("config", "set", "policy.explain_to", "own")
+    assert (printed.status, "hidden" in printed.err) == (4, False), printed.err
