@@ -236,19 +236,21 @@ class Libraries:
 
 
 def _check_lock(used: Collection[UsedLibrary], locked: Mapping[str, str] | None) -> None:
-    for each in used if locked is not None else ():
-        assert locked is not None
+    """What is used must be what was locked, all of it: where a locked file is gone, another one may
+    have come in its place."""
+    if locked is None:
+        return
+    for each in used:
         expected = locked.get(each.path)
-        if expected is None:
-            raise Untrusted(
-                f"{each.path}: not in the lock", where=each.name or each.path, hint=_LOCK_HINT
-            )
         if expected != each.sha256:
-            raise Untrusted(
-                f"{each.path}: digest differs from lock",
-                where=each.name or each.path,
-                hint=_LOCK_HINT,
-            )
+            what = "digest differs from lock" if expected else "not in the lock"
+            raise _differs(f"{each.path}: {what}", each.name or each.path)
+    for path in sorted(set(locked) - {each.path for each in used}):
+        raise _differs(f"{path}: in the lock, but not imported any more", path)
+
+
+def _differs(message: str, where: str) -> Untrusted:
+    return Untrusted(message, where=where, hint=_LOCK_HINT)
 
 
 _LOCK_HINT: Final = "look at what has changed, then: orvalho script send TARGET FILE --lock"

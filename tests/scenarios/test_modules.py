@@ -221,3 +221,35 @@ def test_which_libraries_there_are_is_told_only_to_whom_reasons_are_told(
     printed = send(laptop, file)
     phone.does("config", "set", "policy.explain_to", "own")
     assert (printed.status, "hidden" in printed.err) == (4, False), printed.err
+
+
+def test_a_locked_library_that_is_gone_is_noticed_whatever_stands_in_for_it(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library, shared = phone.tree("peer") / "lib", phone.home / "data/libraries"
+    for folder in (library, shared):
+        folder.mkdir(exist_ok=True)
+    (shared / "base.js").write_text("export const a = 1")
+    (library / "base.js").write_text('export { a } from "shared:base"; 2')
+    file = write(tmp_path, job_js='import { a } from "lib:base"; a')
+    send(laptop, file, "--lock")
+    assert send(laptop, file).status == 0
+
+    (library / "base.js").unlink()
+    printed = send(laptop, file)
+    assert printed.status == 6
+    assert "/lib/base.js: in the lock, but not imported any more" in printed.err
+
+
+def test_a_lock_that_is_written_anew_tells_what_it_said_until_then(
+    laptop: Device, tmp_path: Path
+) -> None:
+    file = write(tmp_path, job_js='import { b } from "./b.js"; b', b_js="export const b = 1")
+    assert "changed" not in send(laptop, file, "--lock").err
+    (tmp_path / "b.js").write_text("export const b = 2")
+    checked = laptop.types("script", "check", file)
+    assert (checked.status, "b.js: digest differs from lock" in checked.err) == (6, True)
+    assert "the lock was changed: b.js: digest differs" in send(laptop, file, "--lock").err
+    assert laptop.types("script", "check", file).status == 0
+    write(tmp_path, job_js="1")
+    assert "b.js: in the lock, but not imported" in send(laptop, file).err
