@@ -253,3 +253,34 @@ def test_a_lock_that_is_written_anew_tells_what_it_said_until_then(
     assert laptop.types("script", "check", file).status == 0
     write(tmp_path, job_js="1")
     assert "b.js: in the lock, but not imported" in send(laptop, file).err
+
+
+def test_nobody_writes_a_library_by_a_rule_about_everything(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    (phone.tree("peer") / "lib").mkdir(exist_ok=True)
+    phone.allow("p, laptop, peer, *, /**, allow")
+    evil = tmp_path / "evil.js"
+    evil.write_text("export const a = 1")
+    sent = laptop.types("file", "send", str(evil), "peer@phone2:/lib/")
+    assert sent.status == 3
+    code = 'await target.fs.write("/lib/evil.js", "1")'
+    assert laptop.types("script", "send", "peer@phone2", "-e", code).status == 3
+    move = 'await target.fs.write("/x.js", "1"); await target.fs.move("/x.js", "/lib/evil.js")'
+    assert laptop.types("script", "send", "peer@phone2", "-e", move).status == 3
+    assert not (phone.tree("peer") / "lib/evil.js").exists()
+
+    phone.allow("p, laptop, peer, fs.write, /lib/**, allow")
+    assert laptop.types("script", "send", "peer@phone2", "-e", code).status == 0
+    assert (phone.tree("peer") / "lib/evil.js").read_text() == "1"
+
+
+def test_what_is_exposed_for_a_run_holds_no_code_unless_it_is_named(
+    laptop: Device, phone: Device
+) -> None:
+    laptop.does("ctx", "new", "work")
+    (laptop.tree("work") / "lib").mkdir()
+    code = 'await caller.fs.write("/lib/evil.js", "1")'
+    words = ("script", "send", "peer@phone2", "-e", code, "--as", "work", "--expose")
+    assert laptop.types(*words, "/:rw").status == 3
+    assert laptop.types(*words, "/lib:rw").status == 0
