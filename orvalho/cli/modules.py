@@ -201,13 +201,31 @@ def check_lock(file: str, lock: Lock, modules: dict[str, str]) -> None:
     """Raises:
     Untrusted: a module is not the one that was locked.
     """
-    for path, digest in digests_of(modules).items():
-        expected = lock.modules.get(path)
-        if expected == digest:
-            continue
-        what = "digest differs from lock" if expected else "not in the lock"
+    for path, what in _differences(lock.modules, digests_of(modules)):
         raise Untrusted(
             f"{path}: {what}.",
             where=str(lock_file(file)),
             hint=f"look at what has changed, then: orvalho script lock {file}",
         )
+
+
+def changes(before: Lock | None, now: Lock) -> list[str]:
+    """What a lock says otherwise than the one that it takes the place of, a line for each file."""
+    if before is None:
+        return []
+    found = _differences(before.modules, now.modules)
+    if before.libraries is not None and now.libraries is not None:
+        found += _differences(before.libraries, now.libraries)
+    return [f"{path}: {what}" for path, what in found]
+
+
+def _differences(locked: dict[str, str], found: dict[str, str]) -> list[tuple[str, str]]:
+    words = []
+    for path in sorted({*locked, *found}):
+        if path not in found:
+            words.append((path, "in the lock, but not imported any more"))
+        elif path not in locked:
+            words.append((path, "not in the lock"))
+        elif locked[path] != found[path]:
+            words.append((path, "digest differs from lock"))
+    return words

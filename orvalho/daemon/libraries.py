@@ -104,9 +104,15 @@ class Libraries:
         return self._house.home.data / "libraries"
 
     async def gather(
-        self, context: str, names: Collection[str], locked: Mapping[str, str] | None
+        self,
+        context: str,
+        names: Collection[str],
+        locked: Mapping[str, str] | None,
+        *,
+        tells: bool,
     ) -> Gathered:
-        """The files behind `names` in a context, and all that these import.
+        """The files behind `names` in a context, and all that these import. `tells`: whoever asks
+        may learn which others there are.
 
         Raises:
             NotFound: one is not here.
@@ -121,7 +127,7 @@ class Libraries:
             if wanted in paths or wanted in found:
                 continue
             if is_named(wanted):
-                library = await self._need(context, wanted)
+                library = await self._need(context, wanted, tells=tells)
                 path, source = library.path, library.source
                 paths[wanted] = path
             else:
@@ -159,11 +165,17 @@ class Libraries:
             :_MOST_LISTED
         ]
 
-    async def _need(self, context: str, name: str) -> Library:
+    async def _need(self, context: str, name: str, *, tells: bool) -> Library:
         found = await self.find(context, name)
         if found:
             return found[0]
-        known = await self.names(context)
+        if not tells:
+            raise NotFound(
+                f'there is no library "{name}" in {context}@{self._house.name}',
+                hint=f"ask the owner of {self._house.name}",
+            )
+        # One that cannot be read, such as a link that leads out, is there all the same.
+        known = [each for each in await self.names(context) if each != name]
         near = near_miss(name, known)
         some = ", ".join(known[:10]) or "there is none"
         raise NotFound(
@@ -224,19 +236,21 @@ class Libraries:
 
 
 def _check_lock(used: Collection[UsedLibrary], locked: Mapping[str, str] | None) -> None:
-    for each in used if locked is not None else ():
-        assert locked is not None
+    """What is used must be what was locked, all of it: where a locked file is gone, another one may
+    have come in its place."""
+    if locked is None:
+        return
+    for each in used:
         expected = locked.get(each.path)
-        if expected is None:
-            raise Untrusted(
-                f"{each.path}: not in the lock", where=each.name or each.path, hint=_LOCK_HINT
-            )
         if expected != each.sha256:
-            raise Untrusted(
-                f"{each.path}: digest differs from lock",
-                where=each.name or each.path,
-                hint=_LOCK_HINT,
-            )
+            what = "digest differs from lock" if expected else "not in the lock"
+            raise _differs(f"{each.path}: {what}", each.name or each.path)
+    for path in sorted(set(locked) - {each.path for each in used}):
+        raise _differs(f"{path}: in the lock, but not imported any more", path)
+
+
+def _differs(message: str, where: str) -> Untrusted:
+    return Untrusted(message, where=where, hint=_LOCK_HINT)
 
 
 _LOCK_HINT: Final = "look at what has changed, then: orvalho script send TARGET FILE --lock"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from orvalho.errors import InvalidInput
 from orvalho.policies.access import AccessRequest, Decision
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
+from orvalho.policies.library_guard import LibraryGuard
 from orvalho.policies.rule_set import Problem, RuleSet, failed_tests
 from orvalho.policies.rules import Reading, read_directory
 from orvalho.policies.shipped import is_shipped_model
@@ -122,11 +124,11 @@ class PolicyBook:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"cannot be read: {error}", where=str(path)) from error
         if model is None or is_shipped_model(model):
-            return IndexedEngine(rules)
+            return LibraryGuard(rules, IndexedEngine)
         # Most homes never need Casbin, which takes 60 ms and 8 MB to import.
         from orvalho.policies.casbin_engine import CasbinEngine  # noqa: PLC0415
 
-        return CasbinEngine(rules, model)
+        return LibraryGuard(rules, partial(CasbinEngine, model=model))
 
     def _group_names(self) -> list[str]:
         directory = self._directory / "groups"

@@ -152,8 +152,10 @@ class Engine(Protocol):
 class Linker(Engine, Protocol):
     """An Engine whose sources may consist of several modules."""
 
-    def prepare_all(self, filename: str, source: str, modules: Modules) -> None:
-        """`prepare` of a script together with its modules."""
+    def prepare_all(
+        self, filename: str, source: str, modules: Modules, is_over: Callable[[], bool]
+    ) -> None:
+        """`prepare` of a script together with its modules; given up once `is_over` says so."""
 
     def check_all(self, filename: str, source: str, modules: Modules) -> tuple[Problem, ...]:
         """`check` of a script together with its modules, as they refer to each other."""

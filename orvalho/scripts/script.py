@@ -28,6 +28,9 @@ class Language(Enum):
     LIBRARY = "library"
 
 
+# Whose sources import others.
+HAVE_MODULES: Final = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+
 # Text, or a WebAssembly module as it is.
 Source = str | bytes
 
@@ -129,8 +132,10 @@ def language_of(filename: str, raw: bytes) -> Language:
             hint="wat2wasm makes the binary" if is_text else None,
         )
     if language is None:
+        # Nobody writes a file with the name of a library in it: it is made for each call.
+        written = [each for each, of in _SUFFIXES.items() if of is not Language.LIBRARY]
         raise InvalidInput(
-            f"scripts end in {' or '.join(_SUFFIXES)}: other languages cannot be run",
+            f"scripts end in {' or '.join(written)}: other languages cannot be run",
             where=filename,
         )
     return language

@@ -22,7 +22,7 @@ from orvalho.policies.quota import Asked
 from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
 from orvalho.scripts.manifest import Manifest
 from orvalho.scripts.modules import MAX_MODULES, check_modules, digest_of, is_named, named
-from orvalho.scripts.script import Script, Source, make_script
+from orvalho.scripts.script import HAVE_MODULES, Script, Source, make_script
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
 MAX_PARAMS_BYTES: Final = 16 << 20
@@ -203,7 +203,7 @@ def verify_script(
         )
     _check_times(call, now)
     _check_digests(call, script, params)
-    _check_modules(call, modules)
+    _check_modules(call, script, modules)
     return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants, modules)
 
 
@@ -222,7 +222,7 @@ def json_value(params: bytes) -> bytes:
         raise InvalidInput(f"params are not JSON: {error}", hint="--params '{\"a\": 1}'") from error
 
 
-def _check_modules(call: Call, modules: Mapping[str, str]) -> None:
+def _check_modules(call: Call, script: Script, modules: Mapping[str, str]) -> None:
     try:
         check_modules(modules)
         digests = {path: digest_of(each) for path, each in modules.items()}
@@ -236,6 +236,8 @@ def _check_modules(call: Call, modules: Mapping[str, str]) -> None:
             else "a module that was signed did not come with the script",
             where=ascii(changed) if changed else None,
         )
+    if (digests or call.libraries) and script.language not in HAVE_MODULES:
+        raise Untrusted(f"{script.filename}: only JavaScript and TypeScript have modules")
     if not all(map(is_named, call.libraries)) or len(call.libraries) > MAX_MODULES:
         raise Untrusted("the signed call names libraries that cannot be")
 

@@ -147,3 +147,53 @@ async def test_a_guest_that_breaks_the_built_ins_breaks_only_itself(jobs: Jobs) 
     ended = await end_of(jobs, "import { a } from './a.js'; a", files)
     assert ended.outcome in ("done", "failed", "limited")
     assert await value_of(jobs, "import { n } from './c.js'; n", {"c.js": COUNTER}) == 0
+
+
+def _layers(count: int) -> dict[str, str]:
+    """Each file passes on all of both files of the next layer: 2 ** count ways to the last."""
+    files = {
+        f"{side}{n}.js": f"export * from './a{n + 1}.js'; export * from './b{n + 1}.js'"
+        for n in range(count)
+        for side in "ab"
+    }
+    return {**files, f"a{count}.js": "export const x = 1", f"b{count}.js": "export const y = 2"}
+
+
+async def test_many_ways_to_one_name_are_each_gone_once(jobs: Jobs) -> None:
+    source = "import * as a from './a0.js'; import { x } from './a0.js'; [x, Object.keys(a)]"
+    assert await value_of(jobs, source, _layers(40)) == [1, ["x", "y"]]
+    problems = await jobs.check("job.js", "import { z } from './a0.js'", Modules(_layers(40)))
+    assert ['no export named "z"' in each.message for each in problems] == [True]
+
+
+async def test_modules_that_name_each_other_in_too_many_ways_are_refused(jobs: Jobs) -> None:
+    names = ", ".join(f"f{n}" for n in range(5000))
+    files = {
+        "c.js": f"let {names}; export {{ {names} }}",
+        **{f"p{n}.js": "export * from './c.js'" for n in range(200)},
+    }
+    source = "".join(f"import * as p{n} from './p{n}.js';" for n in range(200))
+    problems = await jobs.check("job.js", source, Modules(files, {"lib:c": "c.js"}))
+    assert "more ways than can be looked through" in problems[0].message
+
+
+async def test_a_run_that_is_cancelled_while_it_is_read_keeps_nobody_waiting(jobs: Jobs) -> None:
+    many = "".join(f"export const a{n} = [{n}, {n}, {n}];\n" for n in range(1000))
+    files = {f"m{n}.js": f"// {n}\n{many}" for n in range(250)}
+    source = "".join(f"import './m{n}.js';" for n in range(250))
+    job = dataclasses.replace(make_job(source), modules=Modules(files))
+    async with jobs.open(job) as run:
+        run.cancel()
+    with anyio.fail_after(30):
+        assert await value_of(jobs, "import { n } from './c.js'; n", {"c.js": COUNTER}) == 0
+
+
+async def test_modules_of_a_language_that_has_none_mean_nothing(jobs: Jobs) -> None:
+    job = dataclasses.replace(make_job("1 + 1", filename="job.star"), modules=Modules({"a.js": ""}))
+    ended = None
+    with anyio.fail_after(30):
+        async with jobs.open(job) as run:
+            async for event in run:
+                ended = event
+    assert isinstance(ended, Ended)
+    assert ended.outcome == "done", ended

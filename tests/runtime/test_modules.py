@@ -115,3 +115,10 @@ def test_whatever_the_text_is_there_is_a_program(source: str) -> None:
 def test_a_filename_cannot_end_its_comment() -> None:
     assert text("1").count("\n") == lower("a b\n'\".js", "1").text.count("\n")
     assert lower("größe 1.js", "1").text.endswith("sourceURL=größe%201.js")
+
+
+def test_a_long_line_of_names_is_counted_through_once() -> None:
+    names = ", ".join(f"é{n}" for n in range(100_000))
+    program = lower("job.js", f"export {{ {names} }} from './c.js'", is_entry=False)
+    last = program.passed_on[-1].request
+    assert (last.line, last.column) == (1, len("export { ") + names.rindex("é") + 1)

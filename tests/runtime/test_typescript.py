@@ -98,6 +98,9 @@ def test_no_line_and_no_column_moves(source: str, _value: object) -> None:
     [
         ("\n  enum A { B }", 2, 3, "as const"),
         ("const enum A { B }", 1, 1, "as const"),
+        ("enum Size { S, M = 5 }", 1, 1, "const Size = { S: 0, M: 5 } as const"),
+        ("enum E { A, B, C, D }", 1, 1, "const E = { A: 0, B: 1, C: 2, ... } as const"),
+        ("enum E { /* a */ }", 1, 1, "const E = {} as const"),
         ("namespace A { export const b = 1 }", 1, 1, "a module of its own"),
         ("class A { constructor(private a: number) {} }", 1, 23, "declare the field"),
         ("import a = require('a')", 1, 8, "import a from"),

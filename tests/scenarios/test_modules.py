@@ -195,3 +195,92 @@ def test_a_large_module_travels_once_and_again_when_it_is_lost(
         "the run whose source was lost ends",
     )
     assert shown(laptop)["sent_bytes"] < 10_000
+
+
+def test_a_link_that_leads_out_is_no_library_and_no_near_miss_of_itself(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "evil.js").symlink_to("/etc/hostname")
+    printed = send(laptop, write(tmp_path, job_js='import "lib:evil"'))
+    (library / "evil.js").unlink()
+    assert printed.status == 4
+    assert "did you mean lib:evil" not in printed.err
+
+
+def test_which_libraries_there_are_is_told_only_to_whom_reasons_are_told(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "hidden.js").touch()
+    file = write(tmp_path, job_js='import "lib:zzz"')
+    assert "lib:hidden" in send(laptop, file).err
+    phone.does("config", "set", "policy.explain_to", "none")
+    printed = send(laptop, file)
+    phone.does("config", "set", "policy.explain_to", "own")
+    assert (printed.status, "hidden" in printed.err) == (4, False), printed.err
+
+
+def test_a_locked_library_that_is_gone_is_noticed_whatever_stands_in_for_it(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library, shared = phone.tree("peer") / "lib", phone.home / "data/libraries"
+    for folder in (library, shared):
+        folder.mkdir(exist_ok=True)
+    (shared / "base.js").write_text("export const a = 1")
+    (library / "base.js").write_text('export { a } from "shared:base"; 2')
+    file = write(tmp_path, job_js='import { a } from "lib:base"; a')
+    send(laptop, file, "--lock")
+    assert send(laptop, file).status == 0
+
+    (library / "base.js").unlink()
+    printed = send(laptop, file)
+    assert printed.status == 6
+    assert "/lib/base.js: in the lock, but not imported any more" in printed.err
+
+
+def test_a_lock_that_is_written_anew_tells_what_it_said_until_then(
+    laptop: Device, tmp_path: Path
+) -> None:
+    file = write(tmp_path, job_js='import { b } from "./b.js"; b', b_js="export const b = 1")
+    assert "changed" not in send(laptop, file, "--lock").err
+    (tmp_path / "b.js").write_text("export const b = 2")
+    checked = laptop.types("script", "check", file)
+    assert (checked.status, "b.js: digest differs from lock" in checked.err) == (6, True)
+    assert "the lock was changed: b.js: digest differs" in send(laptop, file, "--lock").err
+    assert laptop.types("script", "check", file).status == 0
+    write(tmp_path, job_js="1")
+    assert "b.js: in the lock, but not imported" in send(laptop, file).err
+
+
+def test_nobody_writes_a_library_by_a_rule_about_everything(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    (phone.tree("peer") / "lib").mkdir(exist_ok=True)
+    phone.allow("p, laptop, peer, *, /**, allow")
+    evil = tmp_path / "evil.js"
+    evil.write_text("export const a = 1")
+    sent = laptop.types("file", "send", str(evil), "peer@phone2:/lib/")
+    assert sent.status == 3
+    code = 'await target.fs.write("/lib/evil.js", "1")'
+    assert laptop.types("script", "send", "peer@phone2", "-e", code).status == 3
+    move = 'await target.fs.write("/x.js", "1"); await target.fs.move("/x.js", "/lib/evil.js")'
+    assert laptop.types("script", "send", "peer@phone2", "-e", move).status == 3
+    assert not (phone.tree("peer") / "lib/evil.js").exists()
+
+    phone.allow("p, laptop, peer, fs.write, /lib/**, allow")
+    assert laptop.types("script", "send", "peer@phone2", "-e", code).status == 0
+    assert (phone.tree("peer") / "lib/evil.js").read_text() == "1"
+
+
+def test_what_is_exposed_for_a_run_holds_no_code_unless_it_is_named(
+    laptop: Device, phone: Device
+) -> None:
+    laptop.does("ctx", "new", "work")
+    (laptop.tree("work") / "lib").mkdir()
+    code = 'await caller.fs.write("/lib/evil.js", "1")'
+    words = ("script", "send", "peer@phone2", "-e", code, "--as", "work", "--expose")
+    assert laptop.types(*words, "/:rw").status == 3
+    assert laptop.types(*words, "/lib:rw").status == 0

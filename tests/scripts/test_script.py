@@ -21,7 +21,7 @@ def test_a_script_is_named_by_the_digest_of_its_source(filename: str) -> None:
 
 @pytest.mark.parametrize("filename", ["job.py", "job", "job.JS", ".js", ""])
 def test_what_cannot_be_run_is_refused_and_what_can_is_named(filename: str) -> None:
-    with pytest.raises(InvalidInput, match=r"\.js or \.mjs"):
+    with pytest.raises(InvalidInput, match=r"\.js or \.mjs.* or \.star:"):
         make_script(filename, "")
 
 

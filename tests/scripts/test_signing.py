@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -12,7 +13,9 @@ from orvalho.contexts.identity import Identity, Signer, certify, key_text
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.policies.quota import Asked
 from orvalho.scripts.dsse import open_sealed, seal
+from orvalho.scripts.modules import digest_of
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
+from orvalho.scripts.script import make_script
 from orvalho.scripts.signing import (
     LIFE_S,
     MAX_ENVELOPE_BYTES,
@@ -20,8 +23,9 @@ from orvalho.scripts.signing import (
     MAX_PARAMS_BYTES,
     PAYLOAD_TYPE,
     Call,
+    Parts,
 )
-from tests.scripts.scene import NOW, SOURCE, Scene, caller_on
+from tests.scripts.scene import NOW, SOURCE, Scene, caller_on, make_scene
 
 
 def payload_of(envelope: bytes) -> bytes:
@@ -326,3 +330,32 @@ def test_signing_and_verifying_take_a_fraction_of_a_millisecond(scene: Scene) ->
 def test_an_envelope_that_is_no_unicode_is_refused() -> None:
     with pytest.raises(Untrusted, match="malformed"):
         open_sealed(b'{"payloadType":"\xff"}', "any", max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("filename", "source"),
+    [("job.star", "1"), ("job.wasm", b"\0asm\x01\0\0\0"), ("words.lib", "{}")],
+)
+@pytest.mark.parametrize(
+    "parts", [Parts(modules={"a.js": "1"}), Parts(libraries=("lib:a",))], ids=["modules", "lib"]
+)
+def test_only_javascript_and_typescript_have_modules(
+    scene: Scene, filename: str, source: str | bytes, parts: Parts
+) -> None:
+    envelope = seal_with(replace(scene, script=make_script(filename, source)), parts)
+    with pytest.raises(Untrusted, match="only JavaScript and TypeScript"):
+        scene.verify(envelope, source, modules=parts.modules)
+
+
+def seal_with(scene: Scene, parts: Parts) -> bytes:
+    signed = make_scene().sign().envelope
+    call = msgspec.json.decode(payload_of(signed), type=Call)
+    modules = {path: digest_of(text) for path, text in parts.modules.items()}
+    forged = msgspec.structs.replace(
+        call,
+        filename=scene.script.filename,
+        script_sha256=scene.script.digest,
+        modules=modules,
+        libraries=parts.libraries,
+    )
+    return resealed(scene, msgspec.json.encode(forged))

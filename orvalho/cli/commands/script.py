@@ -15,6 +15,7 @@ from orvalho.cli.arguments import Duration, read_script, script_params
 from orvalho.cli.inline import inline_source
 from orvalho.cli.modules import (
     Lock,
+    changes,
     check_lock,
     digests_of,
     find_modules,
@@ -131,7 +132,7 @@ def send(
     beside = None if file == "-" else file
     if locks and (beside is None or detach):
         raise InvalidInput("--lock writes beside a FILE, once its run has ended.")
-    lock = read_lock(beside) if beside and not locks else None
+    lock = read_lock(beside) if beside else None
     request = ScriptSend(
         to=target,
         filename=filename,
@@ -154,13 +155,13 @@ def send(
 
     with session.connect() as client:
         graph = find_modules(client, beside, filename, source)
-        if beside and lock:
+        if beside and lock and not locks:
             check_lock(beside, lock, graph.modules)
         request = msgspec.structs.replace(
             request,
             filename=graph.filename,
             modules=graph.modules,
-            locked=lock.libraries if lock else None,
+            locked=lock.libraries if lock and not locks else None,
         )
         replies = client.stream(request)
         first = next(replies, None)
@@ -235,7 +236,14 @@ def lock_(session: Session, file: str) -> None:
     known = read_lock(file)
     lock = Lock(digests_of(graph.modules), known.libraries if known else None)
     path = write_lock(file, lock)
+    _tell_changes(session, changes(known, lock))
     session.tell(Note(text=f"{path}: {many(len(lock.modules), 'module')}"))
+
+
+def _tell_changes(session: Session, lines: list[str]) -> None:
+    """What was locked until now, and no longer is."""
+    for line in lines:
+        session.screen.notice(f"the lock was changed: {line}")
 
 
 def _lock(session: Session, file: str, modules: dict[str, str], run: str) -> None:
@@ -243,7 +251,9 @@ def _lock(session: Session, file: str, modules: dict[str, str], run: str) -> Non
         reply = client.ask(ScriptShow(run=run), ScriptShowReply)
     receipt = msgspec.json.decode(reply.receipt) or {}
     libraries = {each["path"]: each["sha256"] for each in receipt.get("libraries", ())}
-    path = write_lock(file, Lock(digests_of(modules), libraries))
+    known, lock = read_lock(file), Lock(digests_of(modules), libraries)
+    path = write_lock(file, lock)
+    _tell_changes(session, changes(known, lock))
     session.screen.notice(
         f"{path}: {many(len(modules), 'module')}, {many(len(libraries), 'library')}"
         if len(libraries) == 1
@@ -294,6 +304,9 @@ def check(session: Session, file: str) -> None:
         session.screen.lines(f"  export  {each}" for each in reply.exports)
     if reply.problems:
         raise InvalidInput(f"{filename} has {many(len(reply.problems), 'mistake')} in it.")
+    lock = read_lock(file) if file != "-" else None
+    if lock:
+        check_lock(file, lock, graph.modules)
 
 
 @command.command(

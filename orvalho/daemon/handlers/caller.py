@@ -30,6 +30,7 @@ from orvalho.policies.access import AccessRequest, Decision, Rule, Subject
 from orvalho.policies.audit import Entry, decided
 from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
+from orvalho.policies.library_guard import changes_code, names_code
 from orvalho.policies.quota import Usage
 from orvalho.runtime.web.contexts import file_calls
 from orvalho.scripts import runs, sources
@@ -247,6 +248,8 @@ class CallerHandler:
             if request.action != "fs.read" and mode != "rw":
                 continue
             glob = f"{virtual_path(path).rstrip('/')}/**"
+            if changes_code(request) and not names_code(glob):
+                continue
             if compile_glob(glob).matches(request.object):
                 return Decision(True, rule=_exposing(number, request, glob))
         return decision

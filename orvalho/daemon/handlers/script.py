@@ -350,7 +350,9 @@ class ScriptHandler:
         script, call = arrival.script, arrival.script.call
         if not call.libraries:
             return Modules(script.modules) if script.modules else _NO_MODULES
-        found = await self.libraries.gather(context.name, call.libraries, call.locked)
+        found = await self.libraries.gather(
+            context.name, call.libraries, call.locked, tells=self._record.explains_to(arrival)
+        )
         arrival.libraries = found.used
         return Modules({**script.modules, **found.sources}, found.names)
 

@@ -6,6 +6,7 @@ import asyncio
 import binascii
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from orvalho.errors import InvalidInput
@@ -67,12 +68,18 @@ class GuestRun:
 
     # ---- from the worker ---------------------------------------------------------------------
 
+    def end_after(self, wall_s: float) -> None:
+        """The limit of time, for as long as it has not begun."""
+        self._watch = self._loop.call_later(wall_s, partial(self._end, "limited", limit="wall"))
+
     def begin(self, isolate: Isolate, report: Callable[[Turn], None]) -> None:
         start = self._start
         self.isolate = isolate
         self._in_turn = True
         self._began_at = time.monotonic()
         self._first_rss_bytes = self._peak_rss_bytes = self._rss_bytes()
+        if self._watch is not None:
+            self._watch.cancel()
         first_s = min(start.wall_s, start.cpu_s, start.metering_s or _SPRINT_S, _SPRINT_S)
         self._watch = self._loop.call_later(first_s, self._check)
         isolate.start(

@@ -160,6 +160,8 @@ class _Worker:
         self._runs[run.number] = run
         self._allow_memory()
         if message.modules or len(message.source) > _LONG_SOURCE:
+            # A source that takes that long to read holds the thread no longer.
+            run.end_after(message.wall_s)
             self._submit(self._read, run, message)
         else:
             self._line_up(run)
@@ -183,9 +185,13 @@ class _Worker:
 
     def _read(self, run: GuestRun, message: StartRun) -> None:
         """On a thread: a source that is made for it takes seconds to read."""
-        if message.modules:
+        if run.is_over:
+            return
+        # What comes with a script whose language has no modules means nothing.
+        if message.modules and hasattr(self._engine, "prepare_all"):
             linker = cast("Linker", self._engine)
-            linker.prepare_all(message.filename, message.source, message.modules)
+            is_over = partial(getattr, run, "is_over")
+            linker.prepare_all(message.filename, message.source, message.modules, is_over)
         else:
             self._engine.prepare(message.filename, message.source)
         self._loop.call_soon_threadsafe(self._line_up, run)

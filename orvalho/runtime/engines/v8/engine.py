@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -32,8 +33,10 @@ class V8Engine:
     def prepare(self, filename: str, source: str) -> None:
         self._prepare(filename, source)
 
-    def prepare_all(self, filename: str, source: str, modules: Modules) -> None:
-        self._link(filename, source, modules)
+    def prepare_all(
+        self, filename: str, source: str, modules: Modules, is_over: Callable[[], bool]
+    ) -> None:
+        self._try_link(filename, source, modules, is_over)
 
     def open_isolate(self) -> V8Isolate:
         return V8Isolate(self._v8, self._link)
@@ -65,6 +68,13 @@ class V8Engine:
             isolate.close()
 
     def _link(self, filename: str, source: str, modules: Modules) -> Linked:
+        linked = self._try_link(filename, source, modules, lambda: False)
+        assert linked is not None, "nobody gives it up"
+        return linked
+
+    def _try_link(
+        self, filename: str, source: str, modules: Modules, is_over: Callable[[], bool]
+    ) -> Linked | None:
         """A script as it runs. One that stands alone and imports nothing has no plan."""
         if not modules:
             program = self._prepare(filename, source)
@@ -76,7 +86,9 @@ class V8Engine:
             if linked is not None:
                 self._linked.move_to_end(key)
                 return linked
-        linked = link(filename, source, modules, self._prepare_whole)
+        linked = link(filename, source, modules, self._prepare_whole, is_over)
+        if linked is None:
+            return None
         with self._lock:
             self._linked[key] = linked
             size = sum(

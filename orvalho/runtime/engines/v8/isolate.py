@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from orvalho.runtime.engine import Answer, Modules, Problem, Start, Turn
 from orvalho.runtime.engines.v8.link import Linked
 from orvalho.runtime.engines.v8.modules import Program
 from orvalho.runtime.engines.v8.prelude import PRELUDE, SOURCES
+from orvalho.runtime.engines.v8.syntax import utf16
 
 # Single-threaded: a process forked after this works, and no guest gets a second processor.
 # The heap's first size and the missing cache keep garbage from being counted as use.
@@ -86,6 +88,8 @@ class V8Isolate:
         self._programs: tuple[Program, ...] = ()
         self._program: Program | None = None
         self._is_diagnosed = False
+        # What V8 is still to look at of a program that did not compile.
+        self._untried: list[str] = []
         self._clock: int | None = None
         self._thread: int | None = None
         self._cpu_before_s = 0.0
@@ -144,8 +148,11 @@ class V8Isolate:
     def diagnose(self, program: Program) -> Problem | None:
         """V8's own words about a program's syntax. Blocks; the guest's code does not run unless
         the program ends its own function early, and then within the patience of this call."""
-        kind, text = self._ask(lambda callback_id: self._eval(program.text.encode(), callback_id))
-        return _problem(text.decode(), program) if kind == _SYNTAX_ERROR else None
+        for source in program.texts:
+            kind, text = self._ask(partial(self._eval, source.encode()))
+            if kind == _SYNTAX_ERROR:
+                return _problem(text.decode(), program)
+        return None
 
     # ---- on the isolate's own thread, the guest paused ----------------------------------------
 
@@ -178,7 +185,9 @@ class V8Isolate:
             self._is_diagnosed = True
             number = int(records[1:].strip() or b"0")
             self._program = self._programs[min(number, len(self._programs) - 1)]
-            self._eval(self._program.text.encode(), self._first_id | _ASKED)
+            self._untried = list(self._program.texts)
+        if self._untried:
+            self._eval(self._untried.pop(0).encode(), self._first_id | _ASKED)
             return
         if self._is_diagnosed and self._program:
             problem = Problem(1, 1, "this cannot be compiled: it is nested too deeply")
@@ -217,7 +226,7 @@ class V8Isolate:
         """The prelude answers an array that will serve as "no arguments", with the prelude's own
         function on it: reading that is safe while no guest's code has run."""
         dll, context = self._dll, self._context
-        self._ask(lambda callback_id: self._eval(PRELUDE, callback_id))
+        self._ask(partial(self._eval, PRELUDE))
         self._no_arguments = self._answer[2]
         key = dll.mr_alloc_string_val(context, b"enter", 5, _STRING)
         self._enter = dll.mr_get_object_item(context, self._no_arguments, key)
@@ -264,6 +273,7 @@ _MESSAGE: Final = re.compile(r"[^\n]*:(\d+): (?:SyntaxError: )?([^\n]*)\n[^\n]*\
 
 
 _NOT_CLOSED: Final = "Unexpected end: something is not closed, or closed once too often"
+_NO_IMPORT: Final = 'this import cannot be read: import { name } from "./file.js"'
 
 
 def _problem(text: str, program: Program) -> Problem:
@@ -276,9 +286,11 @@ def _problem(text: str, program: Program) -> Problem:
     # Two lines of ours stand behind the source: what V8 misses there, the source does not have.
     lines = program.text.split("\n")[:-2]
     if line <= len(lines):
-        return Problem(line, program.original_column(line, column), found[2])
+        message = _NO_IMPORT if found[2].startswith("Cannot use import") else found[2]
+        return Problem(line, program.original_column(line, column), message)
     last = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
-    column = len(lines[last - 1].rstrip().encode("utf-16-le")) // 2 + 1
+    # A worker can load no codec any more: it counts in the one that it has.
+    column = utf16(lines[last - 1].rstrip().encode("utf-8", "replace")) + 1
     return Problem(last, program.original_column(last, column), _NOT_CLOSED)
 
 

@@ -16,17 +16,21 @@ from urllib.parse import quote
 from orvalho.contexts.names import near_miss
 from orvalho.errors import InvalidInput
 from orvalho.runtime.engine import ELSEWHERE, Modules, Problem, Request
+from orvalho.runtime.engines.v8.exports import (
+    DEFAULT,
+    Ambiguous,
+    Exports,
+    GivenUp,
+    Steps,
+    TooMuch,
+    Variable,
+)
 from orvalho.runtime.engines.v8.modules import EVERYTHING, Binding, Program
 from orvalho.runtime.engines.v8.syntax import utf16_units
 from orvalho.scripts.modules import is_named, resolve
 
-_DEFAULT: Final = "default"
 _MOST_PROBLEMS: Final = 20
-_MOST_HOPS: Final = 500
-
-# A variable: the module that has it, and the name that it shows it by; EVERYTHING for its
-# namespace.
-Variable = tuple[str, str]
+_TOO_MUCH: Final = "its modules name each other in more ways than can be looked through"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +49,51 @@ def link(
     source: str,
     modules: Modules,
     lower: Callable[[str, str, bool], Program],
-) -> Linked:
+    is_over: Callable[[], bool] = lambda: False,
+) -> Linked | None:
     """Put a script and its modules together. Never fails: what is wrong is in `problems`. `lower`
-    reads one of them; its last argument is whether that is the script itself."""
-    linking = _Linking(filename, modules, lower)
-    linking.read(filename, source)
-    linking.check()
+    reads one of them; its last argument is whether that is the script itself. None: `is_over` said
+    in between that nobody waits for it."""
+    linking = _Linking(filename, modules, lower, Steps(is_over))
+    plan: Mapping[str, Any] = {}
+    try:
+        linking.read(filename, source)
+        linking.check()
+        if not linking.problems and ELSEWHERE not in modules.names.values():
+            plan = linking.plan()
+    except TooMuch:
+        linking.problems.append(Problem(1, 1, _TOO_MUCH))
+    except GivenUp:
+        return None
     programs = tuple(linking.programs.values())
     paths = ("", *list(linking.programs)[1:])
-    if linking.problems:
-        return Linked(programs, paths, problems=tuple(linking.problems[:_MOST_PROBLEMS]))
-    if ELSEWHERE in modules.names.values():
-        return Linked(programs, paths)
-    return Linked(programs, paths, linking.plan())
-
-
-class _Ambiguous(Exception):
-    """Two of the files that a module passes everything on from export the same name."""
+    return Linked(programs, paths, plan, tuple(linking.problems[:_MOST_PROBLEMS]))
 
 
 class _Linking:
     def __init__(
-        self, entry: str, modules: Modules, lower: Callable[[str, str, bool], Program]
+        self,
+        entry: str,
+        modules: Modules,
+        lower: Callable[[str, str, bool], Program],
+        steps: Steps,
     ) -> None:
         self._entry = entry
         self._modules = modules
         self._lower = lower
+        self._steps = steps
         self.programs: dict[str, Program] = {}
         self.problems: list[Problem] = []
         self._found: dict[tuple[str, str], str] = {}
+        self._exports = Exports(self.programs, self._found, steps)
+        self._orders: dict[str, list[int]] = {}
 
     def read(self, filename: str, source: str) -> None:
         """The script, and every module that is reached from it."""
         self.programs[filename] = self._lower(filename, source, True)
         unread = [filename]
         while unread:
+            self._steps.look_up()
             path = unread.pop()
             program = self.programs[path]
             is_entry = path == self._entry
@@ -101,8 +115,7 @@ class _Linking:
             return None
         if is_named(found):
             found = self._modules.names.get(found, found)
-        known = (ELSEWHERE, self._entry, *self._modules.sources)
-        if found not in known:
+        if found not in (ELSEWHERE, self._entry) and found not in self._modules.sources:
             message = f'"{request.specifier}" did not come with the script'
             if is_named(found):
                 message = f'there is no "{request.specifier}" here'
@@ -120,6 +133,8 @@ class _Linking:
         for path, program in self.programs.items():
             for binding in (*program.bindings, *program.passed_on):
                 self._check(path, binding)
+                if len(self.problems) >= _MOST_PROBLEMS:
+                    return
 
     def _check(self, path: str, binding: Binding) -> None:
         request, name = binding.request, binding.imported
@@ -127,74 +142,23 @@ class _Linking:
             return
         target = self._found[path, request.specifier]
         try:
-            if self._resolve(target, name) is not None:
+            if self._exports.resolve(target, name) is not None:
                 return
             message = f'"{request.specifier}" has no export named "{name}"'
-            near = near_miss(name, self._names(target))
-            if name == _DEFAULT:
+            near = near_miss(name, self._exports.names(target))
+            if name == DEFAULT:
                 message = f'"{request.specifier}" has no default export'
             elif near:
                 message += f', did you mean "{near}"?'
             elif target.endswith((".ts", ".mts")):
                 message += ": if it is a type, write import type"
-        except _Ambiguous:
+        except Ambiguous:
             message = f'"{request.specifier}" passes two different "{name}" on'
         where = "" if path == self._entry else path
         self._problem(where, request.line, request.column, message)
 
     def _problem(self, file: str, line: int, column: int, message: str) -> None:
         self.problems.append(Problem(line, column, message, file))
-
-    # ---- names -------------------------------------------------------------------------------
-
-    def _resolve(
-        self, path: str, name: str, seen: frozenset[Variable] = frozenset()
-    ) -> Variable | None:
-        """ResolveExport of the specification: the variable behind a name, None when there is none.
-
-        Raises:
-            _Ambiguous: there are two.
-        """
-        if path == ELSEWHERE:
-            return path, name
-        if (path, name) in seen or len(seen) > _MOST_HOPS:
-            return None
-        seen |= {(path, name)}
-        program = self.programs[path]
-        if name in program.exports:
-            return path, name
-        for each in program.passed_on:
-            if each.local == name:
-                target = self._found[path, each.request.specifier]
-                if each.imported == EVERYTHING:
-                    return target, EVERYTHING
-                return self._resolve(target, each.imported, seen)
-        if name == _DEFAULT:
-            return None
-        found: Variable | None = None
-        for request in program.stars:
-            other = self._resolve(self._found[path, request.specifier], name, seen)
-            if other is not None and found not in (None, other):
-                raise _Ambiguous
-            found = found or other
-        return found
-
-    def _names(self, path: str) -> set[str]:
-        """GetExportedNames of the specification."""
-        names: set[str] = set()
-        seen: set[str] = set()
-        unseen = [path]
-        while unseen:
-            each = unseen.pop()
-            if each in seen:
-                continue
-            seen.add(each)
-            program = self.programs[each]
-            own = {*program.exports, *(binding.local for binding in program.passed_on)}
-            names |= own if each == path else own - {_DEFAULT}
-            found = [self._found[each, request.specifier] for request in program.stars]
-            unseen += [path for path in found if path != ELSEWHERE]
-        return names
 
     # ---- the plan ----------------------------------------------------------------------------
 
@@ -204,7 +168,7 @@ class _Linking:
 
     def plan(self) -> dict[str, Any]:
         entry = self.programs[self._entry]
-        default = None if entry.is_bare else self._resolve(self._entry, _DEFAULT)
+        default = None if entry.is_bare else self._exports.resolve(self._entry, DEFAULT)
         return {
             "bare": entry.is_bare,
             "default": None if default is None else self._variable(default),
@@ -215,17 +179,19 @@ class _Linking:
     def _module(self, path: str) -> dict[str, Any]:
         program = self.programs[path]
         shown = []
-        for name in sorted(self._names(path), key=utf16_units):
+        for name in sorted(self._exports.names(path), key=utf16_units):
             try:
-                variable = self._resolve(path, name)
-            except _Ambiguous:
+                variable = self._exports.resolve(path, name)
+            except Ambiguous:
                 continue
             if variable is not None:
                 shown.append([name, *self._variable(variable)])
         loads = []
-        for request in program.dynamic:
-            target = self._found[path, request.specifier]
-            loads.append([request.specifier, self._numbers[target], self._order(target)])
+        for specifier in dict.fromkeys(request.specifier for request in program.dynamic):
+            target = self._found[path, specifier]
+            order = self._order(target)
+            self._steps.count(len(order))
+            loads.append([specifier, self._numbers[target], order])
         return {
             "name": program.name,
             "text": program.text,
@@ -240,7 +206,7 @@ class _Linking:
         target = self._found[path, binding.request.specifier]
         if binding.imported == EVERYTHING:
             return self._variable((target, EVERYTHING))
-        found = self._resolve(target, binding.imported)
+        found = self._exports.resolve(target, binding.imported)
         assert found is not None, "every import was checked"
         return self._variable(found)
 
@@ -251,12 +217,15 @@ class _Linking:
     def _order(self, start: str) -> list[int]:
         """Each module after those that it imports, in the order of the imports; in a circle the one
         that was come upon first goes last."""
-        order: list[int] = []
+        if start in self._orders:
+            return self._orders[start]
+        order = self._orders[start] = []
         seen = {start}
         open_ = [(start, iter(self.programs[start].requests))]
         while open_:
             path, requests = open_[-1]
             for request in requests:
+                self._steps.count()
                 target = self._found[path, request.specifier]
                 if target not in seen:
                     seen.add(target)

@@ -9,6 +9,7 @@ always what its exporter's variable is then (ECMA-262, section 9.1.1.5).
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from orvalho.runtime.engines.v8.typescript import strip_types
 
 # The words that no bare function may hold, wherever they stand; strings and comments hold them too.
 _WORDS: Final = re.compile(rb"\b(?:import|export)\b")
+_EXPORT: Final = re.compile(rb"\bexport\b(\s*default\b)?")
 _MOST_WORDS: Final = 2000
 _LOOKED_UP: Final = 50
 _STATEMENTS: Final = ("export_statement", "import_statement", "meta_property")
@@ -85,6 +87,13 @@ class Program:
     stars: tuple[Request, ...] = ()
     # Whether all of it could be read.
     is_whole: bool = True
+    # The same without the words that V8 would stumble over first, for whoever asks what is wrong.
+    bared: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What V8 is asked about in turn, to learn why the program does not compile."""
+        return (self.bared, self.text) if self.bared else (self.text,)
 
     def original_column(self, line: int, column: int) -> int:
         """Where a column of the program (from 1) stands in the source."""
@@ -128,6 +137,9 @@ class _Lowering:
         self._exports: dict[str, str] = {}
         self._replaced: list[tuple[Node, str, int]] = []
         self._stem = _free_name(raw)
+        # Line and byte of the place that was told last, and its column from 0: from there on a long
+        # line is counted further.
+        self._last_place = (-1, 0, 0)
 
     def program(self, filename: str) -> Program:
         self._handle_words()
@@ -146,8 +158,10 @@ class _Lowering:
         # V8 takes no name with a space or a quote in it.
         name = re.sub(r"[\s\"'%]", lambda found: quote(found[0]), filename)
         body, shifts = self._insert()
+        end = f"{end}\n//# sourceURL={name}"
+        bared = self._root.has_error and self._bare_words()
         return Program(
-            f"{body}{end}\n//# sourceURL={name}",
+            f"{body}{end}",
             is_bare,
             shifts,
             tuple(self._problems),
@@ -160,6 +174,7 @@ class _Lowering:
             tuple(self._passed_on),
             tuple(self._stars),
             not self._root.has_error,
+            f"{self._insert()[0]}{end}" if bared else "",
         )
 
     def _frame(self, is_bare: bool) -> tuple[str, str]:
@@ -363,6 +378,21 @@ class _Lowering:
             if node.type not in _SKIPPED:
                 return
 
+    def _bare_words(self) -> bool:
+        """Overwrite each `export` of a statement that cannot be read, as long as it is; whether
+        there are any. V8, which knows no modules, would tell of that word alone."""
+        found = False
+        for word in itertools.islice(_EXPORT.finditer(bytes(self._text)), _LOOKED_UP):
+            start, end = word.span()
+            node = self._root.descendant_for_byte_range(start, start + len(b"export"))
+            if node is not None and node.type == "export":
+                self._blank(start, end)
+                if word[1]:
+                    self._text[start : start + 6] = b";const"
+                    self._text[end - 7 : end] = b" $out ="
+                found = True
+        return found
+
     def _insert(self) -> tuple[str, tuple[Shift, ...]]:
         shifts: list[Shift] = []
         pieces: list[bytes] = []
@@ -392,8 +422,14 @@ class _Lowering:
         return Request(_name(source), *self._place(at))
 
     def _place(self, node: Node) -> tuple[int, int]:
-        line_start = self._text.rfind(b"\n", 0, node.start_byte) + 1
-        return node.start_point[0] + 1, utf16(self._text[line_start : node.start_byte]) + 1
+        line, column_bytes = node.start_point
+        at = node.start_byte
+        known_line, known_at, units = self._last_place
+        if line != known_line or at < known_at:
+            known_at, units = at - column_bytes, 0
+        units += utf16(self._text[known_at:at])
+        self._last_place = line, at, units
+        return line + 1, units + 1
 
     def _problem(self, node: Node, message: str) -> None:
         self._problems.append(Problem(*self._place(node), message))

@@ -36,13 +36,14 @@ _PARTS: Final = (
     "override_modifier",
 )
 _REFUSED: Final = {
-    "enum_declaration": "an enum becomes code: write const Color = { Red: 0 } as const instead",
+    "enum_declaration": "an enum becomes code: write const {} as const instead",
     "internal_module": "a namespace becomes code: write a module of its own instead",
     "module": "a namespace becomes code: write a module of its own instead",
     "import_alias": "import a = b becomes code: write const a = b instead",
     "import_require_clause": 'import a = require() becomes code: write import a from "./a.js"',
     "decorator": "decorators are not run: call the function on the class instead",
 }
+_SHOWN_MEMBERS: Final = 3
 _OTHERS: Final = (
     "as_expression",
     "satisfies_expression",
@@ -112,7 +113,7 @@ class _Stripping:
             if node.start_byte < self._gone_until or self._is_done(node):
                 continue
             if node.type in _REFUSED:
-                self._problem(node, _REFUSED[node.type])
+                self._problem(node, _REFUSED[node.type].replace("{}", _as_constant(node)))
             elif node.type in _WHOLE:
                 self._erase(node.start_byte, node.end_byte)
             elif node.type in _PARTS:
@@ -313,3 +314,25 @@ def _blank_for(character: str) -> str:
         return character
     length = len(character.encode())
     return (" ", "\u00a0", "\u3000", "\u00a0\u00a0")[length - 1]
+
+
+def _as_constant(node: Node) -> str:
+    """`Color = { Red: 0, Green: 1 }` of an enum; the first members are enough to see how."""
+    name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
+    every = body.named_children if body is not None else []
+    members = [each for each in every if each.type != "comment"][: _SHOWN_MEMBERS + 1]
+    shown = []
+    for number, member in enumerate(members[:_SHOWN_MEMBERS]):
+        key, value = (
+            member.child_by_field_name("name") or member,
+            member.child_by_field_name("value"),
+        )
+        shown.append(f"{_short(key)}: {_short(value) if value is not None else number}")
+    if len(members) > _SHOWN_MEMBERS:
+        shown.append("...")
+    return f"{_short(name)} = {{ {', '.join(shown)} }}" if shown else f"{_short(name)} = {{}}"
+
+
+def _short(node: Node | None) -> str:
+    text = (node.text or b"").decode("utf-8", "replace") if node is not None else ""
+    return " ".join(text.split())[:40]
