@@ -243,27 +243,6 @@ def ended_before(connection: sqlite3.Connection, at: float, limit: int) -> list[
     return [row[0] for row in rows]
 
 
-def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    """Take away those of the runs that have ended, with their lines, and the sources that no other
-    run needs."""
-    marks = ", ".join("?" * len(ids))
-    ended = connection.execute(
-        f"select id, digest from runs where id in ({marks}) and state = 'ended'", ids
-    ).fetchall()
-    by_id = [[run] for run, _ in ended]
-    for statement in (
-        "delete from run_logs where run = ?",
-        "delete from large_params where run = ?",
-        "delete from runs where id = ?",
-    ):
-        connection.executemany(statement, by_id)
-    connection.executemany(
-        "delete from sources where digest = :digest"
-        " and not exists (select 1 from runs where digest = :digest)",
-        [{"digest": digest} for digest in {digest for _, digest in ended}],
-    )
-
-
 class Runs:
     """Reads the table in `store`, whose migrations include MIGRATIONS."""
 
