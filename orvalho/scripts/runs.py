@@ -163,6 +163,11 @@ def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: f
         raise Untrusted("this script was sent once before, and runs once", where=run) from error
 
 
+def was_seen(connection: sqlite3.Connection, run: str) -> bool:
+    """Whether this run id has come, as `stage_seen` wrote it down."""
+    return connection.execute("select 1 from seen_runs where id = ?", [run]).fetchone() is not None
+
+
 def stage_params(connection: sqlite3.Connection, run: str, params: bytes) -> None:
     """Write large parameters down ahead of their run, for which others need not wait then."""
     connection.execute("insert or ignore into large_params values (?, ?)", [run, params])
