@@ -15,7 +15,7 @@ from orvalho.daemon.house import House
 from orvalho.errors import Unavailable
 from orvalho.policies import audit, usage
 from orvalho.policies.quota import parse_duration
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ class Retention:
                 await self.sweep(time.time())
             except Unavailable as error:
                 _log.warning("retention.failed", extra={"why": error.message})
+            except Exception:  # noqa: BLE001 -- the top of a task
+                # What is old stays for a while; the node goes on.
+                _log.exception("retention.failed")
             await anyio.sleep(_EVERY_S)
 
     async def sweep(self, now: float) -> None:
@@ -54,12 +57,12 @@ class Retention:
 
         def charges(connection: sqlite3.Connection) -> int:
             found = usage.fold(connection, charges_before, _AT_ONCE)
-            runs.stage_pruned(connection, found)
+            sources.stage_pruned(connection, found)
             return len(found)
 
         def old_runs(connection: sqlite3.Connection) -> int:
             found = runs.ended_before(connection, runs_before, _AT_ONCE)
-            runs.stage_pruned(connection, found)
+            sources.stage_pruned(connection, found)
             return len(found)
 
         await self._each("charges", charges)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address
@@ -22,6 +24,13 @@ def own_subject(node: str, node_key: Key, context: str, key: Key, groups: Groups
     """A context of this very node."""
     names = {ANY, PAIRED, OWNER, node, str(Address(context, node))}
     return _subject(key, node_key, names, groups)
+
+
+def groups_of(groups: Groups, keys: Iterable[Key], peer: Peer | None) -> tuple[str, ...]:
+    """Those that a sender's node is in: by these keys, and by every context of it that we know. So
+    no new context or key leads out of a group's quota."""
+    known = (Key(entry.key) for entry in (peer.contexts if peer else ()))
+    return tuple(sorted({name for key in (*keys, *known) for name in groups.groups_of(key)}))
 
 
 def _subject(key: Key, node_key: Key, names: set[str], groups: Groups) -> Subject:

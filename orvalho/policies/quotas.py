@@ -8,11 +8,12 @@ that many runs at once get no more than one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -344,8 +345,11 @@ class Hold:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
+    number: int
     subject: str
-    accounts: tuple[Account, ...] = field(default=())
+    groups: Collection[str]
+    limits: Limits
+    accounts: tuple[Account, ...]
 
 
 class Quotas:
@@ -359,6 +363,9 @@ class Quotas:
         self._loading = anyio.Lock()
         # Settled while we read what was spent.
         self._meanwhile: list[Spent] | None = None
+        # Those that wait for the same quotas, first come first.
+        self._queues: dict[tuple[Account, ...], deque[_Waiter]] = {}
+        self._numbers = itertools.count()
         # Made by the first who waits.
         self._changed: anyio.Event | None = None
 
@@ -401,14 +408,14 @@ class Quotas:
             return Hold(limits, self, groups)
         await self._load()
         accounts = self._of(groups)
-        if not any(account.waiting for account in accounts) and not self._lack(accounts, limits):
+        waiter = _Waiter(next(self._numbers), subject, groups, limits, accounts)
+        if not self._lack(accounts, limits) and self._is_turn(waiter):
             return self._enter(groups, accounts, limits)
-        waiter = self._queue(accounts, subject, limits)
+        self._queue(waiter)
         try:
-            return await self._wait(waiter, groups, limits, until)
+            return await self._wait(waiter, until)
         finally:
-            for account in waiter.accounts:
-                account.waiting.remove(waiter)
+            self._leave(waiter)
             self.wake()
 
     def spent(self, spent: Spent) -> None:
@@ -472,41 +479,59 @@ class Quotas:
             )
         return Hold(limits, self, groups, accounts, narrowed)
 
-    def _queue(self, accounts: tuple[Account, ...], subject: str, limits: Limits) -> _Waiter:
-        lack = self._lack(accounts, limits)
+    def _is_turn(self, waiter: _Waiter) -> bool:
+        """First come, first served: nobody who came earlier waits for the same quotas, nor could
+        begin now and shares a quota with it. Who waits for another quota keeps nobody waiting."""
+        for accounts, queue in self._queues.items():
+            first = queue[0]
+            if first.number >= waiter.number:
+                continue
+            if accounts == waiter.accounts:
+                return False
+            shares = any(account in waiter.accounts for account in accounts)
+            if shares and self._lack(self._of(first.groups), first.limits) is None:
+                return False
+        return True
+
+    def _queue(self, waiter: _Waiter) -> None:
+        lack = self._lack(waiter.accounts, waiter.limits)
         if lack is not None:
             self._refuse_unless_queued(lack)
-        for account in accounts:
-            mine = sum(each.subject == subject for each in account.waiting)
+        for account in waiter.accounts:
+            mine = sum(each.subject == waiter.subject for each in account.waiting)
             if mine >= _WAITING_PER_SUBJECT or len(account.waiting) >= _WAITING:
                 raise Unavailable(
                     f"too many runs wait here for the quota of {account.terms.spoken}",
                     hint="send it again when some of them have ended",
                 )
-        waiter = _Waiter(subject, accounts)
-        for account in accounts:
+        for account in waiter.accounts:
             account.waiting.append(waiter)
-        return waiter
+        self._queues.setdefault(waiter.accounts, deque()).append(waiter)
 
-    async def _wait(
-        self, waiter: _Waiter, groups: Collection[str], limits: Limits, until: float
-    ) -> Hold:
+    def _leave(self, waiter: _Waiter) -> None:
+        for account in waiter.accounts:
+            account.waiting.remove(waiter)
+        queue = self._queues[waiter.accounts]
+        queue.remove(waiter)
+        if not queue:
+            del self._queues[waiter.accounts]
+
+    async def _wait(self, waiter: _Waiter, until: float) -> Hold:
         while True:
             await self._load()
             changed = self._changed = self._changed or anyio.Event()
-            accounts = self._of(groups)
-            lack = self._lack(accounts, limits)
-            # First come, first served: who waits longest is first in each of its queues.
-            is_next = all(account.waiting[0] is waiter for account in waiter.accounts)
-            if lack is None and is_next:
-                return self._enter(groups, accounts, limits)
+            accounts = self._of(waiter.groups)
+            lack = self._lack(accounts, waiter.limits)
+            if lack is None and self._is_turn(waiter):
+                return self._enter(waiter.groups, accounts, waiter.limits)
             if lack is not None:
                 self._refuse_unless_queued(lack)
             now = self._now()
             if now >= until:
                 account, what = lack[:2] if lack else (waiter.accounts[0], "runs_at_once")
                 raise exceeded(what, account.terms, ": the script expired while it waited")
-            wake_at = min(until, lack[2] if lack and is_next else math.inf)
+            is_first = self._queues[waiter.accounts][0] is waiter
+            wake_at = min(until, lack[2] if lack and is_first else math.inf)
             with anyio.move_on_after(max(wake_at - now, 0.01)):
                 await changed.wait()
 

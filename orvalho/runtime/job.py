@@ -10,11 +10,13 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -48,6 +50,8 @@ _MOST_ARGUMENT_BYTES: Final = 32 << 20
 _ALONE_SOURCE: Final = Modules()
 _GRACE_S: Final = 5.0
 _ALONE_GRACE_S: Final = 0.05
+# How long a run that nobody follows any more is waited for: it says what it has used.
+_LAST_WORD_S: Final = 0.25
 # A process of its own costs a run some milliseconds, and saves a third of its time.
 _HEAVY_S: Final = 0.2
 _MOST_HEAVY: Final = 256
@@ -62,7 +66,7 @@ class Job:
     can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
     known. `serves`: it stays, and asks for calls with `service.next`; a module of WebAssembly alone
     can. `on_metered` is told its processor time in milliseconds, about every `metering_s` while it
-    runs; 0 for not at all."""
+    runs, 0 for not at all; and at its end, when its block is left before."""
 
     run_id: str
     context: str
@@ -158,7 +162,7 @@ class Jobs:
         try:
             yield run
         finally:
-            run.abandon()
+            await run.leave()
             if alone and run.cpu_ms >= self._heavy_s * 1000:
                 self.workers.tasks.start_soon(self._set_apart, job, digest, alone)
 
@@ -214,7 +218,7 @@ class Run:
         self._wake: asyncio.Event = asyncio.Event()
         self.cpu_ms = 0
         self._has_ended = False
-        self._is_cancelled = False
+        self._is_cancelled = self._is_left = False
         self._lines = 0
         self._output_bytes = 0
         self._calls = 0
@@ -224,6 +228,7 @@ class Run:
         self._written_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._worker = worker
+        self._first_cpu_ms = _cpu_ms(worker.pid) if worker.is_alone else 0
         self._began_at = self._loop.time()
         limits = job.limits
         self._overdue = self._loop.call_later(limits.wall_s + grace_s, self._kill_worker)
@@ -261,16 +266,25 @@ class Run:
         grace_s = _ALONE_GRACE_S if self._worker.is_alone else self._grace_s
         self._overdue = self._loop.call_later(grace_s, self._kill_worker)
 
-    def abandon(self) -> None:
-        """Nobody follows the run any more: stop it, if it is not over."""
+    async def leave(self) -> None:
+        """Nobody follows the run any more: stop it, if it is not over, and wait a moment for what
+        it has used."""
         if self._has_ended:
             return
-        self._has_ended = True
+        self._is_left = self._is_cancelled = True
+        self._stop_serving()
         self._worker.send(StopRun(run=self._number))
         if self._worker.is_alone:
-            self._loop.call_later(_ALONE_GRACE_S, self._worker.kill)
-        self._worker.forget(self._number)
-        self._stop_serving()
+            self._overdue = self._loop.call_later(_ALONE_GRACE_S, self._kill_worker)
+        with anyio.move_on_after(_LAST_WORD_S, shield=True):
+            while not self._has_ended:
+                self._wake.clear()
+                await self._wake.wait()
+        if not self._has_ended:
+            self._has_ended = True
+            self._worker.forget(self._number)
+        elif self.job.on_metered is not None:
+            self.job.on_metered(self.cpu_ms)
 
     async def _follow(self) -> AsyncIterator[Output | Ended]:
         while True:
@@ -285,6 +299,8 @@ class Run:
     # ---- from the worker ---------------------------------------------------------------------
 
     def line(self, line: Line) -> None:
+        if self._is_left:
+            return
         self._lines += 1
         self._output_bytes += len(line.text)
         if self._output_bytes > self.job.limits.output_bytes or line.level not in LEVELS:
@@ -294,6 +310,8 @@ class Run:
         self._add(Output(self._lines, line.level, line.text, time.time()))
 
     def call(self, call: Call) -> None:
+        if self._is_left:
+            return
         self._calls += 1
         if self._calls > self.job.limits.host_calls:
             self._kill_worker()
@@ -375,6 +393,9 @@ class Run:
 
     def _kill_worker(self) -> None:
         _log.warning("worker.killed", extra={"pid": self._worker.pid, "run": self.job.run_id})
+        if self._worker.is_alone:
+            # It may be past saying anything: what its process has used, its guest has used.
+            self.cpu_ms = max(self.cpu_ms, _cpu_ms(self._worker.pid) - self._first_cpu_ms)
         self._worker.kill()
 
     # ---- its calls ---------------------------------------------------------------------------
@@ -432,6 +453,15 @@ class Run:
         self._queued.clear()
         for scope in self._scopes:
             scope.cancel()
+
+
+def _cpu_ms(pid: int) -> int:
+    """What a process has used of processors so far; 0 for one that is not there."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return (int(fields[11]) + int(fields[12])) * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def _is_json(raw: bytes) -> bool:

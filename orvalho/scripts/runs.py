@@ -163,6 +163,11 @@ def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: f
         raise Untrusted("this script was sent once before, and runs once", where=run) from error
 
 
+def was_seen(connection: sqlite3.Connection, run: str) -> bool:
+    """Whether this run id has come, as `stage_seen` wrote it down."""
+    return connection.execute("select 1 from seen_runs where id = ?", [run]).fetchone() is not None
+
+
 def stage_params(connection: sqlite3.Connection, run: str, params: bytes) -> None:
     """Write large parameters down ahead of their run, for which others need not wait then."""
     connection.execute("insert or ignore into large_params values (?, ?)", [run, params])
@@ -241,27 +246,6 @@ def ended_before(connection: sqlite3.Connection, at: float, limit: int) -> list[
         [f"r_{ulid_text(round(max(at, 0.0) * 1000).to_bytes(6) + bytes(10))}", at, limit],
     )
     return [row[0] for row in rows]
-
-
-def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    """Take away those of the runs that have ended, with their lines, and the sources that no other
-    run needs."""
-    marks = ", ".join("?" * len(ids))
-    ended = connection.execute(
-        f"select id, digest from runs where id in ({marks}) and state = 'ended'", ids
-    ).fetchall()
-    by_id = [[run] for run, _ in ended]
-    for statement in (
-        "delete from run_logs where run = ?",
-        "delete from large_params where run = ?",
-        "delete from runs where id = ?",
-    ):
-        connection.executemany(statement, by_id)
-    connection.executemany(
-        "delete from sources where digest = :digest"
-        " and not exists (select 1 from runs where digest = :digest)",
-        [{"digest": digest} for digest in {digest for _, digest in ended}],
-    )
 
 
 class Runs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 
@@ -94,6 +94,28 @@ class SignedScript:
     call: Call
     params: bytes
     modules: Mapping[str, str] = field(default_factory=dict)
+
+
+class Expected(TypedDict):
+    """What `open_call` holds a call against."""
+
+    node_key: Key
+    now: float
+    is_known_node: Callable[[Key], bool]
+    sender: Key | None
+    formerly: Collection[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCall:
+    """A call whose every statement was checked but those about the bytes that travel beside it.
+    The rest as in VerifiedScript."""
+
+    call: Call
+    caller_node: Key
+    signed_by: Key
+    needs: tuple[Capability, ...]
+    wants: tuple[Capability, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +202,48 @@ def verify_script(
     Raises:
         Untrusted: each reason has its own message.
     """
+    opened = open_call(
+        envelope,
+        node_key=node_key,
+        now=now,
+        is_known_node=is_known_node,
+        sender=sender,
+        formerly=formerly,
+    )
+    call = opened.call
+    try:
+        script = make_script(call.filename, source)
+    except InvalidInput as error:
+        raise Untrusted(f"the signed call is malformed: {error}") from error
+    _check_digests(call, script, params)
+    _check_modules(call, script, modules)
+    return VerifiedScript(
+        call,
+        script,
+        params,
+        opened.caller_node,
+        opened.signed_by,
+        opened.needs,
+        opened.wants,
+        modules,
+    )
+
+
+def open_call(
+    envelope: bytes,
+    *,
+    node_key: Key,
+    now: float,
+    is_known_node: Callable[[Key], bool],
+    sender: Key | None = None,
+    formerly: Collection[Key] = (),
+) -> OpenedCall:
+    """The first part of `verify_script`, all but the digests: what may be believed of a call before
+    the rest of it is there.
+
+    Raises:
+        Untrusted: each reason has its own message.
+    """
     payload, signed_by = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
     refuse_twins(payload)
     try:
@@ -188,7 +252,6 @@ def verify_script(
         if parse_run_id(call.run) != call.run:
             raise InvalidInput("a run id is written in capitals")
         caller_node = parse_key(call.caller.node_key)
-        script = make_script(call.filename, source)
         needs = tuple(map(parse_capability, call.needs[: MAX_CAPABILITIES + 1]))
         wants = tuple(map(parse_capability, call.wants[: MAX_CAPABILITIES + 1]))
     except (msgspec.DecodeError, InvalidInput, RecursionError) as error:
@@ -202,9 +265,7 @@ def verify_script(
             f"the script comes from {key_text(caller_node)}, but {key_text(sender)} sent it"
         )
     _check_times(call, now)
-    _check_digests(call, script, params)
-    _check_modules(call, script, modules)
-    return VerifiedScript(call, script, params, caller_node, signed_by, needs, wants, modules)
+    return OpenedCall(call, caller_node, signed_by, needs, wants)
 
 
 def json_value(params: bytes) -> bytes:

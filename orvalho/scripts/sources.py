@@ -8,7 +8,7 @@ what came from it or went to it: a digest alone opens nobody else's source.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlite_utils import Database
@@ -129,3 +129,30 @@ def between(
         {"digest": digest, "peer": peer_key, "direction": direction},
     ).fetchone()
     return None if row is None else row[0]
+
+
+def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Take away those of the runs that have ended, with their lines and modules, and the sources
+    that no other run needs. A peer that leaves one of these out is asked for it."""
+    marks = ", ".join("?" * len(ids))
+    ended = connection.execute(
+        f"select id, digest from runs where id in ({marks}) and state = 'ended'", ids
+    ).fetchall()
+    digests = {digest for _, digest in ended}
+    for run, _ in ended:
+        digests |= set(digests_of(connection, run).values())
+    by_id = [[run] for run, _ in ended]
+    for statement in (
+        "delete from run_logs where run = ?",
+        "delete from large_params where run = ?",
+        "delete from run_modules where run = ?",
+        "delete from sent_bodies where run = ?",
+        "delete from runs where id = ?",
+    ):
+        connection.executemany(statement, by_id)
+    connection.executemany(
+        "delete from sources where digest = :digest"
+        " and not exists (select 1 from runs where digest = :digest)"
+        " and not exists (select 1 from run_modules where digest = :digest)",
+        [{"digest": digest} for digest in digests],
+    )

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from orvalho.contexts.identity import Identity, Key, certify, key_text
 from orvalho.contexts.names import new_run_id
 from orvalho.contexts.trust import MIGRATIONS as TRUST
 from orvalho.contexts.trust import TrustBook, open_trust_book
+from orvalho.errors import NotFound
 from orvalho.peers import node as peers
 from orvalho.peers.node import Node
 from orvalho.peers.node_config import NodeConfig
@@ -58,16 +60,24 @@ class Foul:
         self.identity = identity
         self.phone = phone
         self._answers: dict[bytes, ScriptEnded] = {}
+        self.asked = 0
+        self.lines: list[bytes] = []
         node.handle("script.ended", self._ended)
+        node.hear("script.output", lambda sender, body: self.lines.append(body))
+        node.answer("script.source", self._source)
+
+    async def _source(self, sender: Key, body: bytes) -> bytes:
+        self.asked += 1
+        raise NotFound("nothing")
 
     async def _ended(self, envelope, delivery) -> None:
         self._answers[envelope.reply_to] = decode(envelope.body, ScriptEnded)
 
-    def sign(self, **changes: object) -> SignedScript:
+    def sign(self, source: str = COUNT, **changes: object) -> SignedScript:
         context = self.identity.context("gil")
         now = time.time()
         me = self.identity.node
-        script = make_script("count.js", COUNT)
+        script = make_script("count.js", source)
         arguments: dict[str, object] = {
             "signer": context,
             "caller": Caller(
@@ -84,8 +94,11 @@ class Foul:
         }
         return sign_script(script, read_manifest(script), **arguments | changes)  # type: ignore[arg-type]
 
-    async def send(self, signed: SignedScript, source: str = COUNT) -> ScriptEnded:
-        body = encode(RunScript(envelope=signed.envelope, source=source, params=signed.params))
+    async def send(
+        self, signed: SignedScript, source: str = COUNT, **changes: object
+    ) -> ScriptEnded:
+        message = RunScript(envelope=signed.envelope, source=source, params=signed.params)
+        body = encode(msgspec.structs.replace(message, **changes))
         id_ = await self.node.post(self.phone, "script.run", body, expires_at=time.time() + 3600)
         with anyio.fail_after(20):
             while id_ not in self._answers:
@@ -164,3 +177,53 @@ async def test_replayed_altered_and_retargeted_scripts_do_nothing(tmp_path: Path
             if (entry := json.loads(line)).get("allowed") is False
         ]
         assert len(refused) >= 6, "each is in the audit log"
+
+
+@pytest.mark.anyio
+async def test_a_replay_is_not_computed_once_more(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        phone.allow("p, laptop, peer, script.run, *, allow")
+        laptop.stop()
+        source = 'console.log("computed"); 1'
+
+        async def plot(foul: Foul) -> None:
+            signed = foul.sign(source)
+            assert (await foul.send(signed, source)).outcome == "done"
+            told = len(foul.lines)
+            for _ in range(3):
+                answer = await foul.send(signed, source)
+                assert answer.error is not None
+                assert "once before" in answer.error.message
+            other = foul.sign(source, run=new_run_id(time.time(), b"x" * 10))
+            assert (await foul.send(other, source)).outcome == "done"
+            assert told == 1
+            assert len(foul.lines) == 2, "lines come in order: the replays wrote none"
+
+        await play(laptop, plot)
+
+
+@pytest.mark.anyio
+async def test_no_source_is_fetched_but_for_a_good_call_that_names_it(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, _phone):
+        laptop.stop()
+        held = {f"{number}.js": f"{number:064x}" for number in range(60)}
+
+        async def plot(foul: Foul) -> None:
+            signed = foul.sign()
+            for what, changes in (
+                ("envelope", {"envelope": b"garbage", "held": held}),
+                ("none of the call's", {"held": held}),
+                ("none of the call's", {"held": {"": "0" * 64}}),
+                ("expired", {"envelope": foul.sign(now=1.0, life_s=60).envelope, "held": held}),
+            ):
+                answer = await foul.send(signed, **changes)
+                assert answer.error is not None
+                assert what in answer.error.message, answer.error
+                assert foul.asked == 0, what
+            own = {"": make_script("count.js", COUNT).digest}
+            answer = await foul.send(signed, "", held=own)
+            assert answer.error is not None
+            assert "does not have" in answer.error.message
+            assert foul.asked == 1
+
+        await play(laptop, plot)

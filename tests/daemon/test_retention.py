@@ -9,9 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
 from orvalho.contexts.names import new_run_id
+from orvalho.daemon import retention
 from orvalho.daemon.config import Config, LoadedConfig, Retention
 from orvalho.daemon.retention import Retention as Sweeper
 from orvalho.errors import NotFound
@@ -19,8 +21,9 @@ from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit, Entry
 from orvalho.policies.quota import Usage
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs
+from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import ScriptEnded, ScriptOutput
+from orvalho.scripts.modules import digest_of
 from orvalho.scripts.runs import Run, Runs
 from orvalho.store import Store, open_store
 
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 DAY = 86_400.0
 NOW = time.time()
-MIGRATIONS = (runs.MIGRATIONS, usage.MIGRATIONS, audit.MIGRATIONS)
+MIGRATIONS = (runs.MIGRATIONS, sources.MIGRATIONS, usage.MIGRATIONS, audit.MIGRATIONS)
 
 
 def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_: bool) -> str:
@@ -163,3 +166,41 @@ async def test_the_audit_log_is_pruned_by_age_and_cannot_be_otherwise(tmp_path: 
         assert [each.seq for each in found] == [
             each.seq for each in left if each.at >= NOW - 200 * DAY
         ]
+
+
+async def test_a_source_goes_when_neither_a_run_nor_a_module_needs_it(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "x.db", MIGRATIONS) as store:
+
+        def fill(connection: sqlite3.Connection) -> tuple[str, str]:
+            old, young = (stage(connection, days, str(days), open_=False) for days in (100, 1))
+            shared, alone = "export const shared = 1", "export const alone = 1"
+            sources.stage_modules(connection, old, {"a.js": shared, "b.js": alone})
+            sources.stage_modules(connection, young, {"a.js": shared})
+            # The text of an old run that is a module of a young one.
+            connection.execute("update runs set digest = ? where id = ?", [digest_of(shared), old])
+            sources.stage_sent(connection, old, 5)
+            return old, young
+
+        old, young = await store.transact("fill", fill)
+        await Sweeper(house(store, runs="90d")).sweep(NOW)
+
+        kept = await store.read(lambda it: it.execute("select digest from sources").fetchall())
+        assert digest_of("export const shared = 1") in {digest for (digest,) in kept}
+        assert digest_of("export const alone = 1") not in {digest for (digest,) in kept}
+        assert await rows(store, "sent_bodies") == 0
+        assert not await store.read(lambda it: sources.digests_of(it, old))
+        assert await store.read(lambda it: sources.digests_of(it, young))
+
+
+async def test_a_sweep_that_breaks_does_not_end_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retention, "_FIRST_S", 0.0)
+    async with open_store(tmp_path / "x.db", MIGRATIONS) as store:
+        await store.transact("break", lambda it: it.execute("drop table charges"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Sweeper(house(store)).run)
+            with anyio.fail_after(30):
+                while "retention.failed" not in caplog.text:
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()

@@ -245,6 +245,58 @@ async def test_who_queues_begins_in_turn_when_there_is_room() -> None:
     assert began == [0, 1, 2, 3, 4]
 
 
+async def test_who_waits_for_its_groups_quota_keeps_no_other_group_waiting() -> None:
+    node = Node(
+        Terms("total", cores=2), Terms("guests", runs_at_once=1, queues=True), Terms("family")
+    )
+    began: list[str] = []
+    first = await node.admit("guests")
+
+    async def wait(group: str) -> None:
+        await node.admit(group)
+        began.append(group)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "guests")
+        await settle()
+        with anyio.fail_after(30):
+            family = await node.admit("family")
+        # Both wait for a core of the total, and the first to come is the first to go.
+        tasks.start_soon(wait, "guests")
+        tasks.start_soon(wait, "family")
+        await settle()
+        assert began == []
+        node.end(family)
+        await settle()
+        assert began == ["family"], "the guests' own quota is full"
+        node.end(first)
+        await settle()
+        assert began == ["family", "guests"]
+        tasks.cancel_scope.cancel()
+    assert (await node.state("total"))[3:] == (2, 0)
+
+
+async def test_a_newcomer_does_not_pass_one_that_could_begin_as_well() -> None:
+    node = Node(Terms("total", cores=1), Terms("guests", cores=5), Terms("family", cores=5))
+    first = await node.admit()
+    began: list[str] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def wait(group: str) -> None:
+            hold = await node.admit(group)
+            began.append(group)
+            await settle()
+            node.end(hold)
+
+        for group in ("guests", "family", "guests"):
+            tasks.start_soon(wait, group)
+            await settle()
+        node.end(first)
+        # It is free at this very moment, and belongs to the one who came first.
+        tasks.start_soon(wait, "family")
+    assert began == ["guests", "family", "guests", "family"]
+
+
 async def test_one_that_is_cancelled_while_it_waits_lets_the_next_go() -> None:
     node = Node(Terms("guests", runs_at_once=1, queues=True))
     first = await node.admit("guests")

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from orvalho.errors import Unavailable
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.runtime.workers.pool import WorkerInfo, open_workers
 from tests.runtime.play import make_job, play, until, value_of
@@ -142,3 +143,16 @@ def _is_running(pid: int) -> bool:
 def _ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
+
+
+async def test_a_compiler_that_fails_leaves_no_lock_behind(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise Unavailable("no process can be started")
+
+    monkeypatch.setattr(jobs.workers, "_compile", fail)
+    for number in range(3):
+        with pytest.raises(Unavailable):
+            await jobs.workers.compile("a.wasm", b"\0asm" + bytes([1, 0, 0, 0, number]))
+    assert not jobs.workers._compiling

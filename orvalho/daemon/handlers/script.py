@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
@@ -27,6 +27,7 @@ from orvalho.control.messages import RunOutput
 from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.libraries import called, reference_of
+from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
 from orvalho.daemon.libraries import Libraries
@@ -36,7 +37,7 @@ from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.services import Service
-from orvalho.daemon.subjects import own_subject, peer_subject
+from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.errors import (
     Conflict,
     LimitExceeded,
@@ -70,7 +71,7 @@ from orvalho.scripts.messages import (
 from orvalho.scripts.receipts import sign_receipt
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import raw_source
-from orvalho.scripts.signing import VerifiedScript, verify_script
+from orvalho.scripts.signing import Expected, VerifiedScript, open_call, verify_script
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +79,6 @@ _log = logging.getLogger(__name__)
 _ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long a line waits for a sender that reads slowly.
 _TELL_S: Final = 1.0
-# Cancels that may overtake their scripts.
-_EARLY_CANCELS: Final = 1024
 _NO_MODULES: Final = Modules()
 
 
@@ -96,7 +95,8 @@ class ScriptHandler:
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
         self._interrupted: dict[str, Run] = {}
-        self._cancelled_early: OrderedDict[tuple[Key, str], None] = OrderedDict()
+        self._cancelled_early = EarlyCancels()
+        self._seen = SeenRuns(house.store)
         self._idle = anyio.Event()
         self._resumed = anyio.Event()
 
@@ -156,9 +156,7 @@ class ScriptHandler:
         if scope is not None and sender is not None and self._heir(sender) == teller:
             scope.cancel()
             return
-        self._cancelled_early[teller, run] = None
-        if len(self._cancelled_early) > _EARLY_CANCELS:
-            self._cancelled_early.popitem(last=False)
+        self._cancelled_early.add(teller, run)
 
     def is_running(self, run: str) -> bool:
         return run in self._running
@@ -186,18 +184,24 @@ class ScriptHandler:
         message = decode(body, RunScript)
         try:
             if message.held:
-                message = await self.bodies.fill(message, sender)
+                message = await self._filled(message, sender, begun)
             script = self._verify(message, sender, begun)
+            await self._refuse_seen(script, sender, delivery, begun)
         except Untrusted as error:
             await self._refuse_unverified(message, sender, delivery, error)
             return
         peer = self._house.trust.by_key(self._heir(script.caller_node))
         arrival = Arrival(script, message, self._heir(sender), delivery, peer, time.time())
-        arrival.groups = self._groups(arrival)
+        keys = (arrival.sender, script.signed_by)
+        arrival.groups = groups_of(self._house.groups, keys, peer)
         self._news.received(arrival)
         self._house.runs.keep_params(arrival.run, script.params)
+        self._seen.add(arrival.run)
         try:
             await self._to_its_end(arrival, begun)
+        except BaseException:
+            self._seen.forget(arrival.run)
+            raise
         finally:
             if arrival.hold is not None:
                 # It counts here even where nothing of it was kept.
@@ -207,17 +211,47 @@ class ScriptHandler:
         if begun is not None:
             arrival.is_written = True
             ending = Ending("interrupted", INTERRUPTED)
-        elif (arrival.sender, arrival.run) in self._cancelled_early:
+        elif self._cancelled_early.has(arrival.sender, arrival.run):
             ending = Ending("cancelled", CANCELLED)
         else:
             ending = await self._run_once(arrival)
         await self._end(arrival, ending)
         self._interrupted.pop(arrival.run, None)
 
+    async def _filled(self, message: RunScript, sender: Key, begun: Run | None) -> RunScript:
+        """Nothing is looked for before the call itself is known to be good."""
+        call = open_call(message.envelope, **self._expected(sender, begun)).call
+        until = math.inf if begun else call.expires_at
+        return await self.bodies.fill(message, sender, call, until)
+
     def _verify(self, message: RunScript, sender: Key, begun: Run | None) -> VerifiedScript:
         """Raises:
-        Untrusted: see `verify_script`; or the run's id is in use here.
+        Untrusted: see `verify_script`.
         """
+        return verify_script(
+            message.envelope,
+            message.script,
+            message.params,
+            modules=message.modules,
+            **self._expected(sender, begun),
+        )
+
+    async def _refuse_seen(
+        self, script: VerifiedScript, sender: Key, delivery: Delivery | None, begun: Run | None
+    ) -> None:
+        """Raises:
+        Untrusted: the run's id is in use here, or was.
+        """
+        house, call = self._house, script.call
+        was_seen = False
+        if delivery is not None and begun is None:
+            was_seen = await self._seen.has(call.run, call.issued_at)
+        is_ours = sender != house.identity.node.key and house.runs.at_hand(call.run) is not None
+        if was_seen or is_ours or call.run in self._running:
+            raise Untrusted("this script was sent once before, and runs once", where=call.run)
+
+    def _expected(self, sender: Key, begun: Run | None) -> Expected:
+        """What a call is held against."""
         house = self._house
         me = house.identity.node.key
 
@@ -226,22 +260,13 @@ class ScriptHandler:
             heir = self._heir(key)
             return key == me or begun is not None or house.trust.by_key(heir) is not None
 
-        script = verify_script(
-            message.envelope,
-            message.script,
-            message.params,
-            node_key=me,
-            now=begun.created_at if begun else time.time(),
-            is_known_node=is_known,
-            sender=sender,
-            formerly=house.identity.former_keys,
-            modules=message.modules,
-        )
-        run = script.call.run
-        is_ours = sender != me and house.runs.at_hand(run) is not None
-        if run in self._running or is_ours:
-            raise Untrusted("this script was sent once before, and runs once", where=run)
-        return script
+        return {
+            "node_key": me,
+            "now": begun.created_at if begun else time.time(),
+            "is_known_node": is_known,
+            "sender": sender,
+            "formerly": house.identity.former_keys,
+        }
 
     async def _run_once(self, arrival: Arrival) -> Ending:
         with anyio.CancelScope() as scope:
@@ -298,7 +323,6 @@ class ScriptHandler:
         if reference is not None:
             filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
-        modules = await self._modules(arrival, context)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         node = key_text(arrival.sender)
@@ -306,6 +330,7 @@ class ScriptHandler:
             arrival.groups, node, limits, until=call.expires_at
         )
         async with house.ledger.reserve(node, hold.limits) as lease:
+            modules = await self._modules(arrival, context)
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
@@ -329,15 +354,6 @@ class ScriptHandler:
             hold.ended(ending.usage)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
-
-    def _groups(self, arrival: Arrival) -> tuple[str, ...]:
-        """Those of the sender's node: of its key, and of every context of it that we know. So no
-        new context or key leads out of a group's quota."""
-        groups, peer = self._house.groups, arrival.peer
-        found = groups.groups_of(arrival.sender) | groups.groups_of(arrival.script.signed_by)
-        for entry in peer.contexts if peer else ():
-            found |= groups.groups_of(Key(entry.key))
-        return tuple(sorted(found))
 
     async def _modules(self, arrival: Arrival, context: Context) -> Modules:
         """The script's own files, and those of the target that it imports. These are read with the

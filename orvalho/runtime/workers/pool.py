@@ -387,11 +387,13 @@ class Workers:
         language = language or pick_language(filename, module)
         key = code_key(module, language, digest)
         async with self._compiling.setdefault(key, asyncio.Lock()):
-            found = self._refused.get(key) or self._codes.recent(key)
-            found = found or await to_thread.run_sync(self._codes.find, key)
-            if found is None:
-                found = await self._compile(key, filename, module, language)
-            self._compiling.pop(key, None)
+            try:
+                found = self._refused.get(key) or self._codes.recent(key)
+                found = found or await to_thread.run_sync(self._codes.find, key)
+                if found is None:
+                    found = await self._compile(key, filename, module, language)
+            finally:
+                self._compiling.pop(key, None)
             if found.problems:
                 self._refused[key] = found
                 if len(self._refused) > _MOST_REFUSED:
