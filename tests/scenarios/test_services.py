@@ -79,7 +79,7 @@ def test_memory_lives_on_from_call_to_call(laptop: Device, phone: Device) -> Non
     assert calls(laptop, "next", "--json").json["usage"]["wall_ms"] < 30_000
     phone.does("service", "stop", "counter")
     assert running(laptop, "phone2") == []
-    assert [calls(laptop, "next").out for _ in range(2)] == ["1\n", "1\n"], "fresh each time"
+    assert [calls(laptop, "next").out for _ in range(2)] == ["101\n", "101\n"], "fresh each time"
     assert phone.types("service", "stop", "counter").status == 4
 
 
@@ -129,7 +129,7 @@ def test_a_service_that_is_stopped_lets_its_callers_go(laptop: Device, phone: De
     thread.join(30)
     assert (found[0].status, "stopped" in found[0].err) == (4, True), found
     assert running(phone) == []
-    assert calls(laptop, "next").out == "1\n"
+    assert calls(laptop, "next").out == "101\n"
 
 
 def test_its_lines_go_to_whoever_called(laptop: Device, phone: Device) -> None:
