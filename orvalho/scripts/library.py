@@ -134,10 +134,7 @@ class Libraries:
             library = self._read(name, suffix)
             if library is not None:
                 return library
-        near = near_miss(name, self.names())
-        raise NotFound(
-            f"there is no library {name[:100]!a}", hint=f"did you mean {near}?" if near else None
-        )
+        raise missing(name, near_miss(name, self.names()))
 
     def publish(
         self, filename: str, content: bytes, *, name: str, doc: str | None, needs: str | None
@@ -301,6 +298,13 @@ def check_library(
         raise InvalidInput(f"its needs have more than {_MOST_NEEDS_BYTES} bytes", where=filename)
     read_header(needs if needs is not None else metadata.header, f"{filename}.toml")
     return suffix
+
+
+def missing(name: str, near: str | None = None) -> NotFound:
+    """There is none of that name; `near` was perhaps meant."""
+    return NotFound(
+        f"there is no library {name[:100]!a}", hint=f"did you mean {near}?" if near else None
+    )
 
 
 def replaced(name: str, digest: str) -> Conflict:

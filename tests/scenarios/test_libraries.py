@@ -227,6 +227,26 @@ def test_rules_refuse_each_of_it_by_name(laptop: Device, phone: Device) -> None:
     assert [each["name"] for each in listed] == ["add"]
 
 
+def test_a_hidden_library_is_like_one_that_is_not_there(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    (file := tmp_path / "secret.wasm").write_bytes(ADD.read_bytes())
+    phone.does("lib", "publish", str(file))
+    try:
+        assert laptop.types("wasi", "info", "secret@phone2").status == 0
+        for actions in (("list",), ("get", "call")):
+            phone.allow(*(f"p, laptop, *, lib.{each}, secret, deny" for each in actions))
+            for way in (("wasi", "info"), ("lib", "show"), ("lib", "get")):
+                hidden, near, none = (
+                    laptop.types(*way, f"{name}@phone2") for name in ("secret", "secre", "nothin")
+                )
+                assert (hidden.status, near.status) == (4, 4), (hidden, near)
+                assert hidden.err.replace("secret", "nothin") == none.err
+                assert near.err.replace("secre", "nothin") == none.err, "no hint at it either"
+    finally:
+        phone.does("lib", "rm", "secret")
+
+
 def test_a_stranger_does_not_learn_which_there_are(phone: Device, tmp_path: Path) -> None:
     """A guest that no line speaks of is told the same of what is there and what is not."""
     guest = Device("guest", tmp_path / "guest")
