@@ -7,6 +7,7 @@ from it, and whatever this reader does not know is left to the compiler.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,7 +91,8 @@ def custom_section(raw: bytes, name: str) -> bytes | None:
 def check_call(module: WasmModule, params: Any) -> tuple[str, tuple[int | float, ...]]:
     """The function that parameters name (`{"call": "add", "args": [2, 3]}`; `run` without one) and
     its arguments, checked against the declared types. Nothing is converted but whole numbers to
-    floats.
+    floats, and the words of NOT_FINITE. Integers of a core module have no sign: 0xffffffff and -1
+    are the same i32.
 
     Raises:
         InvalidInput: "argument 1: expected i32, got text".
@@ -118,9 +120,13 @@ def check_call(module: WasmModule, params: Any) -> tuple[str, tuple[int | float,
 
 _WORDS: Final = {bool: "true or false", str: "text", list: "a list", dict: "an object"}
 _BITS: Final = {"i32": 32, "i64": 64}
+# What JSON has no numbers for, as results and arguments have them.
+NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def _argument(number: int, value: Any, kind: str) -> int | float:
+    if kind in ("f32", "f64") and isinstance(value, str) and value in NOT_FINITE:
+        return NOT_FINITE[value]
     what = _WORDS.get(type(value), "nothing" if value is None else "a number")
     if what != "a number" or (kind in _BITS and isinstance(value, float)):
         what = "a fraction" if isinstance(value, float) else what
