@@ -227,6 +227,21 @@ def test_rules_refuse_each_of_it_by_name(laptop: Device, phone: Device) -> None:
     assert [each["name"] for each in listed] == ["add"]
 
 
+def test_what_a_failing_program_printed_is_kept_too(laptop: Device, tmp_path: Path) -> None:
+    (file := tmp_path / "fails.wasm").write_bytes(
+        wat.command(
+            """(call $log (i32.const 1) (i32.const 1024) (i32.const 5))
+            (call $log (i32.const 3) (i32.const 1024) (i32.const 3)) (call $exit (i32.const 2))""",
+            data={1024: "hello"},
+        )
+    )
+    kept = tmp_path / "kept"
+    failed = laptop.types("wasi", "run", str(file), "--ctx", "root", "-o", str(kept))
+    assert (failed.status, "exit status 2" in failed.err) == (1, True), failed
+    assert kept.read_text() == "hello\n"
+    assert (failed.out, "hel\n" in failed.err) == ("", True)
+
+
 def test_a_hidden_library_is_like_one_that_is_not_there(
     laptop: Device, phone: Device, tmp_path: Path
 ) -> None:
@@ -298,6 +313,11 @@ def test_binaries_are_looked_at_without_a_daemon(tmp_path: Path) -> None:
     assert not nobody.home.exists(), "nothing was made"
     told = nobody.types("wasi", "info", str(directory / "broken.wasm"))
     assert (told.status, "malformed at byte" in told.err) == (2, True)
+    (directory / "add.wasm.toml").write_text('timeout = "7s"')
+    add = str(directory / "add.wasm")
+    assert 'needs    timeout = "7s"' in nobody.does("wasi", "info", add)
+    (file,) = nobody.types("wasi", "info", add, "--json").json["files"]
+    assert file["needs"] == 'timeout = "7s"'
     (missing,) = {nobody.types("wasi", "info", "./none.wasm").status}
     assert missing == 2
 
