@@ -187,3 +187,18 @@ def test_what_cannot_stay_is_told(phone: Device, tmp_path: Path) -> None:
     assert (broken.status, "cannot be started" in broken.err) == (1, True), broken
     assert [each["library"] for each in running(phone)] == ["counter"]
     assert phone.types("service", "start", "nothing").status == 4
+
+
+def test_calls_count_in_their_callers_quotas(laptop: Device, phone: Device) -> None:
+    assert calls(laptop, "next").out == "101\n"
+    phone.does("group", "add", "spinners", "laptop")
+    phone.does("config", "set", "quota.groups.spinners.cpu", "1s")
+    try:
+        spun = calls(laptop, "spin")
+        assert (spun.status, "spinners" in spun.err) == (5, True), spun
+        found = phone.types("quota", "--json").json["quotas"]
+        (used,) = (each for each in found if each["name"] == "spinners")
+        assert used["cpu_ms"] >= 1000, used
+        assert calls(phone, "next").out == "101\n", "others go on"
+    finally:
+        phone.does("group", "rm", "spinners", "laptop")
