@@ -9,16 +9,19 @@ from orvalho.cli.session import Session
 from orvalho.control.libraries import LibraryShown, LibraryState, WasmExternal, WasmMetadata
 
 
-def show_metadata(session: Session, name: str, found: WasmMetadata) -> None:
-    """Everything that a binary says of itself."""
+def show_metadata(
+    session: Session, name: str, found: WasmMetadata, needs: str | None = None
+) -> None:
+    """Everything that a binary says of itself; but what it needs says `needs`, where it is given:
+    the file beside it."""
     screen = session.screen
     kind = f"{found.kind}, a program" if found.kind == "component" and found.is_program else None
     screen.line(f"{name}  {kind or found.kind}  {size(found.size_bytes)}")
-    screen.lines(f"  {label:<8} {value}" for label, value in _pairs(found))
+    screen.lines(f"  {label:<8} {value}" for label, value in _pairs(found, needs))
     screen.lines(f"  {line}" for line in found.wit.splitlines())
 
 
-def _pairs(found: WasmMetadata) -> Iterator[tuple[str, str]]:
+def _pairs(found: WasmMetadata, needs: str | None) -> Iterator[tuple[str, str]]:
     yield "digest", f"sha256:{found.sha256}"
     if found.name:
         yield "name", found.name
@@ -36,7 +39,7 @@ def _pairs(found: WasmMetadata) -> Iterator[tuple[str, str]]:
         yield "tables", str(found.tables)
     if found.has_start:
         yield "start", "runs code when it is instantiated"
-    for line in found.header.splitlines():
+    for line in (found.header if needs is None else needs).splitlines():
         yield "needs", line
     for section in found.sections:
         yield "section", f"{section.name}, {size(section.size_bytes)}"
@@ -58,13 +61,11 @@ def show_library(session: Session, shown: LibraryShown) -> None:
     library = shown.library
     name = f"{library.name}@{shown.node}"
     if shown.metadata is not None:
-        show_metadata(session, name, shown.metadata)
+        show_metadata(session, name, shown.metadata, shown.needs)
     else:
         session.screen.line(f"{name}  {library.kind}  {size(library.size_bytes)}")
         session.screen.line(f"  digest   sha256:{library.sha256}")
         session.screen.lines(f"  export   {each}" for each in library.exports)
-    if shown.metadata is None or shown.needs != shown.metadata.header:
-        session.screen.lines(f"  needs    {line}" for line in shown.needs.splitlines())
     if library.doc:
         session.screen.line(f"  doc      {library.doc}")
     session.screen.line(f"  since    {moment(library.published_at)}")

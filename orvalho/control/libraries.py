@@ -163,11 +163,13 @@ class WasmMetadata(Message, frozen=True, kw_only=True):
 
 
 class WasmFile(Message, frozen=True, kw_only=True):
-    """One file; `problem` says why there is no `metadata`."""
+    """One file; `problem` says why there is no `metadata`. `needs` is the text of the file beside
+    it, which then counts alone; None when there is none."""
 
     file: str
     metadata: WasmMetadata | None
     problem: str | None = None
+    needs: str | None = None
 
 
 class WasmFiles(Message, frozen=True, kw_only=True, tag=tag):

@@ -18,6 +18,7 @@ from orvalho.scripts.wasm.metadata import read_metadata
 _SUFFIXES: Final = (".wasm", ".wasi")
 _MOST_FILES: Final = 10_000
 _MOST_BYTES: Final = 256 << 20
+_MOST_NEEDS_BYTES: Final = 64 << 10
 
 
 def describe(path: str) -> WasmFiles:
@@ -46,11 +47,20 @@ def _start(file: Path) -> bytes:
 
 def _described(file: Path) -> WasmFile:
     try:
-        return WasmFile(file=str(file), metadata=as_told(read_metadata(_read(file, _MOST_BYTES))))
+        metadata = as_told(read_metadata(_read(file, _MOST_BYTES)))
+        return WasmFile(file=str(file), metadata=metadata, needs=_beside(file))
     except InvalidInput as error:
         return WasmFile(file=str(file), metadata=None, problem=error.message)
     except OSError as error:
         return WasmFile(file=str(file), metadata=None, problem=error.strerror or "unreadable")
+
+
+def _beside(file: Path) -> str | None:
+    """What a file beside it says that it needs."""
+    try:
+        return _read(Path(f"{file}.toml"), _MOST_NEEDS_BYTES).decode()
+    except (OSError, InvalidInput, UnicodeDecodeError):
+        return None
 
 
 def _read(file: Path, most: int) -> bytes:

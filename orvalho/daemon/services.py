@@ -12,9 +12,10 @@ import base64
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
 import anyio.abc
@@ -23,7 +24,8 @@ import msgspec
 from orvalho.daemon.library_words import Running
 from orvalho.errors import Conflict, LimitExceeded, NotFound, ScriptFailed, Unavailable
 from orvalho.policies.quota import HARD_MAXIMA, Limits, Usage
-from orvalho.runtime.job import Ended, HostCall, Job, Jobs, Output
+from orvalho.policies.quotas import METERING_S
+from orvalho.runtime.job import Ended, HostCall, Job, Jobs, Output, Run
 from orvalho.scripts.library import Library
 from orvalho.scripts.reference import Reference
 
@@ -33,6 +35,9 @@ _log = logging.getLogger(__name__)
 _LIFE_S: Final = 10 * 365 * 86_400.0
 _MOST: Final = 64
 _START_S: Final = 30.0
+# How long a call that is stopped is waited for: its instance says what it has used.
+_STOP_S: Final = 1.0
+_CANCELLED: Final = Ended("cancelled", Usage())
 _NEXT, _DONE = "service.next", "service.done"
 
 Tell = Callable[[Output], Awaitable[None]]
@@ -40,16 +45,36 @@ Tell = Callable[[Output], Awaitable[None]]
 
 @dataclass(slots=True)
 class _Call:
-    """One call: what it may use, and how it ended."""
+    """One call: what it may use, its lines that nobody was told yet, and how it ended. `verdict`:
+    it is being stopped, and ends like that."""
 
     job: Job
-    tell: Tell
     began_at: float = field(default_factory=time.monotonic)
     over: anyio.Event = field(default_factory=anyio.Event)
+    news: anyio.Event = field(default_factory=anyio.Event)
+    verdict: Ended | None = None
     ended: Ended | None = None
+    untold: deque[Output] = field(default_factory=deque)
     lines: int = 0
     output_bytes: int = 0
     host_calls: int = 0
+    cpu_ms: int = 0
+
+    @property
+    def is_going_on(self) -> bool:
+        return self.ended is None and self.verdict is None
+
+    def add(self, line: Output) -> None:
+        self.lines += 1
+        self.output_bytes += len(line.text.encode())
+        self.untold.append(replace(line, seq=self.lines))
+        self.news.set()
+
+    def metered(self, cpu_ms: int) -> None:
+        """It has used so much of a processor by now."""
+        self.cpu_ms = max(self.cpu_ms, cpu_ms)
+        if self.job.on_metered is not None:
+            self.job.on_metered(self.cpu_ms)
 
     def end(self, ended: Ended) -> None:
         if self.ended is None:
@@ -57,11 +82,22 @@ class _Call:
             usage = msgspec.structs.replace(
                 ended.usage,
                 wall_ms=wall_ms,
+                cpu_ms=self.cpu_ms,
                 output_bytes=self.output_bytes + len(ended.result or b""),
                 host_calls=self.host_calls,
             )
             self.ended = replace(ended, usage=usage)
             self.over.set()
+            self.news.set()
+
+    async def tell(self, tell: Tell) -> None:
+        """Tell all lines that have come. What has been told is gone, even when this is cut short.
+
+        Raises:
+            LimitExceeded: they are so many that they cost more than what is in them.
+        """
+        while self.untold:
+            await tell(self.untold.popleft())
 
 
 class _Operations(Mapping[str, HostCall]):
@@ -75,7 +111,7 @@ class _Operations(Mapping[str, HostCall]):
         if name in self._own:
             return self._own[name]
         call = self._instance.current
-        if call is None or call.ended is not None:
+        if call is None or not call.is_going_on:
             raise KeyError(name)
         found = call.job.ops[name]
         call.host_calls += 1
@@ -101,14 +137,22 @@ class _Instance:
         self.scope = anyio.CancelScope()
         # It waits for its first call, or has ended before.
         self.is_ready = anyio.Event()
-        self._cpu_ms = 0
+        self._run: Run | None = None
+        # The processor time of its whole life: what was used before the call it is making, and how
+        # many of its lines have been given to their calls.
+        self._cpu_before_ms = 0
+        self._given = 0
+        self._gave = anyio.Event()
         self._calls = anyio.Event()
 
     def give(self, call: _Call) -> None:
         self.current = call
         self._calls.set()
 
-    async def next(self, _argument: str) -> str:
+    async def next(self, argument: str) -> str:
+        if self.current is None:
+            # What its start took is its owner's, not the next caller's.
+            self._cpu_before_ms = max(self._cpu_before_ms, _whole(argument))
         self.is_ready.set()
         await self._calls.wait()
         self._calls = anyio.Event()
@@ -116,45 +160,72 @@ class _Instance:
         return call.job.params.decode() if call else "null"
 
     async def done(self, argument: str) -> str:
-        call, self.current = self.current, None
-        if call is None:
+        # The guest waits for this: what it has written, it wrote in this call.
+        while self._run is not None and self._given < self._run.lines:
+            await self._gave.wait()
+        call = self.current
+        if call is None or not call.is_going_on:
+            # One that is being stopped ends with its instance.
             return "null"
+        self.current = None
         try:
             answer = msgspec.json.decode(argument, type=_Answer)
-            usage = Usage(cpu_ms=answer.cpu_ms, memory_bytes=answer.memory_bytes)
+            usage = Usage(memory_bytes=answer.memory_bytes)
             ended = _ended(answer, usage, call.job.limits)
+            call.metered(answer.cpu_ms - self._cpu_before_ms)
+            self._cpu_before_ms = max(self._cpu_before_ms, answer.cpu_ms)
         except (ValueError, RecursionError):
             # msgspec's errors and binascii's are ValueErrors: a worker is believed in nothing.
             ended = Ended(
                 "failed", Usage(), error_name="Unavailable", error_message="worker is broken"
             )
             self.stop("its worker is broken")
+        if ended.usage.memory_bytes - self.memory_bytes > call.job.limits.memory_bytes:
+            # The instance keeps what a call has taken: more than that one may have, it may not.
+            ended = Ended("limited", ended.usage, limit="memory")
+            self.stop("a call reached its limit: memory")
         self.memory_bytes = ended.usage.memory_bytes
-        self._cpu_ms += ended.usage.cpu_ms
         call.end(ended)
         return "null"
 
+    def metered(self, cpu_ms: int) -> None:
+        """So much it has used in its life."""
+        call = self.current
+        if call is None or call.ended is not None:
+            return
+        call.metered(cpu_ms - self._cpu_before_ms)
+        if call.cpu_ms >= call.job.limits.cpu_s * 1000:
+            self.limit("cpu")
+
     def limit(self, name: str) -> None:
         """The call that is being made has reached a limit of its own."""
-        if self.current is not None:
-            self.current.end(Ended("limited", Usage(), limit=name))
-        self.stop(f"a call reached its limit: {name}")
+        self.cut(Ended("limited", Usage(), limit=name), f"a call reached its limit: {name}")
+
+    def cut(self, verdict: Ended, problem: str) -> None:
+        """Stop, so that the call that is being made ends like that."""
+        if self.current is not None and self.current.is_going_on:
+            self.current.verdict = verdict
+        self.stop(problem)
 
     def stop(self, problem: str) -> None:
         self.problem = self.problem or problem
-        self.scope.cancel()
+        if self._run is None:
+            self.scope.cancel()
+        else:
+            # Its end says what it has used.
+            self._run.cancel()
 
     async def live(self, jobs: Jobs, job: Job) -> None:
         """Until it ends, or is stopped."""
         last = Ended("failed", Usage(), error_name="Unavailable", error_message="it was stopped")
         try:
             with self.scope:
-                async with jobs.open(job) as run:
-                    async for event in run:
+                async with jobs.open(job) as self._run:
+                    async for event in self._run:
                         if isinstance(event, Ended):
                             last = event
                         else:
-                            await self._line(event)
+                            self._line(event)
         except Unavailable as error:
             last = replace(last, error_message=error.message)
         except Exception:  # noqa: BLE001 -- the top of a task: what breaks is one instance
@@ -164,23 +235,29 @@ class _Instance:
             self.is_ready.set()
             call, self.current = self.current, None
             if call is not None:
-                # What it used in earlier calls has been counted.
-                cpu_ms = max(0, last.usage.cpu_ms - self._cpu_ms)
-                call.end(replace(last, usage=Usage(cpu_ms=cpu_ms)))
+                self._end_with(call, last)
 
-    async def _line(self, line: Output) -> None:
+    def _end_with(self, call: _Call, last: Ended) -> None:
+        """The instance has ended, and the call that it was making."""
+        # What it used in earlier calls has been counted.
+        call.metered(last.usage.cpu_ms - self._cpu_before_ms)
+        if call.verdict is not None:
+            last = call.verdict
+        elif last.outcome == "cancelled":
+            last = Ended(
+                "failed", Usage(), error_name="Unavailable", error_message=self.problem or ""
+            )
+        call.end(replace(last, usage=Usage()))
+
+    def _line(self, line: Output) -> None:
+        self._given = line.seq
+        self._gave.set()
+        self._gave = anyio.Event()
         call = self.current
-        if call is None or call.ended is not None:
+        if call is None or not call.is_going_on:
             return
-        call.lines += 1
-        call.output_bytes += len(line.text.encode())
+        call.add(line)
         if call.output_bytes > call.job.limits.output_bytes:
-            self.limit("output")
-            return
-        try:
-            await call.tell(replace(line, seq=call.lines))
-        except LimitExceeded:
-            # So many lines that they cost more than what is in them.
             self.limit("output")
 
 
@@ -214,29 +291,45 @@ class Service:
         Raises:
             Unavailable: it was stopped while the call waited.
         """
-        call = _Call(job, tell)
+        call = _Call(job)
         with anyio.move_on_after(job.limits.wall_s) as scope:
             async with self._turn:
-                await self._make(call)
+                await self._make(call, tell)
         if scope.cancelled_caught:
-            call.end(Ended("limited", Usage(), limit="wall"))
+            call.end(_CANCELLED)
+            assert call.ended is not None
+            if call.ended.outcome == "cancelled":
+                call.ended = replace(call.ended, outcome="limited", limit="wall")
         assert call.ended is not None
+        try:
+            await call.tell(tell)
+        except LimitExceeded:
+            call.ended = Ended("limited", call.ended.usage, limit="output")
         self._calls += 1
         self._failures += call.ended.outcome != "done"
         return call.ended
 
-    async def _make(self, call: _Call) -> None:
+    async def _make(self, call: _Call, tell: Tell) -> None:
         if self._is_closed:
             raise Unavailable(f"the service {self.library.name} was stopped", hint="try it again")
         assert isinstance(call.job.source, bytes)
         instance = self._fresh(call.job.source)
         instance.give(call)
         try:
-            await call.over.wait()
+            while call.ended is None:
+                await call.news.wait()
+                call.news = anyio.Event()
+                try:
+                    await call.tell(tell)
+                except LimitExceeded:
+                    instance.limit("output")
         finally:
             if call.ended is None:
                 # Whoever waited has gone, and it computes still.
-                instance.stop("a call took too long, or was cancelled")
+                instance.cut(_CANCELLED, "a call took too long, or was cancelled")
+                with anyio.move_on_after(_STOP_S, shield=True):
+                    await call.over.wait()
+                call.end(_CANCELLED)
             self._memory_bytes = instance.memory_bytes
 
     def _fresh(self, content: bytes) -> _Instance:
@@ -254,7 +347,13 @@ class Service:
                 memory_bytes=self._job.limits.memory_bytes,
             )
             living = replace(
-                self._job, source=content, limits=limits, ops=_Operations(instance), serves=True
+                self._job,
+                source=content,
+                limits=limits,
+                ops=_Operations(instance),
+                serves=True,
+                metering_s=METERING_S,
+                on_metered=instance.metered,
             )
             self._tasks.start_soon(instance.live, self._jobs, living)
         return instance
@@ -333,11 +432,24 @@ class Services:
         return tuple(self._found[key].state() for key in sorted(self._found))
 
 
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 44)]
+
+
 class _Answer(msgspec.Struct, frozen=True, array_like=True):
+    """`cpu_ms` is what the instance has used in its life."""
+
     kind: str
     text: str
-    cpu_ms: int
-    memory_bytes: int
+    cpu_ms: _Amount
+    memory_bytes: _Amount
+
+
+def _whole(argument: str) -> int:
+    """The processor time that an instance tells when it asks for its next call."""
+    try:
+        return msgspec.json.decode(argument, type=tuple[_Amount])[0]
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _ended(answer: _Answer, usage: Usage, limits: Limits) -> Ended:

@@ -252,6 +252,11 @@ class Run:
             self,
         )
 
+    @property
+    def lines(self) -> int:
+        """How many have come; whoever follows may not have seen the last ones yet."""
+        return self._lines
+
     def __aiter__(self) -> AsyncIterator[Output | Ended]:
         return self._follow()
 

@@ -37,6 +37,9 @@ _MOST_NEEDS_BYTES: Final = 64 << 10
 _MOST_LIBRARIES: Final = 1_000
 _MOST_EXPORTS: Final = 50
 _NEEDS, _DOC = ".toml", ".doc"
+# The first line of a file of needs that we wrote.
+_STAMP: Final = "# These are the needs of sha256:"
+_MOST_BESIDE_BYTES: Final = _MOST_NEEDS_BYTES + len(_STAMP) + 65
 _JAVASCRIPT_EXPORT: Final = re.compile(
     r"^export\s+(?:async\s+)?(?:function\*?|const|let|var|class)\s+([A-Za-z_$][\w$]{0,99})",
     re.MULTILINE,
@@ -94,6 +97,10 @@ class Library:
         return tuple(dict.fromkeys(found[:_MOST_EXPORTS]))
 
 
+class _HalfPublished(InvalidInput):
+    """The needs beside a library are those of other bytes."""
+
+
 class Libraries:
     """The libraries of one directory, which is made when the first is published."""
 
@@ -122,16 +129,13 @@ class Libraries:
     def find(self, name: str) -> Library:
         """Raises:
         NotFound: there is none of that name.
-        InvalidInput: it is too large.
+        InvalidInput: it is too large, or its publishing was cut short.
         """
         for suffix in KINDS if _is_name(name) else ():
             library = self._read(name, suffix)
             if library is not None:
                 return library
-        near = near_miss(name, self.names())
-        raise NotFound(
-            f"there is no library {name[:100]!a}", hint=f"did you mean {near}?" if near else None
-        )
+        raise missing(name, near_miss(name, self.names()))
 
     def publish(
         self, filename: str, content: bytes, *, name: str, doc: str | None, needs: str | None
@@ -148,12 +152,17 @@ class Libraries:
         is_new = not self._is_same(name, suffix, content)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # What stands beside it first: the library is never there without its needs.
-            self._put(Path(f"{path}{_NEEDS}"), needs.encode() if needs is not None else None)
+            # What stands beside it first, and says of which bytes: cut short between the two, the
+            # library is none, and never one with another's needs.
+            beside = Path(f"{path}{_NEEDS}")
+            if needs is not None or beside.exists():
+                self._put(beside, _stamped(needs or "", hashlib.sha256(content).hexdigest()))
             if doc is not None or is_new:
                 self._put(Path(f"{path}{_DOC}"), doc.encode() if doc else None)
             if is_new:
                 self._put(path, content)
+            if needs is None:
+                self._put(beside, None)
             for other in KINDS:
                 if other != suffix:
                     self._remove(name, other)
@@ -163,7 +172,7 @@ class Libraries:
 
     def differs(self, name: str, content: bytes) -> str | None:
         """The digest of what is published under that name, when it is something else."""
-        with suppress(NotFound):
+        with suppress(NotFound, _HalfPublished):
             found = self.find(name)
             return found.sha256 if found.content != content else None
         return None
@@ -202,13 +211,14 @@ class Libraries:
             self._known.pop(path, None)
             return None
         needs, doc = (_text(Path(f"{path}{each}")) for each in (_NEEDS, _DOC))
+        sha256 = hashlib.sha256(content).hexdigest()
         library = Library(
             name=name,
             suffix=suffix,
             content=content,
-            sha256=hashlib.sha256(content).hexdigest(),
+            sha256=sha256,
             doc=(doc or "").strip()[:MAX_DOC_CHARACTERS],
-            needs=needs,
+            needs=None if needs is None else _unstamped(needs, sha256, path),
             published_at=before.st_mtime,
         )
         self._known[path] = (mark, library)
@@ -291,6 +301,13 @@ def check_library(
     return suffix
 
 
+def missing(name: str, near: str | None = None) -> NotFound:
+    """There is none of that name; `near` was perhaps meant."""
+    return NotFound(
+        f"there is no library {name[:100]!a}", hint=f"did you mean {near}?" if near else None
+    )
+
+
 def replaced(name: str, digest: str) -> Conflict:
     """Other bytes stand under that name already."""
     return Conflict(
@@ -310,6 +327,30 @@ def _is_name(text: str) -> bool:
         return False
 
 
+def _stamped(needs: str, sha256: str) -> bytes:
+    """The file of needs that goes with those bytes, and with no others."""
+    return f"{_STAMP}{sha256}\n{needs}".encode()
+
+
+def _unstamped(text: str, sha256: str, path: Path) -> str:
+    """The needs in such a file. One written by hand goes with whatever it lies beside.
+
+    Raises:
+        InvalidInput: it goes with other bytes.
+    """
+    if not text.startswith(_STAMP):
+        return text
+    stamp, _, needs = text.removeprefix(_STAMP).partition("\n")
+    if stamp.strip() != sha256:
+        raise _HalfPublished(
+            f"{path.name} was not published whole, or was changed by hand: the needs beside it are"
+            " those of other bytes",
+            where=f"{path}{_NEEDS}",
+            hint=f"orvalho lib publish FILE --as {path.stem}",
+        )
+    return needs
+
+
 def _mark(path: Path) -> int:
     try:
         return path.lstat().st_mtime_ns
@@ -319,7 +360,7 @@ def _mark(path: Path) -> int:
 
 def _text(path: Path) -> str | None:
     try:
-        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > _MOST_NEEDS_BYTES:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > _MOST_BESIDE_BYTES:
             return None
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError):

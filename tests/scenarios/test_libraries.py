@@ -227,6 +227,41 @@ def test_rules_refuse_each_of_it_by_name(laptop: Device, phone: Device) -> None:
     assert [each["name"] for each in listed] == ["add"]
 
 
+def test_what_a_failing_program_printed_is_kept_too(laptop: Device, tmp_path: Path) -> None:
+    (file := tmp_path / "fails.wasm").write_bytes(
+        wat.command(
+            """(call $log (i32.const 1) (i32.const 1024) (i32.const 5))
+            (call $log (i32.const 3) (i32.const 1024) (i32.const 3)) (call $exit (i32.const 2))""",
+            data={1024: "hello"},
+        )
+    )
+    kept = tmp_path / "kept"
+    failed = laptop.types("wasi", "run", str(file), "--ctx", "root", "-o", str(kept))
+    assert (failed.status, "exit status 2" in failed.err) == (1, True), failed
+    assert kept.read_text() == "hello\n"
+    assert (failed.out, "hel\n" in failed.err) == ("", True)
+
+
+def test_a_hidden_library_is_like_one_that_is_not_there(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    (file := tmp_path / "secret.wasm").write_bytes(ADD.read_bytes())
+    phone.does("lib", "publish", str(file))
+    try:
+        assert laptop.types("wasi", "info", "secret@phone2").status == 0
+        for actions in (("list",), ("get", "call")):
+            phone.allow(*(f"p, laptop, *, lib.{each}, secret, deny" for each in actions))
+            for way in (("wasi", "info"), ("lib", "show"), ("lib", "get")):
+                hidden, near, none = (
+                    laptop.types(*way, f"{name}@phone2") for name in ("secret", "secre", "nothin")
+                )
+                assert (hidden.status, near.status) == (4, 4), (hidden, near)
+                assert hidden.err.replace("secret", "nothin") == none.err
+                assert near.err.replace("secre", "nothin") == none.err, "no hint at it either"
+    finally:
+        phone.does("lib", "rm", "secret")
+
+
 def test_a_stranger_does_not_learn_which_there_are(phone: Device, tmp_path: Path) -> None:
     """A guest that no line speaks of is told the same of what is there and what is not."""
     guest = Device("guest", tmp_path / "guest")
@@ -278,6 +313,11 @@ def test_binaries_are_looked_at_without_a_daemon(tmp_path: Path) -> None:
     assert not nobody.home.exists(), "nothing was made"
     told = nobody.types("wasi", "info", str(directory / "broken.wasm"))
     assert (told.status, "malformed at byte" in told.err) == (2, True)
+    (directory / "add.wasm.toml").write_text('timeout = "7s"')
+    add = str(directory / "add.wasm")
+    assert 'needs    timeout = "7s"' in nobody.does("wasi", "info", add)
+    (file,) = nobody.types("wasi", "info", add, "--json").json["files"]
+    assert file["needs"] == 'timeout = "7s"'
     (missing,) = {nobody.types("wasi", "info", "./none.wasm").status}
     assert missing == 2
 

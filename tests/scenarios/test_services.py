@@ -79,7 +79,7 @@ def test_memory_lives_on_from_call_to_call(laptop: Device, phone: Device) -> Non
     assert calls(laptop, "next", "--json").json["usage"]["wall_ms"] < 30_000
     phone.does("service", "stop", "counter")
     assert running(laptop, "phone2") == []
-    assert [calls(laptop, "next").out for _ in range(2)] == ["1\n", "1\n"], "fresh each time"
+    assert [calls(laptop, "next").out for _ in range(2)] == ["101\n", "101\n"], "fresh each time"
     assert phone.types("service", "stop", "counter").status == 4
 
 
@@ -129,7 +129,7 @@ def test_a_service_that_is_stopped_lets_its_callers_go(laptop: Device, phone: De
     thread.join(30)
     assert (found[0].status, "stopped" in found[0].err) == (4, True), found
     assert running(phone) == []
-    assert calls(laptop, "next").out == "1\n"
+    assert calls(laptop, "next").out == "101\n"
 
 
 def test_its_lines_go_to_whoever_called(laptop: Device, phone: Device) -> None:
@@ -187,3 +187,18 @@ def test_what_cannot_stay_is_told(phone: Device, tmp_path: Path) -> None:
     assert (broken.status, "cannot be started" in broken.err) == (1, True), broken
     assert [each["library"] for each in running(phone)] == ["counter"]
     assert phone.types("service", "start", "nothing").status == 4
+
+
+def test_calls_count_in_their_callers_quotas(laptop: Device, phone: Device) -> None:
+    assert calls(laptop, "next").out == "101\n"
+    phone.does("group", "add", "spinners", "laptop")
+    phone.does("config", "set", "quota.groups.spinners.cpu", "1s")
+    try:
+        spun = calls(laptop, "spin")
+        assert (spun.status, "spinners" in spun.err) == (5, True), spun
+        found = phone.types("quota", "--json").json["quotas"]
+        (used,) = (each for each in found if each["name"] == "spinners")
+        assert used["cpu_ms"] >= 1000, used
+        assert calls(phone, "next").out == "101\n", "others go on"
+    finally:
+        phone.does("group", "rm", "spinners", "laptop")

@@ -60,6 +60,39 @@ def test_a_changed_file_is_read_again(libraries: Libraries, tmp_path: Path) -> N
     assert libraries.find("add").sha256 != first.sha256
 
 
+@pytest.mark.parametrize("needs", ['timeout = "9s"', "#" * (64 << 10), None])
+def test_what_was_not_published_whole_is_no_library(
+    libraries: Libraries, tmp_path: Path, needs: str | None
+) -> None:
+    put(libraries, needs='timeout = "3s"')
+    file = tmp_path / "libraries" / "add.wasm"
+    beside = file.with_name("add.wasm.toml")
+    old = beside.read_bytes()
+    other = ADD + b"\0\2\1x"
+    put(libraries, other, **({} if needs is None else {"needs": needs}))
+    assert libraries.find("add").needs == needs
+    # As a crash leaves it: the one is new, the other is not.
+    if needs is None:
+        beside.write_bytes(old)
+    else:
+        file.write_bytes(ADD)
+    with pytest.raises(InvalidInput, match="not published whole") as caught:
+        libraries.find("add")
+    assert caught.value.hint == "orvalho lib publish FILE --as add"
+    assert libraries.list() == ()
+    assert libraries.differs("add", ADD) is None, "it is published again without more ado"
+    assert put(libraries)
+    assert libraries.find("add").header == ""
+
+
+def test_needs_written_by_hand_go_with_what_they_lie_beside(
+    libraries: Libraries, tmp_path: Path
+) -> None:
+    put(libraries)
+    (tmp_path / "libraries" / "add.wasm.toml").write_text('timeout = "2s"')
+    assert libraries.find("add").header == 'timeout = "2s"'
+
+
 def test_what_is_no_plain_file_is_not_published(libraries: Libraries, tmp_path: Path) -> None:
     put(libraries)
     directory = tmp_path / "libraries"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def test_references_to_types_do_not_shift_what_follows() -> None:
     ("kind", "value", "passed"),
     [
         ("i32", -1, -1), ("i32", 0xFFFFFFFF, -1), ("i64", 1 << 63, -(1 << 63)), ("f64", 3, 3.0),
-        ("f32", 1.5, 1.5), ("i64", 0, 0),
+        ("f32", 1.5, 1.5), ("i64", 0, 0), ("f64", "inf", math.inf), ("f32", "-inf", -math.inf),
     ],
 )  # fmt: skip
 def test_arguments_that_fit(kind: str, value: Any, passed: Any) -> None:
@@ -67,6 +68,7 @@ def test_arguments_that_fit(kind: str, value: Any, passed: Any) -> None:
         ("i32", "1", "text"), ("i32", None, "nothing"), ("i32", True, "true or false"),
         ("i32", [1], "a list"), ("f64", {}, "an object"), ("i64", 1.0, "a fraction"),
         ("i32", -(1 << 31) - 1, "a number beyond 32 bits"), ("externref", 1, "no JSON value"),
+        ("f64", "NaN", "text"), ("i32", "nan", "text"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not(kind: str, value: Any, got: str) -> None:
@@ -74,6 +76,12 @@ def test_arguments_that_do_not(kind: str, value: Any, got: str) -> None:
     with pytest.raises(InvalidInput, match="argument 1: expected") as raised:
         check_call(module, {"args": [value]})
     assert got in raised.value.message
+
+
+def test_a_fraction_may_be_no_number() -> None:
+    module = read_module(wat.assemble('(module (func (export "run") (param f64)))'))
+    _, (passed,) = check_call(module, {"args": ["nan"]})
+    assert math.isnan(passed)
 
 
 def test_a_language_is_never_guessed() -> None:

@@ -70,7 +70,7 @@ def info(session: Session, binary: str, context: str | None) -> None:
     if session.screen.as_json:
         session.screen.document(plain(WasmFiles(files=(found,))))
     else:
-        show_metadata(session, binary, found.metadata)
+        show_metadata(session, binary, found.metadata, found.needs)
 
 
 @command.command(
@@ -201,16 +201,18 @@ def run(
         wait=wait,
     )
     with session.connect() as client:
-        last = _follow_program(session, client.stream(request), shows=output is None)
+        lines: list[str] = []
+        kept = None if output is None else lines
+        last = _follow_program(session, client.stream(request), kept)
     if not isinstance(last, RunEnded):
         return _queued(session, last)
     error = end_error(last)
     if session.screen.as_json:
         session.screen.document({**plain(last), "exit_status": _exit_status(last)})
+    if output is not None:
+        _save(session, last, lines, Path(output))
     if error is not None:
         raise error
-    if output is not None:
-        _save(session, last, Path(output))
     return 0
 
 
@@ -254,19 +256,21 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _follow_program(
-    session: Session, replies: Iterable[Reply], *, shows: bool
+    session: Session, replies: Iterable[Reply], kept: list[str] | None
 ) -> RunEnded | RunQueued | None:
-    """Its lines, each to the stream it was written to. Ctrl-C cancels the run."""
+    """Its lines, each to the stream it was written to; those of standard output to `kept`, where
+    there is one. Ctrl-C cancels the run."""
     started: str | None = None
     last: RunEnded | RunQueued | None = None
     screen = session.screen
     try:
         for reply in replies:
-            if isinstance(reply, RunOutput) and not screen.as_json:
-                if reply.level != "log":
-                    screen.error_line(reply.text)
-                elif shows:
-                    screen.line_now(reply.text)
+            if isinstance(reply, RunOutput):
+                if kept is not None and reply.level == "log":
+                    kept.append(reply.text)
+                elif not screen.as_json:
+                    show = screen.line_now if reply.level == "log" else screen.error_line
+                    show(reply.text)
             elif isinstance(reply, RunQueued):
                 started, last = reply.run, reply
             elif isinstance(reply, RunEnded):
@@ -286,9 +290,12 @@ def _exit_status(ended: RunEnded) -> int | None:
     return int(found[1]) if found else None
 
 
-def _save(session: Session, ended: RunEnded, file: Path) -> None:
+def _save(session: Session, ended: RunEnded, lines: list[str], file: Path) -> None:
+    """What it printed, to the byte; of a program that failed there are the lines that came."""
     content = ended.result_bytes
-    if content is None:
+    if ended.outcome != "done":
+        content = "".join(f"{line}\n" for line in lines).encode()
+    elif content is None:
         text = plain(ended)["result"]
         content = text.encode() if isinstance(text, str) else b""
     try:

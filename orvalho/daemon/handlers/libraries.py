@@ -4,12 +4,13 @@ is there."""
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 from anyio import to_thread
 
 from orvalho.contexts.identity import Key
-from orvalho.contexts.names import check_label
+from orvalho.contexts.names import check_label, near_miss
 from orvalho.contexts.trust import Peer
 from orvalho.daemon.house import House
 from orvalho.daemon.library_words import (
@@ -25,11 +26,11 @@ from orvalho.daemon.library_words import (
 )
 from orvalho.daemon.subjects import peer_subject
 from orvalho.daemon.wire import decode, encode
-from orvalho.errors import Conflict, Denied, InvalidInput, Untrusted
+from orvalho.errors import Conflict, Denied, InvalidInput, NotFound, Untrusted
 from orvalho.policies.access import ANY, AccessRequest, Decision, Subject
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
-from orvalho.scripts.library import Library
+from orvalho.scripts.library import Library, missing
 from orvalho.scripts.manifest import read_header
 from orvalho.scripts.reference import Reference, read_reference
 from orvalho.scripts.script import Language, Script, Source
@@ -68,9 +69,7 @@ class LibraryHandler:
         asked = decode(body, ShowLibrary)
         check_label(asked.name)
         peer, subject = self._asker(sender, asked.caller)
-        self._decide(peer, subject, _SEEING, asked.name)
-        library = await to_thread.run_sync(self._house.libraries.find, asked.name)
-        return encode(shown_of(library))
+        return encode(shown_of(await self._find(peer, subject, asked.name)))
 
     async def part(self, sender: Key, body: bytes) -> bytes:
         """Raises:
@@ -81,8 +80,9 @@ class LibraryHandler:
         asked = decode(body, AskPart)
         check_label(asked.name)
         peer, subject = self._asker(sender, asked.caller)
-        self._decide(peer, subject, ("lib.get",), asked.name, is_noted=asked.offset == 0)
-        library = await to_thread.run_sync(self._house.libraries.find, asked.name)
+        is_first = asked.offset == 0
+        library = await self._find(peer, subject, asked.name, is_noted=is_first)
+        self._decide(peer, subject, ("lib.get",), asked.name, is_noted=is_first)
         check_digest(library, asked.sha256, self._house.name)
         offset = max(0, asked.offset)
         return encode(Part(content=library.content[offset : offset + PART_BYTES]))
@@ -114,6 +114,34 @@ class LibraryHandler:
         if entry is None:
             raise Untrusted(f'{peer.name} has not shown a context "{caller}"', where=peer.name)
         return peer, peer_subject(peer, entry.name, Key(entry.key), self._house.groups)
+
+    async def _find(
+        self, peer: Peer, subject: Subject, name: str, *, is_noted: bool = True
+    ) -> Library:
+        """Raises:
+        Denied: the asker may see none of such a name.
+        NotFound: there is none; or there is, and a rule hides that one from the asker.
+        """
+        house = self._house
+        if not self._sees(subject, name) and self._sees(subject, ANY):
+            # Among names that the asker may ask about, this one is like any that is not there.
+            asked = AccessRequest(subject, ANY, "lib.list", name)
+            house.audit.note(decided(asked, self._may(subject, "lib.list", name), at=time.time()))
+        else:
+            self._decide(peer, subject, _SEEING, name, is_noted=is_noted)
+            with suppress(NotFound):
+                return await to_thread.run_sync(house.libraries.find, name)
+        names = await to_thread.run_sync(house.libraries.names)
+        near = near_miss(name, [each for each in names if self._sees(subject, each)])
+        raise missing(name, near)
+
+    def _sees(self, subject: Subject, name: str) -> bool:
+        """A rule that says no to `lib.list` hides it; where none does, whoever may fetch or call it
+        sees it as well."""
+        listed = self._may(subject, "lib.list", name)
+        if listed.allowed or listed.rule is not None:
+            return listed.allowed
+        return any(self._may(subject, each, name).allowed for each in _SEEING)
 
     def _may(self, subject: Subject, action: str, name: str) -> Decision:
         decide = self._house.policy.decide
@@ -168,7 +196,11 @@ async def called(house: House, reference: Reference, call: Call) -> tuple[str, S
         Conflict: it is another one than was signed, or needs something else.
         InvalidInput: it is none that is called.
     """
-    library = await to_thread.run_sync(house.libraries.find, reference.library)
+    try:
+        library = await to_thread.run_sync(house.libraries.find, reference.library)
+    except NotFound:
+        # Without the name that was meant, which the caller perhaps may not see.
+        raise missing(reference.library) from None
     check_digest(library, reference.sha256, house.name)
     if library.metadata is None:
         raise InvalidInput(f"{library.filename} is a text: it is imported, not called")

@@ -65,6 +65,9 @@ class GuestRun:
         self._has_stepped_back = False
         self._pause_s = _SPRINT_S
         self._seen_cpu_s = 0.0
+        self._told_cpu_s = 0.0
+        # One that stays, and has not computed of late, is left alone until its host has a word.
+        self._is_dozing = False
 
     # ---- from the worker ---------------------------------------------------------------------
 
@@ -100,6 +103,10 @@ class GuestRun:
 
     def answer(self, answer: Answer) -> None:
         self._answers.append(answer)
+        if self._is_dozing and self._watch is not None:
+            self._is_dozing = False
+            self._watch.cancel()
+            self._watch = self._loop.call_later(self._start.metering_s, self._check)
 
     def go_on(self) -> None:
         """Give the guest what has come for it, unless a turn of its is under way."""
@@ -222,7 +229,10 @@ class GuestRun:
             again_s = min(wall_left_s, cpu_left_s)
             if metering_s := self._start.metering_s:
                 self._send(Metered(run=self.number, cpu_ms=round(cpu_s * 1000)))
-                again_s = min(again_s, metering_s)
+                is_waiting = cpu_s == self._told_cpu_s
+                self._told_cpu_s = cpu_s
+                self._is_dozing = is_waiting and self._start.serves
+                again_s = min(again_s, _LONG_PAUSE_S if self._is_dozing else metering_s)
             again_s = max(again_s, _LOOK_AGAIN_S)
             self._watch = self._loop.call_later(min(again_s, self._sprint(cpu_s)), self._check)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from orvalho.errors import InvalidInput
 from orvalho.scripts.wasm.metadata import Function
-from orvalho.scripts.wasm.wit import RANGES
+from orvalho.scripts.wasm.wit import NOT_FINITE, RANGES
 
 _WHOLE: Final = re.compile(r"[+-]?\d{1,40}")
 _HEX: Final = re.compile(r"([+-]?)0[xX]([0-9a-fA-F]{1,32})")
@@ -21,6 +21,9 @@ _RANGES: Final = {
 _FRACTIONS: Final = ("f32", "f64")
 _LISTS: Final = ("list", "tuple", "flags")
 _OBJECTS: Final = ("record", "variant", "result")
+# A case that takes no value is its name.
+_CASES: Final = ("variant", "result")
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 # What is handed out by the guest itself, or has no form as text.
 _UNWRITABLE: Final = ("?", "v128", "funcref", "externref", "own", "borrow", "stream", "future")
 
@@ -74,7 +77,10 @@ def _whole(number: int, text: str, kind: str) -> int:
     return value
 
 
-def _fraction(number: int, text: str, kind: str) -> float | int:
+def _fraction(number: int, text: str, kind: str) -> float | int | str:
+    if text in NOT_FINITE:
+        # JSON has no such numbers: they go by their names.
+        return text
     if _WHOLE.fullmatch(text):
         return int(text)
     if _word(text) != "a fraction":
@@ -83,13 +89,18 @@ def _fraction(number: int, text: str, kind: str) -> float | int:
 
 
 def _nested(number: int, text: str, form: str, kind: str) -> Any:
-    """What has parts is written in JSON; the guest's side looks into it."""
+    """What has parts is written in JSON, but for the bare name of a case; the guest's side looks
+    into it."""
+    if form in _CASES and _NAME.fullmatch(text):
+        return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         _refuse(number, kind, "text")
     if (form in _LISTS and not isinstance(value, list)) or (
-        form in _OBJECTS and not isinstance(value, dict)
+        form in _OBJECTS
+        and not isinstance(value, dict)
+        and not (form in _CASES and isinstance(value, str))
     ):
         _refuse(number, kind, _word(text))
     return value

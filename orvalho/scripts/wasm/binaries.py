@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from orvalho.errors import InvalidInput
 from orvalho.policies.capability import Capability
 from orvalho.scripts.wasm.binary import is_component
 from orvalho.scripts.wasm.component import parse_component
@@ -22,6 +23,9 @@ _GATED: Final = {
     "orvalho:host/fs": ("fs.", "target.fs.read:/**"),
     "orvalho:host/kv": ("kv.", "target.kv.read:*"),
 }
+# The parameters of a program, and what stands for one that is not given.
+_PROGRAM: Final[tuple[tuple[str, Any], ...]] = (("args", []), ("env", {}), ("stdin", None))
+_PROGRAM_HINT: Final = """--param 'args=["-n", "/notes/a.txt"]' --param 'env={"KEY": "value"}'"""
 
 
 def custom_section_of(raw: bytes, name: str) -> bytes | None:
@@ -41,20 +45,60 @@ def custom_section_of(raw: bytes, name: str) -> bytes | None:
 
 
 def check_parameters(raw: bytes, params: Any) -> None:
-    """Whether a library's function can be called with these decoded parameters; a program takes
-    any.
+    """Whether a library's function can be called with these decoded parameters, or a program be
+    run with them.
 
     Raises:
         InvalidInput: "argument 1: expected u32, got text"; or the bytes are malformed.
     """
     if is_component(raw):
         component = read_component(raw)
-        if not component.is_command:
+        if component.is_command:
+            functions = [each for one in component.imports for each in one.functions]
+            _check_program(params, reads_all=any(each.name == "params" for each in functions))
+        else:
             check_component_call(component, params)
         return
     module = read_module(raw)
-    if not module.is_command:
+    if module.is_command:
+        imports = {(each.module, each.name) for each in module.imports}
+        _check_program(params, reads_all=("orvalho", "params") in imports)
+    else:
         check_call(module, params)
+
+
+def _check_program(params: Any, *, reads_all: bool) -> None:
+    """`reads_all`: it can read all of its parameters itself, so others than ours may mean something
+    to it.
+
+    Raises:
+        InvalidInput: a parameter is not what a program has it for.
+    """
+    if params is None or (reads_all and not isinstance(params, dict)):
+        return
+    if not isinstance(params, dict):
+        raise InvalidInput("a program takes a table of parameters", hint=_PROGRAM_HINT)
+    args, env, stdin = (params.get(each, usual) for each, usual in _PROGRAM)
+    for what, is_right in (
+        ("args: expected a list of texts", isinstance(args, list) and all(map(_is_word, args))),
+        (
+            "env: expected a table of texts",
+            isinstance(env, dict) and all(map(_is_word, env.values())),
+        ),
+        ("stdin: expected a text", stdin is None or isinstance(stdin, str)),
+    ):
+        if not is_right:
+            raise InvalidInput(f"the program's {what}", hint=_PROGRAM_HINT)
+    known = {name for name, _ in _PROGRAM}
+    unknown = next((name for name in params if name not in known), None)
+    if unknown is not None and not reads_all:
+        raise InvalidInput(
+            f"a program takes args, env and stdin, and no {unknown[:100]!a}", hint=_PROGRAM_HINT
+        )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def imports_and_exports(raw: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:

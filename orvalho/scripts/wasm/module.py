@@ -14,7 +14,7 @@ import msgspec
 
 from orvalho.errors import InvalidInput
 from orvalho.scripts.wasm.binary import PREAMBLE_BYTES, Custom, Reader, read_custom
-from orvalho.scripts.wasm.wit import word_of
+from orvalho.scripts.wasm.wit import NOT_FINITE, word_of
 
 _TYPES: Final = {
     0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128", 0x70: "funcref",
@@ -104,7 +104,8 @@ def read_module(raw: bytes) -> WasmModule:
 def check_call(module: WasmModule, params: Any) -> tuple[str, tuple[int | float, ...]]:
     """The function that parameters name (`{"call": "add", "args": [2, 3]}`; `run` without one) and
     its arguments, checked against the declared types. Nothing is converted but whole numbers to
-    floats.
+    floats, and the words of NOT_FINITE. Integers of a core module have no sign: 0xffffffff and -1
+    are the same i32.
 
     Raises:
         InvalidInput: "argument 1: expected i32, got text".
@@ -131,6 +132,8 @@ def check_call(module: WasmModule, params: Any) -> tuple[str, tuple[int | float,
 
 
 def _argument(number: int, value: Any, kind: str) -> int | float:
+    if kind in ("f32", "f64") and isinstance(value, str) and value in NOT_FINITE:
+        return NOT_FINITE[value]
     what = word_of(value)
     if what not in ("a number", "a fraction") or (kind in _BITS and what == "a fraction"):
         raise InvalidInput(f"argument {number}: expected {kind}, got {what}")

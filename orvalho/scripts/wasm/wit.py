@@ -35,7 +35,7 @@ RANGES: Final = {
     for sign in "su" for bits in (8, 16, 32, 64)
 }  # fmt: skip
 PRIMITIVES: Final = ("bool", *RANGES, "f32", "f64", "char", "string")
-_NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+NOT_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _SURROGATES: Final = range(0xD800, 0xE000)
 _ODD: Final = ("own", "borrow", "stream", "future", "error-context")
 
@@ -177,8 +177,8 @@ def _take_bool(value: Any, kind: WitType) -> bool:
 
 
 def _take_float(value: Any, kind: WitType) -> float:
-    if isinstance(value, str) and value in _NOT_FINITE:
-        return _NOT_FINITE[value]
+    if isinstance(value, str) and value in NOT_FINITE:
+        return NOT_FINITE[value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(value, kind)
     try:
