@@ -118,6 +118,10 @@ class TcpTransport:
 
         def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             link = TcpLink(reader, writer, strangers)
+            if not server.is_serving():
+                # It was on its way in while we closed: there is nobody to serve it any more.
+                link.abort()
+                return
             if len(strangers) >= MAX_STRANGERS:
                 next(iter(strangers)).abort()
             strangers[link] = None

@@ -291,7 +291,7 @@ async def test_what_was_eaten_is_given_back(jobs: Jobs) -> None:
 
     before = worker_bytes()
     async with anyio.create_task_group() as tasks:
-        for _ in range(30):
+        for _ in range(12):
             tasks.start_soon(attack, jobs, full, ends)
     assert {how(ended) for ended in ends} <= {"done", "cpu", "memory"}
     with anyio.fail_after(30):

@@ -96,8 +96,9 @@ async def test_two_daemons_talk_over_it(tmp_path: Path) -> None:
         assert tcp["module"] == "orvalho_tcp"
         assert tcp["install"] is None
         assert tcp["listening"][0].startswith("tcp://127.0.0.1:")
-        assert tcp["links"] == 1
-        assert [(link["peer"], link["transport"], link["used"]) for link in shown["links"]] == [
-            ("phone2", "tcp", True)
-        ]
+        # Each may have dialled the other at the same moment; one of the two links is used.
+        links = [(link["peer"], link["transport"]) for link in shown["links"]]
+        assert tcp["links"] == len(links) in (1, 2)
+        assert set(links) == {("phone2", "tcp")}
+        assert sum(link["used"] for link in shown["links"]) == 1
         assert "direct 127.0.0.1:" in await does(laptop, "transports")
