@@ -78,10 +78,13 @@ def test_a_script_left_with_a_keeper_runs_once_whoever_crashes(
         wait_until(lambda: late.has_died, "the power goes")
         late.start()
     wait_until(lambda: ("laptop", "phone2") not in kept(server), "the server may forget it")
-    wait_until(lambda: outcome(phone) == "done", "it has run")
+    wait_until(lambda: outcome(phone) in ("done", "interrupted"), "it has run")
+    how = outcome(phone)
+    if commit != "depot.tell":
+        assert how == "done"  # else the power may have gone while it ran
 
     # then it ran once, and the laptop learns of it
     laptop.start()
-    wait_until(lambda: outcome(laptop) == "done", "the laptop has the receipt")
+    wait_until(lambda: outcome(laptop) == how, "the laptop has the receipt")
     wait_until(lambda: laptop.online("phone2"), "they meet")
-    assert counted(phone, laptop) == before + 1
+    assert counted(phone, laptop) - before in ((1,) if how == "done" else (0, 1))
