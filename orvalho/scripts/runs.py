@@ -168,6 +168,12 @@ def was_seen(connection: sqlite3.Connection, run: str) -> bool:
     return connection.execute("select 1 from seen_runs where id = ?", [run]).fetchone() is not None
 
 
+def seen_ids(connection: sqlite3.Connection, limit: int) -> list[str]:
+    """At most so many of the ids that `stage_seen` remembers."""
+    rows = connection.execute("select id from seen_runs limit ?", [limit])
+    return [row[0] for row in rows]
+
+
 def stage_params(connection: sqlite3.Connection, run: str, params: bytes) -> None:
     """Write large parameters down ahead of their run, for which others need not wait then."""
     connection.execute("insert or ignore into large_params values (?, ?)", [run, params])

@@ -46,6 +46,19 @@ async def test_a_new_run_costs_no_look_into_the_database(tmp_path: Path) -> None
     assert not await seen.has(run_id(1), time.time() + 2 * SKEW_S)
 
 
+async def test_what_earlier_daemons_saw_is_learnt_once(tmp_path: Path) -> None:
+    now = time.time()
+    async with open_store(tmp_path / "x.db", (runs.MIGRATIONS,)) as store:
+        await see(store, run_id(1), now)
+        seen, small = SeenRuns(store), SeenRuns(store, most=1)
+        await seen.load()
+        await small.load()
+        assert await small.has(run_id(1), now), "it may not hold them all, and asks"
+    # The store is closed: whoever reads it now fails.
+    assert await seen.has(run_id(1), now)
+    assert not await seen.has(run_id(2), now)
+
+
 async def test_of_more_than_memory_holds_none_is_forgotten(tmp_path: Path) -> None:
     now = time.time()
     async with open_store(tmp_path / "x.db", (runs.MIGRATIONS,)) as store:

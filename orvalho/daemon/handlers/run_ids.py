@@ -3,6 +3,7 @@ were cancelled before they came."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from functools import partial
@@ -19,15 +20,22 @@ _EARLY_CANCELS: Final = 256
 
 
 class SeenRuns:
-    """Whether a run came before, known without the database for one that was signed since this
-    node started. It saves the work of a replay; what makes it sure is `runs.stage_seen`. `since`
-    is a moment in Unix seconds from which on all are in memory."""
+    """Whether a run came before, known without the database where memory holds them all, or for one
+    that was signed since this node started. It saves the work of a replay; what makes it sure is
+    `runs.stage_seen`. `since` is a moment in Unix seconds from which on all are in memory."""
 
     def __init__(self, store: Store, *, most: int = _MOST_SEEN) -> None:
         self._store = store
         self._most = most
         self._ids: OrderedDict[str, float] = OrderedDict()
         self._since = time.time()
+
+    async def load(self) -> None:
+        """Learn what earlier daemons saw, if that is no more than memory may hold."""
+        known = await self._store.read(partial(runs.seen_ids, limit=self._most))
+        if len(known) < self._most:
+            self._ids = OrderedDict.fromkeys(known, 0.0) | self._ids
+            self._since = -math.inf
 
     def add(self, run: str) -> None:
         """It has come."""

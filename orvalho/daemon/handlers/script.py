@@ -122,6 +122,7 @@ class ScriptHandler:
                 modules = await self._house.store.read(partial(sources.modules_of, run=run.id))
                 message = run_script(bodies.envelope, bodies.source, bodies.params, modules)
                 self.run_here(encode(message), run if run.state == "running" else None)
+        await self._seen.load()
         self._resumed.set()
 
     # ---- what comes -------------------------------------------------------------------------
