@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +20,6 @@ BUILDER = Path(sys.executable).with_name("componentize-py")
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(
-        "ORVALHO_SLOW" not in os.environ, reason="builds and compiles 18 MB: set ORVALHO_SLOW=1"
-    ),
     pytest.mark.skipif(not BUILDER.exists(), reason="pip install orvalho[examples]"),
 ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 import struct
@@ -168,7 +167,6 @@ def test_what_a_page_says_to_send_works_on_a_fresh_home_with_the_rules_it_gives(
             assert printed.status == 0, (command, printed)
 
 
-@pytest.mark.skipif("ORVALHO_SLOW" not in os.environ, reason="compiles 18 MB: set ORVALHO_SLOW=1")
 @pytest.mark.skipif(
     importlib.util.find_spec("componentize_py") is None, reason="pip install orvalho[examples]"
 )
