@@ -44,7 +44,7 @@ from orvalho.scripts.wasm.interfaces import read_component
 from tests.runtime import component_text as text
 from tests.runtime import wat
 from tests.runtime.component_text import leb
-from tests.runtime.play import make_job, play
+from tests.runtime.play import end_of, make_job, play
 
 pytestmark = pytest.mark.anyio
 
@@ -160,18 +160,9 @@ ATTACKS = [
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def jobs(anyio_backend: str) -> AsyncIterator[Jobs]:
     async with open_workers(contexts_per_worker=2) as workers:
         yield Jobs(workers)
-
-
-def how(ended: Ended) -> str:
-    return str(ended.limit) if ended.outcome == "limited" else ended.outcome
 
 
 async def attack(jobs: Jobs, source: bytes, into: list[Ended], params: Any = None) -> None:
@@ -192,7 +183,7 @@ async def test_a_hostile_component_hurts_only_itself(jobs: Jobs, case: Attack) -
         for _ in range(3):
             good, _ = await play(jobs, GOOD, filename="job.wasm", params={"n": 1})
             assert (good.outcome, good.result) == ("done", b'{"n":1}'), good
-    assert how(ends[0]) in case.ends, ends[0]
+    assert end_of(ends[0]) in case.ends, ends[0]
     assert jobs.workers.statistics()["deaths"] == deaths
 
 
@@ -227,7 +218,7 @@ async def test_many_instances_one_after_another(jobs: Jobs) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(40):
             tasks.start_soon(some)
-    assert {how(ended) for ended in ends} == {"done"}
+    assert {end_of(ended) for ended in ends} == {"done"}
     assert len(ends) == 800
 
 

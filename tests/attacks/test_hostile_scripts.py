@@ -99,11 +99,6 @@ def how(ended: Ended) -> str:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def jobs(anyio_backend: str) -> AsyncIterator[Jobs]:
     async with open_workers(contexts_per_worker=1) as workers:
         yield Jobs(workers)

@@ -21,7 +21,7 @@ from orvalho.scripts.script import Source
 from orvalho.scripts.wasm.module import read_module
 from tests.conformance.world import open_world
 from tests.runtime import wat
-from tests.runtime.play import play
+from tests.runtime.play import end_of, play
 
 pytestmark = pytest.mark.anyio
 
@@ -152,18 +152,9 @@ async def get(argument: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def jobs(anyio_backend: str) -> AsyncIterator[Jobs]:
     async with open_workers(contexts_per_worker=1) as workers:
         yield Jobs(workers)
-
-
-def how(ended: Ended) -> str:
-    return str(ended.limit) if ended.outcome == "limited" else ended.outcome
 
 
 async def attack(jobs: Jobs, source: Source, into: list[Ended]) -> None:
@@ -186,7 +177,7 @@ async def test_a_hostile_program_hurts_only_itself(jobs: Jobs, case: Attack) -> 
     assert (good.outcome, good.result) == ("done", b"1"), good
     # On a machine that others keep busy, its time is up before it has had so much of it.
     busy = ("wall",) if "cpu" in case.ends else ()
-    assert how(ends[0]) in (*case.ends, *busy), ends[0]
+    assert end_of(ends[0]) in (*case.ends, *busy), ends[0]
     # Not even its neighbours in the same worker are hurt by a module.
     deaths = jobs.workers.statistics()["deaths"]
     again, _ = await play(jobs, wat.run(""), filename="job.wasm", context="hostile", limits=LIMITS)
@@ -231,7 +222,7 @@ async def test_a_thousand_instances(jobs: Jobs) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(some)
-    assert {how(ended) for ended in ends} == {"done"}
+    assert {end_of(ended) for ended in ends} == {"done"}
     assert len(ends) == 1000
 
 
@@ -243,7 +234,7 @@ async def test_hostile_modules_beside_good_ones_in_one_worker(jobs: Jobs) -> Non
             tasks.start_soon(attack, jobs, bad, ends["bad"])
             tasks.start_soon(attack, jobs, good, ends["good"])
     assert [ended.result for ended in ends["good"]] == [b'{"args":[]}'] * 3
-    assert {how(ended) for ended in ends["bad"]} <= {"cpu", "wall"}
+    assert {end_of(ended) for ended in ends["bad"]} <= {"cpu", "wall"}
 
 
 async def test_a_file_is_not_reached_by_any_way_out_of_the_tree(jobs: Jobs, tmp_path: Path) -> None:
@@ -293,7 +284,7 @@ async def test_what_was_eaten_is_given_back(jobs: Jobs) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(12):
             tasks.start_soon(attack, jobs, full, ends)
-    assert {how(ended) for ended in ends} <= {"done", "cpu", "memory"}
+    assert {end_of(ended) for ended in ends} <= {"done", "cpu", "memory"}
     with anyio.fail_after(30):
         while worker_bytes() > before + (24 << 20):
             await anyio.sleep(0.05)
@@ -308,7 +299,7 @@ async def test_hostile_modules_in_processes_of_their_own(jobs: Jobs) -> None:
         ends: list[Ended] = []
         await attack(alone, case.source, ends)
         busy = ("wall",) if "cpu" in case.ends else ()
-        if how(ends[0]) not in (*case.ends, *busy):
+        if end_of(ends[0]) not in (*case.ends, *busy):
             wrong.append(f"{case.name}: {ends[0]}")
 
     cases = read_corpus()

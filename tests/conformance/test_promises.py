@@ -17,7 +17,7 @@ from orvalho.runtime.workers.pool import Workers, open_workers
 from tests.conformance.columns import COLUMNS, PROGRAMS, Column
 from tests.conformance.promises import PROMISES, Promise
 from tests.conformance.world import World, open_world
-from tests.runtime.play import LIMITS, make_job
+from tests.runtime.play import LIMITS, how, make_job
 
 pytestmark = pytest.mark.anyio
 
@@ -87,11 +87,6 @@ async def follow(jobs: Jobs, job: Job) -> tuple[Ended, list[Output]]:
                     return event, lines
                 lines.append(event)
     raise AssertionError("a run ends with Ended")
-
-
-def how(ended: Ended) -> str:
-    words = (ended.outcome, ended.limit, ended.error_name, ended.error_message)
-    return " ".join(word for word in words if word)
 
 
 def agrees(wanted: Any, found: Any) -> bool:

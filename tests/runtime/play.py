@@ -66,3 +66,14 @@ async def until(holds: Callable[[], bool]) -> None:
     with anyio.fail_after(5):
         while not holds():
             await anyio.sleep(0.002)
+
+
+def how(ended: Ended) -> str:
+    """Its outcome, and the limit or error behind it, in words."""
+    words = (ended.outcome, ended.limit, ended.error_name, ended.error_message)
+    return " ".join(word for word in words if word)
+
+
+def end_of(ended: Ended) -> str:
+    """Its outcome, or the name of the limit that it was."""
+    return str(ended.limit) if ended.outcome == "limited" else ended.outcome

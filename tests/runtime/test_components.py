@@ -16,16 +16,11 @@ from orvalho.runtime.job import Ended, Jobs, Output
 from orvalho.runtime.workers.pool import open_workers
 from tests.runtime import component_text as text
 from tests.runtime import wat
-from tests.runtime.play import LIMITS, make_job, play
+from tests.runtime.play import LIMITS, how, make_job, play
 
 pytestmark = pytest.mark.anyio
 
 AMPLE = msgspec.structs.replace(LIMITS, wall_s=30.0, cpu_s=15.0)
-
-
-def how(ended: Ended) -> str:
-    words = (ended.outcome, ended.limit, ended.error_name, ended.error_message)
-    return " ".join(word for word in words if word)
 
 
 async def runs(jobs: Jobs, source: bytes, **settings: Any) -> tuple[Ended, list[Output]]:

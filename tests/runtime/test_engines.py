@@ -16,7 +16,7 @@ from orvalho.runtime.bridge import HostCall
 from orvalho.runtime.job import Ended, Jobs
 from orvalho.scripts.script import Source
 from tests.runtime import component_text, wat
-from tests.runtime.play import LIMITS, make_job, play
+from tests.runtime.play import LIMITS, how, make_job, play
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +34,6 @@ async def echo(argument: str) -> str:
 
 
 OPS: dict[str, HostCall] = {"target.kv.get": echo}
-
-
-def how(ended: Ended) -> str:
-    words = (ended.outcome, ended.limit, ended.error_name, ended.error_message)
-    return " ".join(word for word in words if word)
 
 
 @pytest.mark.parametrize("module", [ADD_ONE, component_text.componentize(ADD_ONE)])

@@ -17,6 +17,7 @@ _END = "Unexpected end"
 _PLACES = [
     ("1 +", 1, 4, _END),
     ("f(", 1, 3, _END),
+    ("1 +\n// a remark\n\n", 1, 4, _END),
     ("if (1", 1, 6, _END),
     ("`abc", 1, 5, _END),
     ('"é𝒳" +', 1, 8, _END),

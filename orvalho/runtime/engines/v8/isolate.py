@@ -272,6 +272,7 @@ def _start_text(start: Start, program: Program, plan: Mapping[str, Any]) -> byte
 _MESSAGE: Final = re.compile(r"[^\n]*:(\d+): (?:SyntaxError: )?([^\n]*)\n[^\n]*\n( *)\^")
 
 
+_SAYS_NOTHING: Final = re.compile(r"\s*(//|$)")
 _NOT_CLOSED: Final = "Unexpected end: something is not closed, or closed once too often"
 _NO_IMPORT: Final = 'this import cannot be read: import { name } from "./file.js"'
 
@@ -288,7 +289,9 @@ def _problem(text: str, program: Program) -> Problem:
     if line <= len(lines):
         message = _NO_IMPORT if found[2].startswith("Cannot use import") else found[2]
         return Problem(line, program.original_column(line, column), message)
-    last = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
+    # Nor do remarks, such as the header behind a typed line, close anything.
+    code = (number for number, each in enumerate(lines, 1) if not _SAYS_NOTHING.match(each))
+    last = max(code, default=1)
     # A worker can load no codec any more: it counts in the one that it has.
     column = utf16(lines[last - 1].rstrip().encode("utf-8", "replace")) + 1
     return Problem(last, program.original_column(last, column), _NOT_CLOSED)
