@@ -30,7 +30,7 @@ from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
 from orvalho.daemon.house import House
-from orvalho.daemon.libraries import Libraries
+from orvalho.daemon.imports import Imports
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_news import RunNews
@@ -90,7 +90,7 @@ class ScriptHandler:
         self._record = RunRecord(house)
         self._news = RunNews(house.events, self._record.caller_name)
         self.bodies = Bodies(house)
-        self.libraries = Libraries(house)
+        self.libraries = Imports(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from orvalho.control import logic
 from orvalho.control import messages as control
 from orvalho.daemon.house import House
-from orvalho.daemon.libraries import Libraries, Library
+from orvalho.daemon.imports import Imports, Library
 from orvalho.errors import InvalidInput, NotFound
 from orvalho.scripts.modules import MAX_MODULE_SOURCE_BYTES, MAX_MODULES, is_named, resolve
 
@@ -17,7 +17,7 @@ Replies = AsyncIterator[control.Reply]
 class LogicOperations:
     """`orvalho logic ...`, and the modules of a script that is about to be sent."""
 
-    def __init__(self, house: House, libraries: Libraries) -> None:
+    def __init__(self, house: House, libraries: Imports) -> None:
         self._house = house
         self._libraries = libraries
 

@@ -91,7 +91,7 @@ class Outlines:
         return found
 
 
-class Libraries:
+class Imports:
     """Those of one node."""
 
     def __init__(self, house: House) -> None:
