@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orvalho.cli.output import many
-from orvalho.control.messages import DecisionState, WhyReply
+from orvalho.control.messages import WhyReply
+from orvalho.control.policies import DecisionState
 
 
 def explanation(reply: WhyReply) -> Iterator[str]:

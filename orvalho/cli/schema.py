@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -36,7 +36,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "pending": (p.NodePendingReply, "node pending"),
     "peers": (m.PeerListReply, "peer ls"),
     "nodes": (mesh.NodesReply, "nodes"),
-    "groups": (m.GroupListReply, "group ls, group show"),
+    "groups": (policies.GroupListReply, "group ls, group show"),
     "nats-configured": (road.NatsConfigured, "nats config"),
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (logic.ScriptChecked, "script check"),
@@ -47,11 +47,11 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
-    "policy-checked": (m.PolicyChecked, "policy check"),
+    "policy-checked": (policies.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),
-    "audit-entry": (m.AuditEntry, "audit"),
+    "audit-entry": (policies.AuditEntry, "audit"),
     "quota": (metering.QuotaReply, "quota"),
     "usage": (metering.UsageReply, "usage"),
     "event": (metering.Event, "events"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -70,16 +70,6 @@ class PeerList(Message, frozen=True, kw_only=True, tag=_tag):
 
 class PeerRemove(Message, frozen=True, kw_only=True, tag=_tag):
     """Forget a peer: its key is refused from now on. -> Note"""
-
-    name: str
-
-
-class GroupList(Message, frozen=True, kw_only=True, tag=_tag):
-    """-> GroupListReply"""
-
-
-class GroupShow(Message, frozen=True, kw_only=True, tag=_tag):
-    """-> GroupListReply with one group"""
 
     name: str
 
@@ -155,10 +145,6 @@ class Why(Message, frozen=True, kw_only=True, tag=_tag):
     run: str
 
 
-class PolicyCheck(Message, frozen=True, kw_only=True, tag=_tag):
-    """Read the policy files as they are now, without using them. -> PolicyChecked"""
-
-
 class WorkerList(Message, frozen=True, kw_only=True, tag=_tag):
     """-> WorkerListReply"""
 
@@ -172,15 +158,6 @@ class ConfigSet(Message, frozen=True, kw_only=True, tag=_tag):
 
     key: str
     value: str
-
-
-class Audit(Message, frozen=True, kw_only=True, tag=_tag):
-    """The newest `limit` entries of the audit log, oldest first; with `follow`, then each new one.
-    -> AuditEntry, ..."""
-
-    limit: int = 50
-    follow: bool = False
-    run: str | None = None
 
 
 class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
@@ -217,8 +194,6 @@ Request = (
     | mesh.PeerRename
     | mesh.PeerRevoke
     | mesh.Nodes
-    | GroupList
-    | GroupShow
     | road.NatsConfig
     | logic.ScriptImports
     | logic.LogicShow
@@ -231,12 +206,10 @@ Request = (
     | ScriptResult
     | ScriptCancel
     | Why
-    | PolicyCheck
     | WorkerList
     | road.TransportList
     | ConfigShow
     | ConfigSet
-    | Audit
     | road.DepotList
     | road.DepotRemove
     | Doctor
@@ -244,6 +217,7 @@ Request = (
     | seeing.Request
     | libraries.Request
     | metering.Request
+    | policies.Request
 )
 
 
@@ -350,17 +324,6 @@ class PeerListReply(Message, frozen=True, kw_only=True, tag=_tag):
     peers: tuple[PeerState, ...]
 
 
-class GroupState(Message, frozen=True, kw_only=True):
-    """`members`: (`ed25519:...`, the file it stands in, the peer's name or None)."""
-
-    name: str
-    members: tuple[tuple[str, str, str | None], ...]
-
-
-class GroupListReply(Message, frozen=True, kw_only=True, tag=_tag):
-    groups: tuple[GroupState, ...]
-
-
 class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
     """`context_key` and `context` are None when the name is a node's alone."""
 
@@ -454,36 +417,14 @@ class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
     sent_bytes: int | None = None
 
 
-class DecisionState(Message, frozen=True, kw_only=True):
-    """One decision: `rule` is `file:line`, `text` the rule itself; for a refusal with no rule,
-    `nearest` is the line that came closest and `suggestion` the line that would allow it."""
-
-    action: str
-    object: str
-    allowed: bool
-    rule: str | None
-    text: str | None
-    nearest: str | None
-    suggestion: str | None
-    times: int
-
-
 class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
     state: RunState
     caller_key: str
     signature: str
     road: str
     roles: tuple[str, ...]
-    decisions: tuple[DecisionState, ...]
+    decisions: tuple[policies.DecisionState, ...]
     error: Failed | None
-
-
-class PolicyChecked(Message, frozen=True, kw_only=True, tag=_tag):
-    """`problems`: `policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?`"""
-
-    files: tuple[str, ...]
-    rules: int
-    problems: tuple[str, ...]
 
 
 class WorkerState(Message, frozen=True, kw_only=True):
@@ -510,19 +451,6 @@ class Setting(Message, frozen=True, kw_only=True):
 
 class ConfigReply(Message, frozen=True, kw_only=True, tag=_tag):
     settings: tuple[Setting, ...]
-
-
-class AuditEntry(Message, frozen=True, kw_only=True, tag=_tag):
-    seq: int
-    at: float
-    actor: str
-    context: str
-    action: str
-    object: str
-    allowed: bool
-    rule: str | None
-    run: str | None
-    text: str
 
 
 class Finding(Message, frozen=True, kw_only=True):
@@ -559,7 +487,6 @@ Reply = (
     | pairing.KeyRotated
     | PeerListReply
     | mesh.NodesReply
-    | GroupListReply
     | road.NatsConfigured
     | logic.ScriptImportsReply
     | logic.LogicReply
@@ -571,15 +498,14 @@ Reply = (
     | ScriptListReply
     | ScriptShowReply
     | WhyReply
-    | PolicyChecked
     | WorkerListReply
     | road.TransportListReply
     | ConfigReply
-    | AuditEntry
     | road.DepotListReply
     | DoctorReply
     | Completions
     | seeing.Reply
     | libraries.Reply
     | metering.Reply
+    | policies.Reply
 )

@@ -19,9 +19,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
-from orvalho.control import asking, logic, mesh, road, seeing
 from orvalho.control import messages as control
-from orvalho.control import pairing as messages
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses, bodies, file_words, library_words
 from orvalho.daemon import config as configuration
@@ -41,28 +39,8 @@ from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.migrations import MIGRATIONS
 from orvalho.daemon.nats_side import NatsSide
-from orvalho.daemon.operations.ask import AskOperations
-from orvalho.daemon.operations.bench import BenchOperations
-from orvalho.daemon.operations.config import ConfigOperations
-from orvalho.daemon.operations.context import ContextOperations
-from orvalho.daemon.operations.depot import DepotOperations
-from orvalho.daemon.operations.files import FileOperations
-from orvalho.daemon.operations.key import KeyOperations
-from orvalho.daemon.operations.libraries import LibraryOperations
-from orvalho.daemon.operations.logic import LogicOperations
-from orvalho.daemon.operations.metering import MeteringOperations
-from orvalho.daemon.operations.nats import NatsOperations
-from orvalho.daemon.operations.node import NodeOperations
-from orvalho.daemon.operations.nodes import NodesOperations
-from orvalho.daemon.operations.pair import PairOperations, admit
-from orvalho.daemon.operations.peer import PeerOperations
-from orvalho.daemon.operations.policy import PolicyOperations
-from orvalho.daemon.operations.reach import ReachOperations
-from orvalho.daemon.operations.report import ReportOperations
-from orvalho.daemon.operations.runs import RunOperations
-from orvalho.daemon.operations.script import ScriptOperations
-from orvalho.daemon.operations.transport import TransportOperations
-from orvalho.daemon.operations.why import WhyOperations
+from orvalho.daemon.operations.pair import admit
+from orvalho.daemon.operations.table import Actors, table
 from orvalho.daemon.parting import Parting
 from orvalho.daemon.peer_words import unapproved
 from orvalho.daemon.retention import Retention
@@ -376,86 +354,21 @@ class _Wiring:
         node.answer(library_words.SERVICES, libraries.services)
         node.answer(PING, answer_ping)
         node.hear(NOTHING, hear_nothing)
-        self._operations = self._table(house)
-
-    def _table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
-        node = NodeOperations(house)
-        context = ContextOperations(house, self._announce)
-        peer = PeerOperations(house, self._parting)
-        pair = PairOperations(house)
-        key = KeyOperations(house, self._daemon.restart)
-        policy = PolicyOperations(house)
-        config = ConfigOperations(house, self._read_config, self.use_config)
-        run = RunOperations(house, self.scripts)
-        script = ScriptOperations(house, self.scripts, run)
-        logics = LogicOperations(house, self.scripts.libraries)
-        nats = NatsOperations(house, self.nats.file)
-        return {
-            control.Status: node.status,
-            control.DaemonStop: node.stop,
-            control.Doctor: node.doctor,
-            control.WorkerList: node.workers,
-            control.Complete: node.complete,
-            control.ContextNew: context.new,
-            control.ContextList: context.list,
-            control.ContextFiles: context.files,
-            control.PeerInvite: peer.invite,
-            control.PeerAdd: peer.add,
-            messages.PairShow: pair.show,
-            messages.PairJoin: pair.join,
-            messages.NodePending: pair.pending,
-            messages.NodeApprove: pair.approve,
-            messages.NodeReject: pair.reject,
-            messages.KeyShow: key.show,
-            messages.KeyPhrase: key.phrase,
-            messages.KeyRotate: key.rotate,
-            control.PeerList: peer.list,
-            control.PeerRemove: peer.remove,
-            mesh.PeerSet: peer.set,
-            mesh.PeerRename: peer.rename,
-            mesh.PeerRevoke: peer.revoke,
-            mesh.Nodes: NodesOperations(house).nodes,
-            control.Resolve: peer.resolve,
-            control.GroupList: policy.list_groups,
-            control.GroupShow: policy.show_group,
-            control.PolicyCheck: policy.check,
-            control.Audit: policy.audit,
-            control.ConfigShow: config.show,
-            control.ConfigSet: config.set,
-            logic.ScriptImports: logics.imports,
-            logic.LogicShow: logics.show,
-            logic.ScriptCheck: script.check,
-            control.ScriptSend: script.send,
-            asking.Ask: AskOperations(house, script, run, self._tasks).ask,
-            control.Why: WhyOperations(house, run.state).why,
-            road.NatsConfig: nats.config,
-            **run.table(),
-            **MeteringOperations(house).table(),
-            **self._road_table(house),
-            **LibraryOperations(house, script.send).table(),
-        }
-
-    def _road_table(self, house: House) -> dict[type[control.Message], Callable[[Any], Any]]:
-        reach = ReachOperations(house, self._environ)
-        depot = DepotOperations(house)
-        bench = BenchOperations(house, self._environ)
-        reports = ReportOperations(house, self._environ, NodeOperations(house))
-        files = FileOperations(house, self._tasks)
-        self._tasks.start_soon(files.queue.run)
-        return {
-            road.TransportList: TransportOperations(house, self._catalog).list,
-            road.DepotList: depot.list,
-            road.DepotRemove: depot.remove,
-            seeing.Ping: reach.ping,
-            seeing.Netcheck: reach.netcheck,
-            seeing.Bench: bench.bench,
-            seeing.Echo: bench.echo,
-            seeing.Bugreport: reports.report,
-            seeing.Metrics: reports.metrics,
-            seeing.FileSend: files.send,
-            seeing.FileList: files.waiting,
-            seeing.FileCancel: files.cancel,
-        }
+        self._operations = table(
+            house,
+            Actors(
+                scripts=self.scripts,
+                parting=self._parting,
+                announce=self._announce,
+                restart=self._daemon.restart,
+                read_config=self._read_config,
+                use_config=self.use_config,
+                nats_file=self.nats.file,
+                catalog=self._catalog,
+                environ=self._environ,
+                tasks=self._tasks,
+            ),
+        )
 
     def answer(self, request: control.Request) -> AsyncIterator[control.Reply]:
         operation = self._operations[type(request)]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, logic, mesh, metering, road, seeing
+from orvalho.control import asking, libraries, logic, mesh, metering, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -299,13 +299,15 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     p.KeyPhrase: (p.KeyPhraseReply(phrase="zoo zoo"),),
     m.PeerList: (m.PeerListReply(peers=(PHONE,)),),
     m.PeerRemove: (m.Note(text="forgot phone2"),),
-    m.GroupList: (
-        m.GroupListReply(
-            groups=(m.GroupState(name="family", members=((KEY, "ana.pub", "phone2"),)),)
+    policies.GroupList: (
+        policies.GroupListReply(
+            groups=(policies.GroupState(name="family", members=((KEY, "ana.pub", "phone2"),)),)
         ),
     ),
-    m.GroupShow: (
-        m.GroupListReply(groups=(m.GroupState(name="family", members=((KEY, "ana.pub", None),)),)),
+    policies.GroupShow: (
+        policies.GroupListReply(
+            groups=(policies.GroupState(name="family", members=((KEY, "ana.pub", None),)),)
+        ),
     ),
     road.NatsConfig: (
         road.NatsConfigured(path="/home/nats.conf", nodes=("laptop",), address="nats://HOST:4222"),
@@ -380,7 +382,7 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             road="direct",
             roles=("@owner", "@paired"),
             decisions=(
-                m.DecisionState(
+                policies.DecisionState(
                     action="script.run",
                     object="*",
                     allowed=True,
@@ -390,7 +392,7 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
                     suggestion=None,
                     times=1,
                 ),
-                m.DecisionState(
+                policies.DecisionState(
                     action="fs.write",
                     object="/Pictures/a",
                     allowed=False,
@@ -404,7 +406,9 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             error=None,
         ),
     ),
-    m.PolicyCheck: (m.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),),
+    policies.PolicyCheck: (
+        policies.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),
+    ),
     road.TransportList: (
         road.TransportListReply(
             transports=(
@@ -522,8 +526,8 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
         ),
     ),
     m.ConfigSet: (m.Note(text="already so", changed=False),),
-    m.Audit: (
-        m.AuditEntry(
+    policies.Audit: (
+        policies.AuditEntry(
             seq=1,
             at=1_700_000_000.0,
             actor="gil@laptop",

@@ -11,6 +11,7 @@ import pytest
 from orvalho import __version__, errors
 from orvalho.cli.tree import root
 from orvalho.control import messages as m
+from orvalho.control import policies
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -219,7 +220,7 @@ def test_a_reader_that_leaves_early_is_no_error(daemon, environ):
 
 def test_interrupt_is_status_130(daemon, environ, tmp_path):
     async def forever(_: m.Request) -> AsyncIterator[m.Reply]:
-        yield m.AuditEntry(
+        yield policies.AuditEntry(
             seq=1,
             at=0.0,
             actor="a",
@@ -233,7 +234,7 @@ def test_interrupt_is_status_130(daemon, environ, tmp_path):
         )
         await anyio.sleep_forever()
 
-    daemon.answers[m.Audit] = forever
+    daemon.answers[policies.Audit] = forever
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "orvalho", "audit", "--follow"],
         env=environ,

@@ -11,7 +11,7 @@ import pytest
 
 from orvalho import errors
 from orvalho.cli.arguments import script_params
-from orvalho.control import logic
+from orvalho.control import logic, policies
 from orvalho.control import messages as m
 
 RUN = "r_01jd3k7m2q8v5x9z4b6n1c0f2h"
@@ -275,6 +275,8 @@ def test_doctor_fails_when_something_is_broken(daemon, orvalho, capsys):
 
 def test_policy_check_fails_on_a_bad_file(daemon, orvalho, capsys):
     problem = 'policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?'
-    daemon.says(m.PolicyCheck, m.PolicyChecked(files=("a",), rules=0, problems=(problem,)))
+    daemon.says(
+        policies.PolicyCheck, policies.PolicyChecked(files=("a",), rules=0, problems=(problem,))
+    )
     assert orvalho("policy", "check") == 2
     assert capsys.readouterr().out == problem + "\n"

@@ -8,7 +8,7 @@ from orvalho.cli.output import moment
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
-from orvalho.control.messages import Audit, AuditEntry
+from orvalho.control.policies import Audit, AuditEntry
 
 
 @click.command(

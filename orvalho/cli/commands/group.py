@@ -7,8 +7,9 @@ import click
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import GroupList, GroupListReply, GroupShow, Note
+from orvalho.control.messages import Note
 from orvalho.control.metering import GroupAdd, GroupRemove
+from orvalho.control.policies import GroupList, GroupListReply, GroupShow
 
 
 @click.group(

@@ -8,7 +8,7 @@ from orvalho.cli.output import many
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.control.messages import PolicyCheck, PolicyChecked
+from orvalho.control.policies import PolicyCheck, PolicyChecked
 from orvalho.errors import InvalidInput
 
 

@@ -8,6 +8,7 @@ from anyio import to_thread
 
 from orvalho.contexts.identity import Key, key_text
 from orvalho.control import messages as control
+from orvalho.control import policies
 from orvalho.daemon.house import House
 from orvalho.errors import NotFound
 from orvalho.policies.audit import Entry
@@ -21,28 +22,28 @@ class PolicyOperations:
     def __init__(self, house: House) -> None:
         self._house = house
 
-    async def check(self, _request: control.PolicyCheck) -> Replies:
+    async def check(self, _request: policies.PolicyCheck) -> Replies:
         checked = await to_thread.run_sync(self._house.policy.check)
-        yield control.PolicyChecked(
+        yield policies.PolicyChecked(
             files=checked.files, rules=checked.rules, problems=checked.problems
         )
 
-    async def list_groups(self, _request: control.GroupList) -> Replies:
+    async def list_groups(self, _request: policies.GroupList) -> Replies:
         names = self._house.groups.names()
-        yield control.GroupListReply(groups=tuple(self._group(name) for name in names))
+        yield policies.GroupListReply(groups=tuple(self._group(name) for name in names))
 
-    async def show_group(self, request: control.GroupShow) -> Replies:
+    async def show_group(self, request: policies.GroupShow) -> Replies:
         if request.name not in self._house.groups.names():
             raise NotFound(
                 f"there is no group {request.name!a}",
                 where=str(self._house.home.groups),
                 hint=f"orvalho group add {request.name} PEER",
             )
-        yield control.GroupListReply(groups=(self._group(request.name),))
+        yield policies.GroupListReply(groups=(self._group(request.name),))
 
-    def _group(self, name: str) -> control.GroupState:
+    def _group(self, name: str) -> policies.GroupState:
         groups = self._house.groups
-        return control.GroupState(
+        return policies.GroupState(
             name=name,
             members=tuple(
                 (key_text(key), ", ".join(groups.files_of(name, key)), self._named(key))
@@ -59,7 +60,7 @@ class PolicyOperations:
                     return f"{entry.name}@{peer.name}"
         return None
 
-    async def audit(self, request: control.Audit) -> Replies:
+    async def audit(self, request: policies.Audit) -> Replies:
         audit = self._house.audit
         run = (await self._house.runs.find(request.run)).id if request.run else None
         last = 0
@@ -72,8 +73,8 @@ class PolicyOperations:
                     yield _shown(entry)
 
 
-def _shown(entry: Entry) -> control.AuditEntry:
-    return control.AuditEntry(
+def _shown(entry: Entry) -> policies.AuditEntry:
+    return policies.AuditEntry(
         seq=entry.seq,
         at=entry.at,
         actor=entry.actor,

@@ -9,6 +9,7 @@ from orvalho.contexts.names import (
     parse_address,
 )
 from orvalho.control import messages as control
+from orvalho.control import policies
 from orvalho.daemon.house import House
 from orvalho.daemon.peer_words import path_to
 from orvalho.daemon.run_words import (
@@ -42,7 +43,7 @@ class WhyOperations:
         entries = await house.audit.newest(1000, run=run.id)
         here = [entry for entry in entries if entry.action != "script.ended"]
         decisions = [
-            control.DecisionState(
+            policies.DecisionState(
                 action=each.action,
                 object=each.object,
                 allowed=each.allowed,
@@ -102,10 +103,10 @@ class WhyOperations:
         return tuple(sorted(subject.names))
 
 
-def _decisions_of(receipt: bytes, target: Key) -> list[control.DecisionState]:
+def _decisions_of(receipt: bytes, target: Key) -> list[policies.DecisionState]:
     """What the target shared with us of how it decided."""
     return [
-        control.DecisionState(
+        policies.DecisionState(
             action=each.action,
             object=each.object,
             allowed=each.allowed,

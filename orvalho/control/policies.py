@@ -1,0 +1,78 @@
+"""The part of the local API that is about rules: policies, groups, and the log of decisions."""
+
+from __future__ import annotations
+
+from orvalho.control.message import Message, tag
+
+
+class GroupList(Message, frozen=True, kw_only=True, tag=tag):
+    """-> GroupListReply"""
+
+
+class GroupShow(Message, frozen=True, kw_only=True, tag=tag):
+    """-> GroupListReply with one group"""
+
+    name: str
+
+
+class GroupState(Message, frozen=True, kw_only=True):
+    """`members`: (`ed25519:...`, the file it stands in, the peer's name or None)."""
+
+    name: str
+    members: tuple[tuple[str, str, str | None], ...]
+
+
+class GroupListReply(Message, frozen=True, kw_only=True, tag=tag):
+    groups: tuple[GroupState, ...]
+
+
+class PolicyCheck(Message, frozen=True, kw_only=True, tag=tag):
+    """Read the policy files as they are now, without using them. -> PolicyChecked"""
+
+
+class PolicyChecked(Message, frozen=True, kw_only=True, tag=tag):
+    """`problems`: `policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?`"""
+
+    files: tuple[str, ...]
+    rules: int
+    problems: tuple[str, ...]
+
+
+class Audit(Message, frozen=True, kw_only=True, tag=tag):
+    """The newest `limit` entries of the audit log, oldest first; with `follow`, then each new one.
+    -> AuditEntry, ..."""
+
+    limit: int = 50
+    follow: bool = False
+    run: str | None = None
+
+
+class AuditEntry(Message, frozen=True, kw_only=True, tag=tag):
+    seq: int
+    at: float
+    actor: str
+    context: str
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+    run: str | None
+    text: str
+
+
+class DecisionState(Message, frozen=True, kw_only=True):
+    """One decision: `rule` is `file:line`, `text` the rule itself; for a refusal with no rule,
+    `nearest` is the line that came closest and `suggestion` the line that would allow it."""
+
+    action: str
+    object: str
+    allowed: bool
+    rule: str | None
+    text: str | None
+    nearest: str | None
+    suggestion: str | None
+    times: int
+
+
+Request = GroupList | GroupShow | PolicyCheck | Audit
+Reply = GroupListReply | PolicyChecked | AuditEntry
