@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 from anyio import to_thread
 
 from orvalho.contexts.files import ContextFiles, Mount
@@ -47,6 +48,10 @@ class Context:
         self.certificate = certificate
         self.mounts = mounts
         self.root = root
+        # One commit at a time. No lock: whoever waits too long for a run may pass it.
+        self.turn = anyio.Semaphore(1)
+        # How many there were since the start.
+        self.commits = 0
 
     @property
     def key(self) -> Key:

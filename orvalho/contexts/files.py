@@ -86,7 +86,7 @@ class Mount:
             with self._opening:
                 if self._tree is None:
                     inner = self._open_tree()
-                    self.quota.recount(inner)
+                    self._measure(inner)
                     self._tree = GuardedFS(inner, _checked_before, self.quota)
         return self._tree
 
@@ -101,6 +101,9 @@ class Mount:
         if self._writer is None:
             self._writer = anyio.CapacityLimiter(1)
         return await to_thread.run_sync(self._with_tree, call, limiter=self._writer)
+
+    def _measure(self, inner: Any) -> None:
+        self.quota.recount(inner)
 
     def _with_tree(self, call: Callable[[GuardedFS], T]) -> T:
         return call(self.tree)

@@ -132,6 +132,15 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
         self._quota = quota
         self._meta = {**inner.getmeta(), "supports_rename": False}
 
+    @property
+    def inner(self) -> Any:
+        """The tree behind the guard."""
+        return self._inner
+
+    @property
+    def quota(self) -> Quota:
+        return self._quota
+
     def validatepath(self, path: str) -> VirtualPath:
         self.check()
         if not isinstance(path, str):

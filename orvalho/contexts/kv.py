@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from sqlite_utils.migrations import Migrations
@@ -17,7 +17,7 @@ MIGRATIONS: Final = Migrations("orvalho.contexts.kv")
 
 _KEY_LIMIT_BYTES: Final = 512
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LIST_LIMIT: Final = 1000
+LIST_LIMIT: Final = 1000
 _LAST_CODE_POINT: Final = 0x10FFFF
 
 
@@ -56,6 +56,15 @@ class KvUse:
     items: int
 
 
+class Values(Protocol):
+    """What a script may do with the values of a context: `KeyValue`, or changes on top of one."""
+
+    async def get(self, key: str) -> str | None: ...
+    async def put(self, key: str, value: str) -> None: ...
+    async def delete(self, key: str) -> bool: ...
+    async def list(self, prefix: str = "", limit: int = LIST_LIMIT) -> list[str]: ...
+
+
 class KeyValue:
     """The values of one context. Keys are text of 1 to 512 bytes without control characters.
 
@@ -92,20 +101,70 @@ class KeyValue:
             "kv.delete", lambda connection: _delete(connection, self._context, key)
         )
 
-    async def list(self, prefix: str = "", limit: int = _LIST_LIMIT) -> list[str]:
+    async def list(self, prefix: str = "", limit: int = LIST_LIMIT) -> list[str]:
         """The keys that start with `prefix`, in the order of their code points; at most `limit`,
         and never more than 1000."""
         if prefix:
             check_key(prefix)
         if limit < 1:
             raise InvalidInput("a list has a limit of at least 1", where=str(limit))
-        count = min(limit, _LIST_LIMIT)
+        count = min(limit, LIST_LIMIT)
         return await self._store.read(
             lambda connection: _list(connection, self._context, prefix, count)
         )
 
     async def usage(self) -> KvUse:
         return await self._store.read(lambda connection: _use(connection, self._context))
+
+    async def found(self, key: str) -> tuple[str | None, KvUse]:
+        """The JSON text of the value, and what the context holds, at one moment."""
+        check_key(key)
+        return await self._store.read(
+            lambda connection: (
+                _get(connection, self._context, key),
+                _use(connection, self._context),
+            )
+        )
+
+    async def first(self, prefix: str, count: int) -> tuple[str, ...]:
+        """The first `count` keys that start with `prefix`."""
+        return await self._store.read(
+            lambda connection: self.staged_list(connection, prefix, count)
+        )
+
+    def check(self, use: KvUse, key: str, value: str, old: str | None) -> KvUse:
+        """What a context that holds `use` would hold with `value` in place of `old`.
+
+        Raises:
+            InvalidInput: the value is not JSON.
+            LimitExceeded: it is too large, or the context is full.
+        """
+        size_bytes = self._checked_size(key, value)
+        old_bytes = 0 if old is None else len(old.encode()) + len(key.encode())
+        new = KvUse(use.used_bytes + size_bytes - old_bytes, use.items + (old is None))
+        self._refuse_too_much(use, new, key)
+        return new
+
+    # ---- within a transaction of others --------------------------------------------------------
+
+    def staged_get(self, connection: sqlite3.Connection, key: str) -> str | None:
+        return _get(connection, self._context, key)
+
+    def staged_list(
+        self, connection: sqlite3.Connection, prefix: str, count: int
+    ) -> tuple[str, ...]:
+        return tuple(_list(connection, self._context, prefix, count))
+
+    def stage(self, connection: sqlite3.Connection, key: str, value: str | None) -> None:
+        """Keep a value, or forget it where that is None.
+
+        Raises:
+            LimitExceeded: the context is full.
+        """
+        if value is None:
+            _delete(connection, self._context, key)
+        else:
+            self._put(connection, key, value, len(value.encode()) + len(key.encode()))
 
     def _checked_size(self, key: str, value: str) -> int:
         try:

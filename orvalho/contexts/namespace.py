@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 from orvalho.contexts.filesystem import VirtualPath
@@ -43,6 +43,10 @@ class Namespace(Generic[M]):
     def is_place(self, path: VirtualPath) -> bool:
         """A mount stands here, or under here: it can be neither removed nor moved."""
         return path in self._mounts or path in self._below
+
+    def items(self) -> Iterable[tuple[VirtualPath, M]]:
+        """(place, mount) of all."""
+        return self._mounts.items()
 
     def mounts(self) -> tuple[M, ...]:
         return tuple(self._mounts.values())

@@ -41,6 +41,10 @@ class Home:
         return self.data / "contexts"
 
     @property
+    def contents(self) -> Path:
+        return self.data / "contents"
+
+    @property
     def libraries(self) -> Path:
         return self.data / "libraries"
 

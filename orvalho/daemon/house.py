@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from orvalho.contexts.commit import Committer
 from orvalho.contexts.context import Context, Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
+from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.events import Events
 from orvalho.daemon.feed import Feed
@@ -48,6 +50,7 @@ class House:
     trust: TrustBook
     groups: Groups
     contexts: Contexts
+    committer: Committer
     policy: PolicyBook
     audit: Audit
     ledger: Ledger
@@ -111,3 +114,8 @@ class House:
         """The key-value store of one of our contexts."""
         total = parse_size(self.settings.config.quota.kv_bytes)
         return KeyValue(self.store, context, KvLimits(_VALUE_BYTES, total, _VALUES))
+
+    def workspace(self, context: Context) -> Workspace:
+        """What a run reads and changes of a context, until it is committed."""
+        values = self.values_of(context.name)
+        return Workspace(context, values, self.committer.contents.draft)

@@ -70,6 +70,11 @@ class RunGate:
         self.read_bytes = 0
         self.written_bytes = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run may have had an effect that cannot be taken back."""
+        return self._begun
+
     def made(self) -> tuple[Deciding, ...]:
         """Each different decision, in the order they first fell; the first 500 of them."""
         return tuple(self._made.values())

@@ -6,13 +6,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final
 
 import msgspec
 
+from orvalho.contexts.commit import Exclusive
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address
 from orvalho.contexts.trust import Peer
+from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.ending import Ending
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
@@ -21,7 +24,7 @@ from orvalho.errors import Denied, LimitExceeded
 from orvalho.peers.desk import Delivery
 from orvalho.policies import usage
 from orvalho.policies.audit import Entry, decided
-from orvalho.policies.quota import Usage
+from orvalho.policies.quota import Usage, add
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
 from orvalho.scripts import runs, sources
@@ -52,6 +55,15 @@ class Arrival:
     # Its sender's groups, and what it holds of their quotas.
     groups: tuple[str, ...] = ()
     hold: Hold | None = None
+    # What it would change here, and what was used by attempts that came to nothing.
+    workspace: Workspace | None = None
+    attempts: tuple[Usage, ...] = ()
+    commit: str | None = None
+    turn: Exclusive | None = None
+    # Its lines go on where those of an earlier attempt ended.
+    first_line: int = 0
+    # What answers lives on after it, so it cannot be asked twice.
+    is_served: bool = False
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()
@@ -199,16 +211,18 @@ class RunRecord:
                 )
                 for each in (made if self.explains_to(arrival) else ())
             ),
-            usage=self.used(arrival, ended.usage),
+            usage=reduce(add, arrival.attempts, self.used(arrival, ended.usage)),
             result_sha256=digest_of(ended.result),
             output_sha256=digest_of(logs.encode()) if logs else None,
             started_at=arrival.started_at,
             ended_at=now,
             modules=arrival.script.call.modules,
             libraries=arrival.libraries,
+            commit=arrival.commit,
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:
+        """By this attempt."""
         gate, hold = arrival.gate, arrival.hold
         if gate is None:
             return measured

@@ -14,6 +14,8 @@ import anyio
 import anyio.abc
 from anyio import to_thread
 
+from orvalho.contexts.commit import Committer
+from orvalho.contexts.contents import Contents
 from orvalho.contexts.context import Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
@@ -141,6 +143,7 @@ async def open_daemon(
             async with open_node(wiring.node_config()) as node:
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
+                await house.committer.recover()
                 await wiring.scripts.resume()
                 await house.mesh.load()
                 await to_thread.run_sync(sweep_drafts, home.state, time.time())
@@ -152,6 +155,7 @@ async def open_daemon(
                         tasks.start_soon(house.lan.run)
                     tasks.start_soon(wiring.nats.run, house.mesh)
                     tasks.start_soon(Retention(house).run)
+                    tasks.start_soon(house.committer.run)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -273,6 +277,7 @@ class _Wiring:
             trust=self._book,
             groups=groups,
             contexts=contexts,
+            committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
             policy=policy,
             audit=Audit(self._store),
             ledger=Ledger(

@@ -47,6 +47,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     network_bytes: int = 0
 
 
+def add(one: Usage, other: Usage) -> Usage:
+    """What two attempts used together; of memory, the larger peak."""
+    sums = {name: getattr(one, name) + getattr(other, name) for name in Usage.__struct_fields__}
+    return Usage(**sums | {"memory_bytes": max(one.memory_bytes, other.memory_bytes)})
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What a run gets when it does not ask, and the most it gets when it does."""

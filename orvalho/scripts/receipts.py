@@ -37,7 +37,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
     moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
     or quota ended it: `cpu`, `quota cpu (group guests)`; `modules` are the files that came with the
-    script, path -> digest, `libraries` those of the target."""
+    script, path -> digest, `libraries` those of the target; `commit` is what it changed there."""
 
     run: str
     script_sha256: str
@@ -56,6 +56,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     limit: str | None = None
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     libraries: tuple[UsedLibrary, ...] = ()
+    commit: str | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

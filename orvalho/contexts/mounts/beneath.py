@@ -122,3 +122,13 @@ def _syscall() -> Any:
     ]
     syscall.restype = ctypes.c_long
     return syscall
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Have all that was written to a file system on its disk: syncfs(2), or sync(2) without it."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(descriptor) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

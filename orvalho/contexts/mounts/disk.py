@@ -16,13 +16,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+from orvalho.contexts.changes import Content, Stamp
 from orvalho.contexts.filesystem import Escape
 from orvalho.contexts.fs_shim import FS, Info, Mode, Permissions, convert_os_errors, fs_errors
-from orvalho.contexts.mounts.beneath import O_PATH, Opener, best_opener
+from orvalho.contexts.mounts.beneath import O_PATH, Opener, best_opener, sync_filesystem
 from orvalho.errors import Unavailable
 
 # A name nobody else uses; what a crash leaves under it is swept away.
@@ -175,6 +176,64 @@ class RootFS(FS):  # type: ignore[misc]  # fs is untyped here
             else:
                 _copy(directory, name, source)
                 source.unlink()
+
+    def stamp(self, path: str) -> Stamp | None:
+        """How a path looks; None when nothing is there."""
+        place = self._relative(path)
+        try:
+            with _translated(path), self._opened(place, O_PATH) as descriptor:
+                status = os.fstat(descriptor)
+        except (fs_errors.ResourceNotFound, fs_errors.DirectoryExpected):
+            return None
+        _require_plain(status, path)
+        return _stamp(status)
+
+    def stage(self, content: Content) -> tuple[str, Stamp]:
+        """Write a content down under the name of a draft, not durably yet; for `settle`. How it
+        will look in its place."""
+        draft = f".~{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _translated("/"), self._opened("", _DIRECTORY) as root:
+            descriptor = os.open(draft, flags, 0o600, dir_fd=root)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    if isinstance(content.source, bytes):
+                        file.write(content.source)
+                    else:
+                        with content.source.open("rb") as source:
+                            shutil.copyfileobj(source, file, 1 << 20)
+                    file.flush()
+                    return draft, _stamp(os.fstat(descriptor))
+            except BaseException:
+                os.unlink(draft, dir_fd=root)
+                raise
+
+    def settle(self, draft: str, path: str) -> None:
+        """Make a draft the file at `path`, whatever file is there: others see all of the old or
+        all of the new."""
+        place = self._relative(path)
+        with (
+            _translated(path),
+            self._opened("", _DIRECTORY) as root,
+            self._parent(place) as (directory, name),
+        ):
+            old = _status(directory, name)
+            if old is not None and stat.S_ISDIR(old.st_mode):
+                raise fs_errors.FileExpected(path)
+            if old is not None:
+                _require_plain(old, path)
+                os.chmod(draft, stat.S_IMODE(old.st_mode), dir_fd=root)
+            os.rename(draft, name, src_dir_fd=root, dst_dir_fd=directory)
+
+    def unstage(self, draft: str) -> None:
+        """Remove a draft that is not to become a file; harmless where it has."""
+        with self._opened("", _DIRECTORY) as root, suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=root)
+
+    def flush(self) -> None:
+        """Have all that was settled on the disk."""
+        with self._opened("", _DIRECTORY) as root:
+            sync_filesystem(root)
 
     def makedir(self, path: str, permissions: Any = None, recreate: bool = False) -> Any:
         place = self._relative(path)
@@ -387,6 +446,12 @@ def _plain_entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
                 continue  # gone since the directory was read
             if _is_plain(status):
                 yield entry.name, status
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    if stat.S_ISDIR(status.st_mode):
+        return Stamp("directory")
+    return Stamp("file", status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _is_plain(status: os.stat_result) -> bool:

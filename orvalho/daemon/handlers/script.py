@@ -1,17 +1,16 @@
 """A peer's script: verify, decide, grant, reserve, run, keep. In that order.
 
-A run happens once. Before its first effect its mark "started" is durable (`RunGate`), and so is its
-envelope; when a crash cuts it before that, the envelope is in the mailbox or comes again, and it
-runs again, having done nothing; after that, it ends as `interrupted`. Receipt, answer and the end
-of the envelope are one commit.
+A run happens once. What it changes here is kept apart until its end (`Workspace`), and is committed
+with its receipt, its answer and the end of its envelope, or not at all; when a crash cuts it before
+that, the envelope is in the mailbox or comes again, and it runs again, having done nothing. Only
+what it does to its caller cannot be taken back: before the first of that its mark "started" is
+durable (`RunGate`), and a run that is cut after it ends as `interrupted`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import sqlite3
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -19,7 +18,10 @@ from typing import Final
 
 import anyio
 import anyio.abc
+from anyio import to_thread
 
+from orvalho.contexts.changes import ContextChanged
+from orvalho.contexts.commit import Exclusive
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
@@ -33,9 +35,9 @@ from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
-from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.errors import (
@@ -47,36 +49,28 @@ from orvalho.errors import (
     Untrusted,
 )
 from orvalho.peers.desk import Delivery, Repeated
-from orvalho.peers.envelope import Envelope, EnvelopeId
+from orvalho.peers.envelope import Envelope
 from orvalho.policies.access import AccessRequest, Decision, Subject
-from orvalho.policies.audit import Entry
 from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
-from orvalho.policies.usage import Charge
-from orvalho.retry import Backoff
 from orvalho.runtime.engine import Modules
 from orvalho.runtime.job import Ended, HostCall, Job, Output
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CancelScript,
     RunScript,
-    ScriptEnded,
     ScriptOutput,
     decode,
     encode,
     run_script,
 )
-from orvalho.scripts.receipts import sign_receipt
 from orvalho.scripts.runs import Run
-from orvalho.scripts.script import raw_source
 from orvalho.scripts.signing import Expected, VerifiedScript, open_call, verify_script
 
 _log = logging.getLogger(__name__)
 
-# An answer waits for its asker as long as anything may wait.
-_ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long a line waits for a sender that reads slowly.
 _TELL_S: Final = 1.0
 _NO_MODULES: Final = Modules()
@@ -89,6 +83,7 @@ class ScriptHandler:
         self._house = house
         self._record = RunRecord(house)
         self._news = RunNews(house.events, self._record.caller_name)
+        self._keeper = RunKeeper(house, self._record, self._news, self._again)
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
         self._tasks = tasks
@@ -111,7 +106,7 @@ class ScriptHandler:
         is seen again; what this node sent to itself and had not begun is run now."""
         await self._house.store.transact(
             "run.expired",
-            lambda connection: runs.stage_expired(connection, time.time() - _ANSWER_LIFE_S),
+            lambda connection: runs.stage_expired(connection, time.time() - ANSWER_LIFE_S),
         )
         found = await self._house.runs.open_runs("received")
         self._interrupted = {run.id: run for run in found}
@@ -189,7 +184,7 @@ class ScriptHandler:
             script = self._verify(message, sender, begun)
             await self._refuse_seen(script, sender, delivery, begun)
         except Untrusted as error:
-            await self._refuse_unverified(message, sender, delivery, error)
+            await self._keeper.refuse_unverified(message, sender, delivery, error)
             return
         peer = self._house.trust.by_key(self._heir(script.caller_node))
         arrival = Arrival(script, message, self._heir(sender), delivery, peer, time.time())
@@ -207,6 +202,7 @@ class ScriptHandler:
             if arrival.hold is not None:
                 # It counts here even where nothing of it was kept.
                 arrival.hold.settle(None, time.time())
+            await self._let_go(arrival)
 
     async def _to_its_end(self, arrival: Arrival, begun: Run | None) -> None:
         if begun is not None:
@@ -216,8 +212,32 @@ class ScriptHandler:
             ending = Ending("cancelled", CANCELLED)
         else:
             ending = await self._run_once(arrival)
-        await self._end(arrival, ending)
+        await self._keeper.end(arrival, ending)
         self._interrupted.pop(arrival.run, None)
+
+    async def _again(self, arrival: Arrival, ending: Ending, why: ContextChanged) -> Ending:
+        """Run a script once more whose context has changed under it: nothing of it was kept.
+        Nobody else commits meanwhile, for a while."""
+        gate, workspace = arrival.gate, arrival.workspace
+        is_begun = gate is not None and gate.has_begun
+        if workspace is None or arrival.attempts or arrival.is_served or is_begun:
+            return Ending("failed", _overtaken(why), ending.usage)
+        arrival.attempts = (self._record.used(arrival, ending.usage),)
+        if arrival.hold is not None:
+            arrival.hold.settle(None, time.time())
+            arrival.hold = None
+        await to_thread.run_sync(workspace.discard)
+        arrival.workspace = None
+        arrival.first_line = len(arrival.lines)
+        arrival.turn = await Exclusive.take(workspace.context)
+        return await self._run_once(arrival)
+
+    async def _let_go(self, arrival: Arrival) -> None:
+        if arrival.turn is not None:
+            arrival.turn.release()
+        if arrival.workspace is not None and arrival.workspace.has_drafts:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(arrival.workspace.discard)
 
     async def _filled(self, message: RunScript, sender: Key, begun: Run | None) -> RunScript:
         """Nothing is looked for before the call itself is known to be good."""
@@ -349,6 +369,7 @@ class ScriptHandler:
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
+                arrival.is_served = True
                 ending = await self._follow_service(arrival, job, service, hold)
             else:
                 ending = await self._follow(arrival, job, hold)
@@ -412,7 +433,8 @@ class ScriptHandler:
         self, arrival: Arrival, context: Context, gate: RunGate, hold: Hold
     ) -> Mapping[str, HostCall]:
         def make() -> Mapping[str, HostCall]:
-            return target_calls(self._house, context, gate) | caller_calls(
+            arrival.workspace = self._house.workspace(context)
+            return target_calls(self._house, arrival.workspace, gate) | caller_calls(
                 self._house, arrival.sender, arrival.run, gate, hold
             )
 
@@ -446,8 +468,9 @@ class ScriptHandler:
         return _ending(Ended("cancelled", Usage(cpu_ms=hold.cpu_ms)), arrival, hold)
 
     async def _tell(self, arrival: Arrival, output: Output, hold: Hold) -> None:
+        seq = arrival.first_line + output.seq
         line = ScriptOutput(
-            run=arrival.run, seq=output.seq, level=output.level, text=output.text, at=output.at
+            run=arrival.run, seq=seq, level=output.level, text=output.text, at=output.at
         )
         body = b""
         if arrival.delivery is not None:
@@ -464,126 +487,13 @@ class ScriptHandler:
             with anyio.move_on_after(_TELL_S):
                 await self._house.node.tell(self._heir(arrival.sender), "script.output", body)
 
-    # ---- keep -------------------------------------------------------------------------------
 
-    async def _end(self, arrival: Arrival, ending: Ending) -> None:
-        """One commit: the run with its receipt, the answer, and the end of its envelope. It is
-        tried until it succeeds: the script itself must not run again."""
-        backoff = Backoff()
-        while True:
-            try:
-                await self._keep(arrival, ending)
-                return
-            except (Untrusted, Conflict) as error:
-                # The run id was seen before: a replay. What it computed touched nothing.
-                untrusted = Untrusted(error.message, where=arrival.run)
-                await self._refuse_unverified(
-                    arrival.message, arrival.sender, arrival.delivery, untrusted
-                )
-                return
-            except LimitExceeded as error:
-                # The answer is too large, or its sender has too many waiting already.
-                _log.warning("answer.refused", extra={"run": arrival.run, "why": error.message})
-                if not arrival.lines and ending.result is None:
-                    arrival.is_answered = False
-                arrival.lines.clear()
-                ending = Ending("limited", error, ending.usage)
-            except Unavailable as error:
-                _log.error("run.not-kept", extra={"run": arrival.run, "why": error.message})
-                backoff.failed(0.0)
-                await anyio.sleep(backoff.retry_at)
-
-    async def _keep(self, arrival: Arrival, ending: Ending) -> None:
-        house = self._house
-        now = time.time()
-        receipt = self._record.receipt(arrival, ending, now)
-        answer = ScriptEnded(
-            run=arrival.run,
-            outcome=ending.outcome,
-            result=ending.result,
-            is_bytes=ending.is_bytes,
-            error=script_error(ending.error) if ending.error else None,
-            receipt=sign_receipt(house.identity.node, receipt),
-            logs=tuple(arrival.lines),
-            held=tuple(sources.large(arrival.message.script, arrival.message.modules).values()),
-        )
-        told = self._record.as_told(arrival, answer)
-
-        def keep(connection: sqlite3.Connection) -> tuple[Charge | None, list[EnvelopeId]]:
-            if arrival.delivery is not None:
-                arrival.delivery.done(connection)
-            charge = self._record.stage_end(connection, arrival, answer, receipt)
-            if arrival.delivery is None or not arrival.is_answered:
-                return charge, []
-            return charge, [self._answer(connection, arrival.sender, told, arrival.delivery)]
-
-        charge, staged = await house.store.transact("run.ended", keep)
-        if arrival.hold is not None:
-            arrival.hold.settle(charge.seq if charge else None, now)
-        if charge is not None:
-            self._news.ended(charge)
-        if staged:
-            house.node.flush(self._heir(arrival.sender), *staged)
-        house.runs.closed(arrival.run)
-        address = self._record.address(arrival)
-        house.feed.finish(arrival.run, run_over(answer, receipt.usage, peer=address))
-
-    def _answer(
-        self, connection: sqlite3.Connection, to: Key, answer: ScriptEnded, delivery: Delivery
-    ) -> EnvelopeId:
-        return self._house.node.stage(
-            connection,
-            self._heir(to),
-            "script.ended",
-            encode(answer),
-            expires_at=time.time() + _ANSWER_LIFE_S,
-            reply_to=delivery.envelope_id,
-        )
-
-    async def _refuse_unverified(
-        self, message: RunScript, sender: Key, delivery: Delivery | None, error: Untrusted
-    ) -> None:
-        """A script whose signature, target, age or novelty does not hold: told, audited, and not
-        written down as a run, since nothing it says of itself is believed."""
-        house = self._house
-        peer = house.trust.by_key(sender)
-        _log.warning("script.untrusted", extra={"why": str(error)})
-        self._news.refused(peer.name if peer else None, sender, error)
-        entry = Entry(
-            at=time.time(),
-            actor=peer.name if peer else key_text(sender),
-            context="",
-            action="script.run",
-            object=f"sha256:{hashlib.sha256(raw_source('', message.script)).hexdigest()}",
-            allowed=False,
-            text=error.message,
-        )
-        answer = ScriptEnded(run="", outcome="refused", error=script_error(error))
-
-        def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
-            if delivery is not None:
-                delivery.done(connection)
-            house.audit.stage(connection, entry)
-            return [self._answer(connection, sender, answer, delivery)] if delivery else []
-
-        staged = await house.store.transact("run.refused", keep)
-        if staged:
-            house.node.flush(self._heir(sender), *staged)
-        if delivery is None:
-            await self._end_unverified(message, error)
-
-    async def _end_unverified(self, message: RunScript, error: Untrusted) -> None:
-        """A script of this very node whose time ran out while it waited."""
-        house = self._house
-        for run in await house.runs.open_runs("sent"):
-            bodies = await house.runs.bodies(run.id)
-            if bodies.envelope == message.envelope:
-                ended = ScriptEnded(run=run.id, outcome="expired", error=script_error(error))
-                await house.store.transact(
-                    "run.expired",
-                    partial(runs.stage_ended, ended=ended, at=time.time()),
-                )
-                house.feed.finish(run.id, run_over(ended, None, peer=run.target))
+def _overtaken(why: ContextChanged) -> Conflict:
+    return Conflict(
+        f"{why.message}; nothing of this run was kept",
+        where=why.where,
+        hint="send it again",
+    )
 
 
 def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import msgspec
 from anyio import to_thread
 
-from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key
+from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
@@ -47,10 +47,22 @@ class CallTable(Mapping[str, HostCall]):
         return len(self._calls)
 
 
-def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, HostCall]:
+class _Staged:
+    """The gate in front of a workspace: what is written there is no effect yet."""
+
+    def __init__(self, gate: RunGate) -> None:
+        self.decide = gate.decide
+        self.count = gate.count
+
+    async def begin_effect(self) -> None:
+        """Nothing can have happened yet."""
+
+
+def target_calls(house: House, workspace: Workspace, gate: RunGate) -> dict[str, HostCall]:
     """`target.fs.*`, `target.kv.*` and `target.node.*`."""
-    calls = file_calls("target", context.files(gate.decide), gate)
-    calls |= key_value_calls("target", house.values_of(context.name), gate)
+    staged = _Staged(gate)
+    calls = file_calls("target", workspace.files(gate.decide), staged)
+    calls |= key_value_calls("target", workspace.values, staged)
     calls |= node_calls("target", partial(_facts, house), gate)
     return {name: _audited(name, call, gate) for name, call in calls.items()}
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from orvalho.contexts.files import ContextFiles, Entry
-from orvalho.contexts.kv import KeyValue, check_key
+from orvalho.contexts.kv import Values, check_key
 from orvalho.errors import InvalidInput
 from orvalho.runtime.bridge import HostCall
 
@@ -50,7 +50,7 @@ def file_calls(side: str, files: ContextFiles, gate: Gate) -> dict[str, HostCall
     }
 
 
-def key_value_calls(side: str, values: KeyValue, gate: Gate) -> dict[str, HostCall]:
+def key_value_calls(side: str, values: Values, gate: Gate) -> dict[str, HostCall]:
     """`<side>.kv.*`, by name."""
     calls = _KeyValueCalls(values, gate)
     return {
@@ -194,7 +194,7 @@ class _Prefix(msgspec.Struct, frozen=True, array_like=True):
 class _KeyValueCalls:
     """Values stay JSON text all the way: they are neither decoded nor encoded here."""
 
-    def __init__(self, values: KeyValue, gate: Gate) -> None:
+    def __init__(self, values: Values, gate: Gate) -> None:
         self._values = values
         self._gate = gate
 

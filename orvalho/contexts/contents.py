@@ -1,0 +1,174 @@
+"""The contents of files by their SHA-256: small ones in the database, large ones a file each.
+
+A content is written once however many versions of files have it. What is in the database is
+durable with the commit that names it; a large one is on disk before that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from sqlite_utils.migrations import Migrations
+
+from orvalho.contexts.changes import Content
+from orvalho.errors import NotFound, Unavailable
+from orvalho.store import Store
+
+MIGRATIONS: Final = Migrations("orvalho.contexts.contents")
+
+# What is larger has a file of its own.
+SMALL_BYTES: Final = 16 << 10
+_CHUNK_BYTES: Final = 1 << 20
+_DRAFTS: Final = "drafts"
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_contents(database: Any) -> None:
+    database.conn.execute(
+        "create table contents (sha256 text primary key, content blob not null) strict"
+    )
+
+
+class Contents:
+    """The contents that the trees of this node have, or had."""
+
+    def __init__(self, store: Store, directory: Path) -> None:
+        self._store = store
+        self._directory = directory
+
+    async def read(self, sha256: str) -> bytes:
+        """Raises:
+        NotFound: it is not kept any more.
+        """
+        row = await self._store.read(lambda connection: _small(connection, sha256))
+        if row is not None:
+            return row
+        try:
+            return self._path(sha256).read_bytes()
+        except OSError as error:
+            raise NotFound(
+                f"the content {sha256[:12]} is not kept any more", where=sha256
+            ) from error
+
+    async def content(self, sha256: str, size_bytes: int) -> Content:
+        """The same without reading a large one into memory.
+
+        Raises:
+            NotFound: it is not kept any more.
+        """
+        path = self._path(sha256)
+        if size_bytes > SMALL_BYTES and path.exists():
+            return Content(sha256, size_bytes, path)
+        return Content(sha256, size_bytes, await self.read(sha256))
+
+    # ---- from here on: in a thread ------------------------------------------------------------
+
+    def draft(self) -> tuple[Path, IO[bytes]]:
+        """A file to write a content into, for `take`; removed at the next start."""
+        drafts = self._directory / _DRAFTS
+        drafts.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = drafts / secrets.token_hex(8)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return path, os.fdopen(descriptor, "w+b")
+
+    def keep_large(self, content: Content) -> None:
+        """Have a large one on disk, durably. A small one is for `stage`.
+
+        Raises:
+            Unavailable: the disk does not take it.
+        """
+        if content.size_bytes <= SMALL_BYTES:
+            return
+        path = self._path(content.sha256)
+        if path.exists():
+            return
+        try:
+            self._write(path, content)
+        except OSError as error:
+            raise Unavailable(
+                f"a file's content cannot be kept: {error.strerror}",
+                where=str(self._directory),
+                hint="free some disk space, then try again",
+            ) from error
+
+    def capture(self, file: IO[bytes], size_bytes: int) -> Content:
+        """What `file` has from here on, and keep it if it is large."""
+        if size_bytes <= SMALL_BYTES:
+            # One byte more shows that it has grown meanwhile.
+            data = file.read(SMALL_BYTES + 1)
+            if len(data) <= SMALL_BYTES:
+                return Content(hashlib.sha256(data).hexdigest(), len(data), data)
+            file.seek(0)
+        path, draft = self.draft()
+        try:
+            with draft:
+                digest, count = hashlib.sha256(), 0
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    draft.write(chunk)
+                    count += len(chunk)
+            content = Content(digest.hexdigest(), count, path)
+            self.keep_large(content)
+            return Content(content.sha256, count, self._path(content.sha256))
+        finally:
+            path.unlink(missing_ok=True)
+
+    def sweep_drafts(self) -> None:
+        """Remove what a crash left. Before anything is drafted."""
+        shutil.rmtree(self._directory / _DRAFTS, ignore_errors=True)
+
+    def large(self) -> dict[str, int]:
+        """SHA-256 -> bytes on disk, of those with a file of their own."""
+        found = {}
+        for fan in self._directory.glob("[0-9a-f][0-9a-f]"):
+            for path in fan.iterdir():
+                found[fan.name + path.name] = path.stat().st_size
+        return found
+
+    def remove_large(self, sha256: str) -> None:
+        self._path(sha256).unlink(missing_ok=True)
+
+    def _path(self, sha256: str) -> Path:
+        return self._directory / sha256[:2] / sha256[2:]
+
+    def _write(self, path: Path, content: Content) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft_path, draft = self.draft()
+        try:
+            with draft:
+                if isinstance(content.source, bytes):
+                    draft.write(content.source)
+                else:
+                    with content.source.open("rb") as source:
+                        shutil.copyfileobj(source, draft, _CHUNK_BYTES)
+                draft.flush()
+                os.fsync(draft.fileno())
+            draft_path.rename(path)
+        except BaseException:
+            draft_path.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def stage(connection: sqlite3.Connection, contents: Iterable[Content]) -> None:
+    """Write the small ones down, in the transaction that names them."""
+    connection.executemany(
+        "insert or ignore into contents values (?, ?)",
+        ((each.sha256, each.read()) for each in contents if each.size_bytes <= SMALL_BYTES),
+    )
+
+
+def _small(connection: sqlite3.Connection, sha256: str) -> bytes | None:
+    row = connection.execute("select content from contents where sha256 = ?", (sha256,)).fetchone()
+    return None if row is None else bytes(row[0])
