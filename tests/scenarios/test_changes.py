@@ -1,0 +1,174 @@
+"""What a script changes is all there, or not at all; and two of them never make half of each."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.devices import Device, two_devices, wait_until
+
+HEADER = """\
+// /// orvalho
+// needs = ["target.fs.read:/inbox/**", "target.fs.write:/inbox/**", "target.fs.remove:/inbox/**",
+//          "target.kv.read:**", "target.kv.write:**", "caller.fs.write:/notes/**"]
+// timeout = "20s"
+// cpu = "1s"
+// ///
+"""
+ADD = """
+export default async ({ target }) => {
+  const count = (await target.kv.get("count") ?? 0) + 1;
+  await target.kv.put("count", count);
+  return count;
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory):
+    with two_devices(tmp_path_factory.mktemp("changes")) as (laptop, phone):
+        phone.allow(
+            *(f"p, laptop, peer, fs.{act}, /inbox/**, allow" for act in ("read", "remove")),
+            *(f"p, laptop, peer, kv.{act}, **, allow" for act in ("read", "write")),
+        )
+        (phone.tree("peer") / "inbox").mkdir(exist_ok=True)
+        yield laptop, phone
+
+
+def sends(laptop: Device, tmp_path: Path, source: str, *options: str):
+    file = tmp_path / "job.js"
+    file.write_text(HEADER + source)
+    return laptop.types("script", "send", "peer@phone2", str(file), *options)
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ('throw new Error("no");', 1),
+        ("for (;;);", 5),
+        ('await target.fs.read("/secret.txt");', 3),
+    ],
+)
+def test_a_script_that_does_not_come_to_its_end_changes_nothing(
+    devices: tuple[Device, Device], tmp_path: Path, end: str, status: int
+) -> None:
+    laptop, phone = devices
+    inbox = phone.tree("peer") / "inbox"
+    (inbox / "kept.txt").write_text("as it was")
+    source = f"""
+    await target.fs.write("/inbox/new.txt", "new");
+    await target.fs.write("/inbox/kept.txt", "changed");
+    await target.fs.mkdir("/inbox/folder");
+    await target.kv.put("half", 1);
+    {end}
+    """
+
+    assert sends(laptop, tmp_path, source).status == status
+
+    assert sorted(path.name for path in inbox.iterdir()) == ["kept.txt"]
+    assert (inbox / "kept.txt").read_text() == "as it was"
+    assert json.loads(sends(laptop, tmp_path, 'await target.kv.get("half")').out) is None
+
+
+def test_a_cancelled_script_changes_nothing(devices: tuple[Device, Device], tmp_path: Path) -> None:
+    laptop, phone = devices
+    file = tmp_path / "slow.js"
+    file.write_text(
+        HEADER
+        + """
+        await target.fs.write("/inbox/slow.txt", "x");
+        console.log("written");
+        await new Promise((resolve) => setTimeout(resolve, 15000));
+        """
+    )
+    run = laptop.does("script", "send", "peer@phone2", str(file), "--detach").split()[0]
+    wait_until(lambda: "written" in laptop.types("script", "logs", run).out, "it has written")
+
+    laptop.does("script", "cancel", run)
+
+    wait_until(
+        lambda: laptop.types("script", "ls", "--json").json["runs"][0]["outcome"] is not None,
+        "it has ended",
+    )
+    assert not (phone.tree("peer") / "inbox/slow.txt").exists()
+
+
+def test_what_a_script_changed_it_sees_itself_and_others_see_at_its_end(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    source = """
+    await target.fs.mkdir("/inbox/a");
+    await target.fs.write("/inbox/a/b.txt", "one");
+    await target.fs.move("/inbox/a/b.txt", "/inbox/a/c.txt");
+    await target.kv.put("x/1", { n: 1 });
+    await target.kv.put("x/2", 2);
+    await target.kv.delete("x/2");
+    [(await target.fs.list("/inbox/a")).map((each) => each.name), await target.kv.list("x/"),
+     await target.fs.readText("/inbox/a/c.txt"), await target.kv.get("x/1")]
+    """
+    assert json.loads(sends(laptop, tmp_path, source).out) == [
+        ["c.txt"],
+        ["x/1"],
+        "one",
+        {"n": 1},
+    ]
+    assert (phone.tree("peer") / "inbox/a/c.txt").read_text() == "one"
+    assert (
+        sends(laptop, tmp_path, 'await target.fs.remove("/inbox/a", {recursive: true})').status == 0
+    )
+    assert not (phone.tree("peer") / "inbox/a").exists()
+
+
+def test_twenty_that_add_one_at_once_add_twenty(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, _ = devices
+    file = tmp_path / "add.js"
+    file.write_text(HEADER + ADD)
+    before = json.loads(laptop.does("script", "send", "peer@phone2", str(file)))
+
+    with ThreadPoolExecutor(4) as pool:
+        words = ("script", "send", "peer@phone2", str(file))
+        results = list(pool.map(lambda _: laptop.types(*words), range(20)))
+
+    # Whoever was overtaken twice is told so, and has added nothing.
+    done = [each for each in results if each.status == 0]
+    assert all("changed meanwhile" in each.err for each in results if each.status != 0)
+    after = json.loads(laptop.does("script", "send", "peer@phone2", str(file)))
+    assert after == before + len(done) + 1
+    assert sorted(json.loads(each.out) for each in done) == list(
+        range(before + 1, before + 1 + len(done))
+    )
+
+
+def test_an_edit_by_hand_under_a_running_script_is_not_overwritten(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    inbox = phone.tree("peer") / "inbox"
+    (inbox / "list.txt").write_text("bread")
+    file = tmp_path / "append.js"
+    file.write_text(
+        HEADER
+        + """
+        const old = await target.fs.readText("/inbox/list.txt");
+        console.log("read");
+        await new Promise((resolve) => setTimeout(resolve, old.includes("milk") ? 0 : 3000));
+        await target.fs.write("/inbox/list.txt", old + " eggs");
+        """
+    )
+    run = laptop.does("script", "send", "peer@phone2", str(file), "--detach").split()[0]
+    wait_until(lambda: "read" in laptop.types("script", "logs", run).out, "it has read")
+
+    (inbox / "list.txt").write_text("bread milk")
+
+    wait_until(
+        lambda: laptop.types("script", "ls", "--json").json["runs"][0]["outcome"] is not None,
+        "it has ended",
+    )
+    # It was made again with what was there then.
+    assert (inbox / "list.txt").read_text() == "bread milk eggs"
