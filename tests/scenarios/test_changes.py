@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.scenarios.devices import Device, two_devices, wait_until
+from tests.scenarios.devices import Device, two_devices
 
 HEADER = """\
 // /// orvalho
@@ -42,6 +44,26 @@ def sends(laptop: Device, tmp_path: Path, source: str, *options: str):
     file = tmp_path / "job.js"
     file.write_text(HEADER + source)
     return laptop.types("script", "send", "peer@phone2", str(file), *options)
+
+
+def begun(laptop: Device, file: Path, line: str) -> subprocess.Popen[str]:
+    """Send a script; returns once it has printed `line`."""
+    sending = subprocess.Popen(
+        [sys.executable, "-m", "orvalho", "script", "send", "peer@phone2", str(file)],
+        env=laptop.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert sending.stderr is not None
+    assert any(line in each for each in iter(sending.stderr.readline, ""))
+    return sending
+
+
+def ended(sending: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = sending.communicate(timeout=30)
+    return sending.returncode, errors
 
 
 @pytest.mark.parametrize(
@@ -84,15 +106,11 @@ def test_a_cancelled_script_changes_nothing(devices: tuple[Device, Device], tmp_
         await new Promise((resolve) => setTimeout(resolve, 15000));
         """
     )
-    run = laptop.does("script", "send", "peer@phone2", str(file), "--detach").split()[0]
-    wait_until(lambda: "written" in laptop.types("script", "logs", run).out, "it has written")
+    sending = begun(laptop, file, "written")
 
-    laptop.does("script", "cancel", run)
+    laptop.does("script", "cancel", laptop.types("script", "ls", "--json").json["runs"][0]["run"])
 
-    wait_until(
-        lambda: laptop.types("script", "ls", "--json").json["runs"][0]["outcome"] is not None,
-        "it has ended",
-    )
+    assert ended(sending)[0] == 1
     assert not (phone.tree("peer") / "inbox/slow.txt").exists()
 
 
@@ -161,14 +179,10 @@ def test_an_edit_by_hand_under_a_running_script_is_not_overwritten(
         await target.fs.write("/inbox/list.txt", old + " eggs");
         """
     )
-    run = laptop.does("script", "send", "peer@phone2", str(file), "--detach").split()[0]
-    wait_until(lambda: "read" in laptop.types("script", "logs", run).out, "it has read")
+    sending = begun(laptop, file, "read")
 
     (inbox / "list.txt").write_text("bread milk")
 
-    wait_until(
-        lambda: laptop.types("script", "ls", "--json").json["runs"][0]["outcome"] is not None,
-        "it has ended",
-    )
+    assert ended(sending)[0] == 0
     # It was made again with what was there then.
     assert (inbox / "list.txt").read_text() == "bread milk eggs"
