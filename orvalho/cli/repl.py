@@ -22,11 +22,12 @@ from orvalho.cli.explain import explanation
 from orvalho.cli.inline import inline_source
 from orvalho.cli.javascript import complete_word, is_complete
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import follow, preview, result_text, show_end
+from orvalho.cli.runs import follow, preview, result_text, show_end, show_held
 from orvalho.cli.session import Session
 from orvalho.control.client import Client, state_directory
 from orvalho.control.messages import (
     RunEnded,
+    RunHeld,
     RunOutput,
     RunQueued,
     ScriptLogs,
@@ -116,6 +117,8 @@ class Repl:
         last = follow(self._session, replies, _FILENAME, self._remember)
         if isinstance(last, RunEnded):
             self._show(last)
+        elif isinstance(last, RunHeld):
+            show_held(self._session, last)
         elif last is not None:
             raise Unavailable(
                 f"{self._target} is away; the line waits for it.",

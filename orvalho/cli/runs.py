@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from orvalho.cli.output import milliseconds, size
+from orvalho.cli.output import many, milliseconds, size
+from orvalho.cli.plan import plan_lines
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.control.client import error_of
@@ -19,6 +20,7 @@ from orvalho.control.messages import (
     Note,
     Reply,
     RunEnded,
+    RunHeld,
     RunOutput,
     RunQueued,
     ScriptCancel,
@@ -33,6 +35,7 @@ from orvalho.errors import (
     Unavailable,
 )
 
+HELD_STATUS: Final = 7
 # Ends that came without an error of their own.
 _ENDS: Final[dict[str, type[OrvalhoError]]] = {
     "failed": ScriptFailed,
@@ -41,6 +44,7 @@ _ENDS: Final[dict[str, type[OrvalhoError]]] = {
     "cancelled": Conflict,
     "interrupted": Unavailable,
     "expired": Unavailable,
+    "rejected": Denied,
 }
 
 
@@ -49,11 +53,11 @@ def follow(
     replies: Iterable[Reply],
     name: str,
     queued: Callable[[RunQueued], None] | None = None,
-) -> RunEnded | RunQueued | None:
+) -> RunEnded | RunQueued | RunHeld | None:
     """Show what comes in until the stream ends; answers the last word on the run. `name` stands
     before each line that the script logs. Ctrl-C cancels the run."""
     run: str | None = None
-    last: RunEnded | RunQueued | None = None
+    last: RunEnded | RunQueued | RunHeld | None = None
     try:
         for reply in replies:
             if isinstance(reply, RunOutput):
@@ -69,13 +73,22 @@ def follow(
                 run, last = reply.run, reply
                 if queued is not None:
                     queued(reply)
-            elif isinstance(reply, RunEnded):
+            elif isinstance(reply, (RunEnded, RunHeld)):
                 last = reply
     except KeyboardInterrupt:
         if run is not None:
             cancel(session, run)
         raise
     return last
+
+
+def show_held(session: Session, held: RunHeld) -> int:
+    """The exit status for a run that waits for its target's owner."""
+    if session.screen.as_json:
+        session.screen.document(plain(held))
+    session.screen.notice(f"held at {held.to}: its owner is to look at it first")
+    session.screen.notice(f"  try   orvalho script result {held.run} --wait")
+    return HELD_STATUS
 
 
 def cancel(session: Session, run: str) -> None:
@@ -97,6 +110,11 @@ def show_end(session: Session, ended: RunEnded, file: str | None) -> None:
         session.screen.document(plain(ended))
     if (error := end_error(ended)) is not None:
         raise error
+    if ended.plan is not None:
+        if not session.screen.as_json:
+            session.screen.lines(plan_lines(ended.plan))
+        session.screen.notice(_cost(ended))
+        return
     if file is not None:
         _save(session, ended, Path(file))
     elif not session.screen.as_json:
@@ -104,11 +122,19 @@ def show_end(session: Session, ended: RunEnded, file: str | None) -> None:
     session.screen.progress(f"done in {milliseconds(ended.usage.wall_ms)}")
 
 
+def _cost(ended: RunEnded) -> str:
+    usage = ended.usage
+    return (
+        f"nothing was changed; it took {milliseconds(usage.cpu_ms)} of processor and"
+        f" {many(usage.host_calls, 'call')}"
+    )
+
+
 def end_error(ended: RunEnded) -> OrvalhoError | None:
     """What ended the run, if it was not its own end."""
     if ended.error is not None:
         return error_of(ended.error)
-    if ended.outcome != "done":
+    if ended.outcome not in ("done", "planned"):
         kind = _ENDS.get(ended.outcome, ScriptFailed)
         return kind(f"the run was {ended.outcome}.", hint=f"orvalho why {ended.run}")
     return None

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, planning, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -43,6 +43,9 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "logic": (logic.LogicReply, "logic show, logic which"),
     "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),
     "run-ended": (m.RunEnded, "script send, script result, repl, wasi call"),
+    "run-held": (planning.RunHeld, "script send, to a target whose owner looks at it first"),
+    "inbox": (planning.InboxReply, "inbox, inbox ls"),
+    "inbox-shown": (planning.InboxShown, "inbox show"),
     "runs": (m.ScriptListReply, "script ls"),
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),

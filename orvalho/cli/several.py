@@ -10,7 +10,7 @@ from orvalho.cli.replies import plain
 from orvalho.cli.runs import cancel, end_error, preview, result_text
 from orvalho.cli.session import Session
 from orvalho.control.client import error_of
-from orvalho.control.messages import Reply, RunEnded, RunOutput, RunQueued
+from orvalho.control.messages import Reply, RunEnded, RunHeld, RunOutput, RunQueued
 from orvalho.control.seeing import NotSent, ScriptPlaced
 from orvalho.errors import InvalidInput, OrvalhoError
 
@@ -24,7 +24,7 @@ class _Part:
     to: str
     why: str = ""
     run: str | None = None
-    last: RunQueued | RunEnded | NotSent | None = None
+    last: RunQueued | RunHeld | RunEnded | NotSent | None = None
 
     @property
     def error(self) -> OrvalhoError | None:
@@ -60,7 +60,7 @@ def follow_each(
                 by_run[reply.run] = part
             elif isinstance(reply, NotSent):
                 parts.setdefault(reply.to, _Part(reply.to)).last = reply
-            elif isinstance(reply, RunEnded) and reply.run in by_run:
+            elif isinstance(reply, (RunEnded, RunHeld)) and reply.run in by_run:
                 by_run[reply.run].last = reply
             elif isinstance(reply, RunOutput) and reply.run in by_run:
                 _show_output(session, by_run[reply.run].to, reply)
@@ -118,7 +118,9 @@ def _document(part: _Part) -> dict[str, Any]:
     return known
 
 
-def _state(last: RunQueued | RunEnded | NotSent | None) -> str:
+def _state(last: RunQueued | RunHeld | RunEnded | NotSent | None) -> str:
+    if isinstance(last, RunHeld):
+        return "held"
     if isinstance(last, RunEnded):
         return last.outcome
     if isinstance(last, RunQueued):
@@ -127,7 +129,8 @@ def _state(last: RunQueued | RunEnded | NotSent | None) -> str:
 
 
 def _is_queued(last: object) -> bool:
-    return isinstance(last, RunQueued) and last.state == "queued"
+    is_queued = isinstance(last, RunQueued) and last.state == "queued"
+    return is_queued or isinstance(last, RunHeld)
 
 
 def _words(part: _Part) -> str:

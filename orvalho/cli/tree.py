@@ -31,7 +31,19 @@ _WORDS: Final = (
         "bugreport",
     ),
     *("ask", "top", "why", "resolve", "repl", "metrics", "version"),
-    *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
+    *(
+        "script",
+        "inbox",
+        "peer",
+        "file",
+        "ctx",
+        "group",
+        "policy",
+        "worker",
+        "config",
+        "audit",
+        "daemon",
+    ),
     "logic",
     *("node", "key", "transports", "depot", "nats", "examples"),
     *("wasi", "lib", "libs", "service", "services"),
@@ -122,7 +134,8 @@ class Noun(_Page, click.Group):
     """A word with verbs under it."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, no_args_is_help=True, **attributes)
+        is_alone = attributes.get("invoke_without_command", False)
+        super().__init__(*args, no_args_is_help=not is_alone, **attributes)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 
+import msgspec
+
 from orvalho.contexts.changes import ContextChanged, ValueChange
 from orvalho.contexts.kv import LIST_LIMIT, KeyValue, KvUse, check_key
 from orvalho.errors import InvalidInput
+
+
+class FrozenValues(msgspec.Struct, frozen=True, kw_only=True):
+    """A KeyValueOverlay as a value."""
+
+    pending: dict[str, str | None]
+    seen: dict[str, str | None]
+    lists: list[tuple[str, int, tuple[str, ...]]]
 
 
 class KeyValueOverlay:
@@ -70,6 +80,18 @@ class KeyValueOverlay:
         keys = {key for key in self._lists[asked] if key not in ours}
         keys |= {key for key, value in ours.items() if value is not None}
         return sorted(keys)[:count]
+
+    def freeze(self) -> FrozenValues:
+        return FrozenValues(
+            pending=dict(self._pending),
+            seen=dict(self._seen),
+            lists=[(*asked, keys) for asked, keys in self._lists.items()],
+        )
+
+    def thaw(self, frozen: FrozenValues) -> None:
+        """Be again what `freeze` was called on."""
+        self._pending, self._seen = dict(frozen.pending), dict(frozen.seen)
+        self._lists = {(prefix, count): keys for prefix, count, keys in frozen.lists}
 
     def refuse_stale(self, connection: sqlite3.Connection) -> None:
         """Raises:

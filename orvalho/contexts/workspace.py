@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orvalho.contexts.changes import ContextChanged
+import msgspec
+
+from orvalho.contexts.changes import Content, ContextChanged
 from orvalho.contexts.context import Context
 from orvalho.contexts.files import ContextFiles, Mount
 from orvalho.contexts.filesystem import Check, Quota, VirtualPath
 from orvalho.contexts.kv import KeyValue
-from orvalho.contexts.kv_overlay import KeyValueOverlay
-from orvalho.contexts.mounts.overlay import Draft, OverlayFS
+from orvalho.contexts.kv_overlay import FrozenValues, KeyValueOverlay
+from orvalho.contexts.mounts.overlay import Draft, FrozenTree, OverlayFS
 from orvalho.contexts.namespace import Namespace
 
 
@@ -51,6 +53,18 @@ class Part:
         return path if self.place == "/" else f"{self.place}{path.rstrip('/')}"
 
 
+class FrozenWorkspace(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace without the contents of its files; `trees` by the places of their mounts."""
+
+    trees: dict[str, FrozenTree]
+    values: FrozenValues
+
+    def contents(self) -> dict[str, int]:
+        """The SHA-256 of each content that it needs, and its size in bytes."""
+        nodes = (node for tree in self.trees.values() for node in tree.changed.values())
+        return {node.sha256: node.size_bytes for node in nodes if node and node.kind == "file"}
+
+
 class Workspace:
     """What a run reads and changes. Nothing of it is in the context before it is committed."""
 
@@ -80,6 +94,31 @@ class Workspace:
         for place, mount in sorted(self._mounts.items()):
             if mount.overlay is not None:
                 yield Part(place, mount, mount.overlay)
+
+    def freeze(self) -> tuple[bytes, list[Content]]:
+        """All of it as bytes, and the contents to keep for `thaw`."""
+        parts = list(self.parts())
+        frozen = FrozenWorkspace(
+            trees={str(part.place): part.overlay.freeze() for part in parts},
+            values=self.values.freeze(),
+        )
+        contents = [content for part in parts for content in part.overlay.contents()]
+        return msgspec.msgpack.encode(frozen), contents
+
+    def thaw(self, frozen: FrozenWorkspace, contents: Mapping[str, Content]) -> None:
+        """Be again what `freeze` was called on. `contents`: by SHA-256. In a thread.
+
+        Raises:
+            ContextChanged: a mount is not there any more.
+        """
+        self.values.thaw(frozen.values)
+        for place, tree in frozen.trees.items():
+            mount = self._mounts.get(VirtualPath(place))
+            if mount is None:
+                raise ContextChanged(f"nothing is mounted at {place} any more", where=place)
+            mount.tree.check()
+            assert mount.overlay is not None, "its tree was just opened"
+            mount.overlay.thaw(tree, contents)
 
     def refuse_stale_files(self) -> None:
         """In a thread.

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import (
+    libraries,
+    logic,
+    mesh,
+    metering,
+    pairing,
+    planning,
+    policies,
+    road,
+    seeing,
+)
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
+from orvalho.control.planning import RunHeld as RunHeld  # noqa: PLC0414 -- exported again
 
 
 def _null() -> msgspec.Raw:
@@ -87,9 +98,10 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
     (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
-    RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when
-    the target cannot be reached and `wait` is false, ends after a second RunQueued whose `state` is
-    "queued".
+    RunQueued, then RunOutput as it comes, then RunEnded, or RunHeld where the target's owner is to
+    look at it first; with `plan` nothing is done, and RunEnded says what would be; with `detach`,
+    ends after RunQueued; when the target cannot be reached and `wait` is false, ends after a second
+    RunQueued whose `state` is "queued".
     """
 
     to: str
@@ -105,6 +117,7 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     detach: bool = False
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     locked: dict[str, str] | None = None
+    plan: bool = False
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -218,6 +231,7 @@ Request = (
     | libraries.Request
     | metering.Request
     | policies.Request
+    | planning.Request
 )
 
 
@@ -369,7 +383,8 @@ class Usage(Message, frozen=True, kw_only=True):
 
 
 class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
-    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired.
+    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired,
+    rejected, planned: then `plan` says what it would have done.
     `result` is JSON; `result_bytes` (base64) is set instead when the script returned bytes.
     `error` is set unless the outcome is done."""
 
@@ -379,6 +394,7 @@ class RunEnded(Message, frozen=True, kw_only=True, tag=_tag):
     result_bytes: bytes | None = None
     error: Failed | None = None
     usage: Usage = Usage()
+    plan: planning.PlanState | None = None
 
 
 class RunState(Message, frozen=True, kw_only=True):
@@ -508,4 +524,5 @@ Reply = (
     | libraries.Reply
     | metering.Reply
     | policies.Reply
+    | planning.Reply
 )

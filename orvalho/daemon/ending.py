@@ -31,6 +31,7 @@ class Ending:
     usage: Usage = _NO_USAGE
     result: bytes | None = None
     is_bytes: bool = False
+    plan: bytes | None = None
 
     @classmethod
     def of(cls, ended: Ended, gate: RunGate | None) -> Ending:

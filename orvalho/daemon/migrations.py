@@ -7,7 +7,7 @@ from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
 from orvalho.policies import audit, usage
-from orvalho.scripts import runs, sources
+from orvalho.scripts import held_runs, plan, runs, sources
 
 MIGRATIONS = (
     trust.MIGRATIONS,
@@ -21,6 +21,8 @@ MIGRATIONS = (
     runs.MIGRATIONS,
     usage.MIGRATIONS,
     sources.MIGRATIONS,
+    plan.MIGRATIONS,
+    held_runs.MIGRATIONS,
     file_queue.MIGRATIONS,
     *peers.MIGRATIONS,
 )

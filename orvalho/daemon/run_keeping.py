@@ -93,6 +93,7 @@ class RunKeeper:
             error=script_error(ending.error) if ending.error else None,
             receipt=sign_receipt(house.identity.node, receipt),
             logs=tuple(arrival.lines),
+            plan=ending.plan,
             held=tuple(sources.large(arrival.message.script, arrival.message.modules).values()),
         )
         told = self._record.as_told(arrival, answer)

@@ -29,6 +29,7 @@ from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
+from orvalho.scripts.plan import PlannedCall, stage_plan
 from orvalho.scripts.receipts import Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S, VerifiedScript
@@ -64,6 +65,16 @@ class Arrival:
     first_line: int = 0
     # What answers lives on after it, so it cannot be asked twice.
     is_served: bool = False
+    # Calls that reach beyond this node and were not made, for a plan.
+    not_run: list[PlannedCall] = field(default_factory=list)
+    is_held: bool = False
+    held_by: str | None = None
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether nothing that it does is to have an effect."""
+        return self.is_held or self.script.call.plan
+
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()
@@ -124,8 +135,20 @@ class RunRecord:
                 self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
             )
             self._stage_new(connection, arrival, row, answer)
-        charge = self._charge(arrival, receipt)
+        if answer.plan is not None:
+            stage_plan(connection, arrival.run, answer.plan)
+        charge = self.charge(arrival, receipt)
         return msgspec.structs.replace(charge, seq=usage.stage(connection, charge))
+
+    def stage_held(self, connection: sqlite3.Connection, arrival: Arrival, now: float) -> None:
+        """It waits for the owner's word.
+
+        Raises: as `stage_started`.
+        """
+        self._stage_decisions(connection, arrival, now)
+        if arrival.delivery is not None and not arrival.is_written:
+            self._stage_new(connection, arrival, self._row(arrival))
+        runs.stage_held(connection, arrival.run)
 
     def _stage_new(
         self,
@@ -163,7 +186,7 @@ class RunRecord:
             expires_at=call.expires_at,
         )
 
-    def _charge(self, arrival: Arrival, receipt: Receipt) -> Charge:
+    def charge(self, arrival: Arrival, receipt: Receipt) -> Charge:
         gate = arrival.gate
         first = next(iter(gate.made()), None) if gate else None
         return Charge(
@@ -219,6 +242,7 @@ class RunRecord:
             modules=arrival.script.call.modules,
             libraries=arrival.libraries,
             commit=arrival.commit,
+            plan_sha256=digest_of(ended.plan),
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

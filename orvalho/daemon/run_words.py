@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import msgspec
 
 from orvalho.control import messages as control
+from orvalho.control import planning
 from orvalho.errors import OrvalhoError
 from orvalho.policies.quota import Usage
 from orvalho.scripts.messages import ScriptEnded, ScriptError
+from orvalho.scripts.plan import decode_plan
 from orvalho.scripts.runs import Run
 
 
@@ -38,7 +40,7 @@ class RunOver:
     lines: int
 
 
-RunEvent = control.RunOutput | RunOver
+RunEvent = control.RunOutput | control.RunHeld | RunOver
 
 
 def run_over(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> RunOver:
@@ -53,8 +55,16 @@ def ended_reply(ended: ScriptEnded, usage: Usage | None, *, peer: str) -> contro
         result=msgspec.Raw(ended.result if is_json and ended.result else b"null"),
         result_bytes=ended.result if ended.is_bytes else None,
         error=failed(ended.error, peer=peer) if ended.error else None,
+        plan=shown_plan(ended.plan) if ended.plan is not None else None,
         usage=control.Usage(**msgspec.structs.asdict(usage or Usage())),
     )
+
+
+def shown_plan(plan: bytes) -> planning.PlanState:
+    """Raises:
+    Untrusted: it is none.
+    """
+    return msgspec.convert(msgspec.to_builtins(decode_plan(plan)), planning.PlanState)
 
 
 def is_json_line(raw: bytes) -> bool:

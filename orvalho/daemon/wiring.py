@@ -342,6 +342,8 @@ class _Wiring:
         self._parting = Parting(house, self.scripts, caller)
         node = house.node
         node.handle("script.run", self.scripts.run)
+        node.handle("script.plan", self.scripts.run)
+        node.handle("script.held", caller.held)
         node.handle("script.cancel", self.scripts.cancel)
         node.answer(bodies.ASK, self.scripts.bodies.answer)
         node.handle("script.ended", caller.ended)

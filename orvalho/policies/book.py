@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from orvalho.errors import InvalidInput
-from orvalho.policies.access import AccessRequest, Decision
+from orvalho.policies.access import AccessRequest, Decision, Rule
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
@@ -59,6 +59,7 @@ class PolicyBook:
         self._contexts = contexts
         self._rules = RuleSet()
         self._engine: PolicyEngine = IndexedEngine(self._rules)
+        self._holding: PolicyEngine | None = None
         self._decisions = self._denials = self._reloads = 0
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
@@ -69,6 +70,10 @@ class PolicyBook:
         self._decisions += 1
         self._denials += not decision.allowed
         return decision
+
+    def held_by(self, request: AccessRequest) -> Rule | None:
+        """The rule by which a script that may run is kept for the owner to look at."""
+        return self._holding.decide(request).rule if self._holding is not None else None
 
     def reload(self) -> Reloaded:
         """Read the files again, and use them from now on if all is well with them. Blocks for
@@ -82,6 +87,8 @@ class PolicyBook:
         self.warnings = tuple(map(str, candidate.reading.warnings))
         before, after = _rows(self._rules), _rows(rules)
         self._rules, self._engine = rules, candidate.engine
+        held = RuleSet(rules.holds, rules.memberships, (), rules.groups)
+        self._holding = IndexedEngine(held) if rules.holds else None
         return Reloaded(len(after - before), len(before - after), ())
 
     def check(self) -> Checked:

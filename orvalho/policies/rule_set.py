@@ -48,12 +48,15 @@ class RuleTest:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Rules in the order of their files and lines. `groups`: a name -> all it is a member of."""
+    """Rules in the order of their files and lines. `groups`: a name -> all it is a member of.
+    `holds` are those that allow a script only once the owner has looked at it; they are among the
+    rules as well."""
 
     rules: tuple[Rule, ...] = ()
     memberships: tuple[Membership, ...] = ()
     tests: tuple[RuleTest, ...] = ()
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    holds: tuple[Rule, ...] = ()
 
     def words(self, subject: Subject) -> frozenset[str]:
         """All the words that hold for the subject, the groups of the `g` lines included."""

@@ -29,6 +29,8 @@ from orvalho.policies.rule_set import Membership, Problem, RuleSet, RuleTest
 from orvalho.policies.subjects import group_mistake, subject_mistake
 
 MAX_FILE_BYTES: Final = 4 << 20
+# An allow, but what the script does is kept until the owner has accepted it.
+HOLD: Final = "hold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def read_files(
         tuple(reader.memberships),
         tuple(reader.tests),
         closure,
+        tuple(reader.holds),
     )
     return Reading(names, rules, (), warnings)
 
@@ -95,6 +98,7 @@ class _Reader:
         self._line = 0
         self._seen: dict[tuple[str, ...], str] = {}
         self.rules: list[Rule] = []
+        self.holds: list[Rule] = []
         self.memberships: list[Membership] = []
         self.tests: list[RuleTest] = []
         self.problems: list[Problem] = []
@@ -178,6 +182,8 @@ class _Reader:
                 effect="deny" if effect == "deny" else "allow",
             )
         )
+        if effect == HOLD:
+            self.holds.append(self.rules[-1])
 
     def _read_membership(self, fields: list[tuple[int, str]]) -> None:
         (member_column, member), (group_column, group) = fields
@@ -224,7 +230,7 @@ class _Reader:
             self._context_mistake(context),
             _word_mistake("action", action, (*ACTIONS, ANY)),
             object_mistake(action, object_) or glob_mistake(object_),
-            _word_mistake("effect", effect, ("allow", "deny")),
+            _effect_mistake(action, effect),
         )
         for (column, _), mistake in zip(fields, mistakes, strict=True):
             if mistake:
@@ -237,6 +243,12 @@ class _Reader:
         if self._contexts is not None:
             return _word_mistake("context", context, (*self._contexts, ANY))
         return subject_mistake(context) if "@" not in context else "a context is named without @"
+
+
+def _effect_mistake(action: str, effect: str) -> str | None:
+    if effect == HOLD and action != "script.run":
+        return "only a script as a whole is held: script.run"
+    return _word_mistake("effect", effect, ("allow", "deny", HOLD))
 
 
 _SHAPES: Final = {

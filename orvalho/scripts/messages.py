@@ -72,7 +72,8 @@ class ScriptError(_Body, frozen=True, kw_only=True):
 
 
 class ScriptEnded(_Body, frozen=True, kw_only=True):
-    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired.
+    """How it ended. `outcome`: done, failed, refused, limited, cancelled, interrupted, expired,
+    planned (`plan` says what it would have done), rejected (by the target's owner).
     `result` is JSON, or the bytes themselves when `is_bytes`; `receipt` is what `sign_receipt`
     made; `logs` are all its lines; `held` the digests of large sources that the target now has."""
 
@@ -84,6 +85,13 @@ class ScriptEnded(_Body, frozen=True, kw_only=True):
     receipt: bytes | None = None
     logs: tuple[ScriptOutput, ...] = ()
     held: tuple[str, ...] = ()
+    plan: bytes | None = None
+
+
+class ScriptHeld(_Body, frozen=True, kw_only=True):
+    """The target's owner looks at it before anything comes of it."""
+
+    run: str
 
 
 class AskSource(_Body, frozen=True, kw_only=True):

@@ -57,6 +57,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     libraries: tuple[UsedLibrary, ...] = ()
     commit: str | None = None
+    plan_sha256: str | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

@@ -29,7 +29,8 @@ from orvalho.scripts.script import Source
 from orvalho.store import Store
 
 Direction = Literal["sent", "received"]
-State = Literal["queued", "running", "ended"]
+# held: its target's owner is to look at it.
+State = Literal["queued", "running", "held", "ended"]
 
 
 def tables(database: Database) -> None:
@@ -137,7 +138,8 @@ _JSON: Final = ("needs", "wants", "exposed", "usage", "error")
 # Where a run may come from to get into a state.
 _BEFORE: Final[Mapping[State, tuple[State, ...]]] = {
     "running": ("queued",),
-    "ended": ("queued", "running"),
+    "held": ("queued", "running"),
+    "ended": ("queued", "running", "held"),
 }
 
 
@@ -213,6 +215,11 @@ def stage_new(
 def stage_started(connection: sqlite3.Connection, run: str, at: float) -> bool:
     """Whether it had not started, nor ended."""
     return _move(connection, run, "running", started_at=at)
+
+
+def stage_held(connection: sqlite3.Connection, run: str) -> bool:
+    """Whether it had not ended, nor been held."""
+    return _move(connection, run, "held")
 
 
 def stage_output(connection: sqlite3.Connection, lines: Iterable[ScriptOutput]) -> None:
@@ -352,9 +359,10 @@ class Runs:
         await self._settled()
         return await self._store.read(partial(_logs, run=run, after=after))
 
-    async def open_runs(self, direction: Direction) -> list[Run]:
-        """Those that have not ended, oldest first."""
-        rest = "where state <> 'ended' and direction = ? order by id"
+    async def open_runs(self, direction: Direction, *, held: bool = False) -> list[Run]:
+        """Those that have not ended, oldest first; without those held, unless asked for."""
+        states = "state <> 'ended'" + ("" if held else " and state <> 'held'")
+        rest = f"where {states} and direction = ? order by id"
         return await self._store.read(partial(_select, rest=rest, by=[direction]))
 
 

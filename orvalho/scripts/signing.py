@@ -68,7 +68,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The signed payload. Moments are Unix seconds, digests 64 hex digits of SHA-256. `modules`
     are the script's other files, path -> digest; `libraries` the names such as `lib:images` that
-    it imports; `locked`, if there is a lock, path -> digest of the files behind those."""
+    it imports; `locked`, if there is a lock, path -> digest of the files behind those. `plan`:
+    it is only to be said what it would do."""
 
     run: str
     caller: Caller
@@ -84,6 +85,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     locked: dict[str, str] | None = None
+    plan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def sign_script(
     now: float,
     life_s: float = LIFE_S,
     parts: Parts = ALONE,
+    plan: bool = False,
 ) -> SignedScript:
     """Sign with the caller's context key (`signer`). `params` is what `json_value` answered.
 
@@ -169,6 +172,7 @@ def sign_script(
         modules={path: digest_of(each) for path, each in sorted(parts.modules.items())},
         libraries=named(parts.libraries),
         locked=dict(parts.locked) if parts.locked is not None else None,
+        plan=plan,
     )
     envelope = seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call))
     if len(envelope) > MAX_ENVELOPE_BYTES:

@@ -24,7 +24,7 @@ from orvalho.cli.modules import (
 )
 from orvalho.cli.output import age, duration, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import follow, show_end
+from orvalho.cli.runs import follow, show_end, show_held
 from orvalho.cli.session import Session
 from orvalho.cli.several import follow_each, show_choice
 from orvalho.cli.tree import Noun, Verb
@@ -33,6 +33,7 @@ from orvalho.control.logic import ScriptCheck, ScriptChecked
 from orvalho.control.messages import (
     Note,
     RunEnded,
+    RunHeld,
     RunOutput,
     RunQueued,
     ScriptCancel,
@@ -71,6 +72,7 @@ def command() -> None:
         """orvalho script send peer@phone2 job.wasm --param 'args=["a", "b"]'""",
         "orvalho script send peer@phone2 photos.js --expose /album:rw -o photos.zip",
         """orvalho script send peer@phone2 -e 'target.fs.list("/shared")' --wait""",
+        "orvalho script send --plan peer@phone2 job.js",
         "orvalho script send any@gpu=yes,env=home job.js",
         "orvalho script send @family job.js",
     ),
@@ -99,6 +101,7 @@ def command() -> None:
 )
 @click.option("--wait", is_flag=True, help="Wait for the result, however long the target is away.")
 @click.option("--detach", is_flag=True, help="Print the run's id and go.")
+@click.option("--plan", is_flag=True, help="Show what it would do there, and do nothing.")
 @click.option("-o", "--output", metavar="FILE", help="Write the result to FILE.")
 @click.option(
     "--lock", "locks", is_flag=True, help="Write down what it was made of, libraries included."
@@ -117,6 +120,7 @@ def send(
     expires_s: int,
     wait: bool,
     detach: bool,
+    plan: bool,
     output: str | None,
     locks: bool,
 ) -> int:
@@ -145,6 +149,7 @@ def send(
         expires_s=expires_s,
         wait=wait,
         detach=detach,
+        plan=plan,
     )
 
     def tell_queued(queued: RunQueued) -> None:
@@ -177,6 +182,8 @@ def send(
         if locks and beside:
             _lock(session, beside, graph.modules, last.run)
         return 0
+    if isinstance(last, RunHeld):
+        return show_held(session, last)
     if last is None:
         raise Unavailable("the daemon did not say what became of the script.")
     return _left(session, last, detach=detach)

@@ -14,12 +14,12 @@ from orvalho.cli.arguments import read_script, read_text
 from orvalho.cli.commands.lib import fetch, show_one
 from orvalho.cli.output import duration, size
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import cancel, end_error, follow, show_end, write_atomically
+from orvalho.cli.runs import cancel, end_error, follow, show_end, show_held, write_atomically
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
 from orvalho.cli.wasm_text import show_metadata
 from orvalho.control.libraries import LibraryCall, WasmFiles
-from orvalho.control.messages import Reply, RunEnded, RunOutput, RunQueued
+from orvalho.control.messages import Reply, RunEnded, RunHeld, RunOutput, RunQueued
 from orvalho.control.offline import ask_offline
 from orvalho.errors import InvalidInput, Unavailable
 
@@ -257,11 +257,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _follow_program(
     session: Session, replies: Iterable[Reply], kept: list[str] | None
-) -> RunEnded | RunQueued | None:
+) -> RunEnded | RunQueued | RunHeld | None:
     """Its lines, each to the stream it was written to; those of standard output to `kept`, where
     there is one. Ctrl-C cancels the run."""
     started: str | None = None
-    last: RunEnded | RunQueued | None = None
+    last: RunEnded | RunQueued | RunHeld | None = None
     screen = session.screen
     try:
         for reply in replies:
@@ -273,7 +273,7 @@ def _follow_program(
                     show(reply.text)
             elif isinstance(reply, RunQueued):
                 started, last = reply.run, reply
-            elif isinstance(reply, RunEnded):
+            elif isinstance(reply, (RunEnded, RunHeld)):
                 last = reply
     except KeyboardInterrupt:
         if started is not None:
@@ -305,7 +305,9 @@ def _save(session: Session, ended: RunEnded, lines: list[str], file: Path) -> No
     session.screen.notice(f"{size(len(content))} in {file}")
 
 
-def _queued(session: Session, last: RunQueued | None) -> int:
+def _queued(session: Session, last: RunQueued | RunHeld | None) -> int:
+    if isinstance(last, RunHeld):
+        return show_held(session, last)
     if last is None:
         raise Unavailable("the daemon did not say what became of the run.")
     if session.screen.as_json:

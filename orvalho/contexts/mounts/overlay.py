@@ -11,7 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from orvalho.contexts.changes import Content, Stamp
+import msgspec
+
+from orvalho.contexts.changes import DIRECTORY, Content, Node, Stamp
 from orvalho.contexts.fs_shim import FS, Info, Mode, fs_errors
 
 # Contents beyond this, in all, are drafted on disk.
@@ -33,6 +35,18 @@ class _Gone:
 _DIRECTORY: Final = _Directory()
 _GONE: Final = _Gone()
 _Upper = Content | _Directory | _Gone
+
+
+class FrozenTree(msgspec.Struct, frozen=True, kw_only=True):
+    """An overlay without its contents: path -> what is there now, None for what is gone."""
+
+    changed: dict[str, Node | None]
+    stamps: dict[str, Stamp | None]
+    listings: dict[str, tuple[str, ...]]
+
+
+def upper_node(upper: _Directory | _Gone) -> Node | None:
+    return DIRECTORY if upper is _DIRECTORY else None
 
 
 class OverlayFS(FS):  # type: ignore[misc]  # fs is untyped here
@@ -98,6 +112,33 @@ class OverlayFS(FS):  # type: ignore[misc]  # fs is untyped here
     @property
     def has_drafts(self) -> bool:
         return bool(self._drafts)
+
+    def freeze(self) -> FrozenTree:
+        """All of it but the contents, which are to be kept by their SHA-256."""
+        return FrozenTree(
+            changed={
+                path: upper.node if isinstance(upper, Content) else upper_node(upper)
+                for path, upper in self._upper.items()
+            },
+            stamps=dict(self._stamps),
+            listings={path: tuple(sorted(names)) for path, names in self._listings.items()},
+        )
+
+    def thaw(self, frozen: FrozenTree, contents: Mapping[str, Content]) -> None:
+        """Be again what `freeze` was called on. `contents`: by SHA-256."""
+        self._stamps = dict(frozen.stamps)
+        self._listings = {path: frozenset(names) for path, names in frozen.listings.items()}
+        for path, node in sorted(frozen.changed.items()):
+            if node is None:
+                self._set(path, _GONE)
+            elif node.kind == "directory":
+                self._set(path, _DIRECTORY)
+            else:
+                self._set(path, contents[node.sha256])
+
+    def contents(self) -> list[Content]:
+        """What its files hold."""
+        return [upper for upper in self._upper.values() if isinstance(upper, Content)]
 
     def discard(self) -> None:
         """Remove the drafts."""

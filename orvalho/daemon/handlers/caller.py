@@ -16,7 +16,7 @@ import msgspec
 from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import parse_address, ulid_text
-from orvalho.control.messages import RunOutput
+from orvalho.control.messages import RunHeld, RunOutput
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import digest_of, is_json_line, run_over, script_error
@@ -39,17 +39,21 @@ from orvalho.scripts.messages import (
     CallerReply,
     ScriptEnded,
     ScriptError,
+    ScriptHeld,
     ScriptOutput,
     decode,
     encode,
 )
+from orvalho.scripts.plan import stage_plan
 from orvalho.scripts.receipts import Receipt, open_receipt
 from orvalho.scripts.runs import Run
 
 _log = logging.getLogger(__name__)
 
 _GATES: Final = 1024
-_OUTCOMES: Final = frozenset({"done", "failed", "refused", "limited", "cancelled", "interrupted"})
+_OUTCOMES: Final = frozenset(
+    {"done", "failed", "refused", "limited", "cancelled", "interrupted", "planned", "rejected"}
+)
 
 
 class CallerHandler:
@@ -90,6 +94,20 @@ class CallerHandler:
 
         return stage
 
+    async def held(self, envelope: Envelope, delivery: Delivery) -> None:
+        """A `script.held` envelope: whoever waits is told. Harmless after its end, or twice."""
+        told = decode(envelope.body, ScriptHeld)
+        run = await self._house.runs.peek(told.run)
+        if run is None or run.direction != "sent" or run.peer_key != key_text(envelope.sender):
+            return
+
+        def keep(connection: sqlite3.Connection) -> bool:
+            delivery.done(connection)
+            return runs.stage_held(connection, run.id)
+
+        if await self._house.store.transact("run.held", keep):
+            self._house.feed.publish(run.id, RunHeld(run=run.id, to=run.target))
+
     async def ended(self, envelope: Envelope, delivery: Delivery) -> None:
         """A `script.ended` envelope: check the receipt, keep all of it, tell who waits. Seen
         twice, it changes nothing the second time."""
@@ -113,6 +131,8 @@ class CallerHandler:
         now = time.time()
         if not runs.stage_ended(connection, ended, at=now, usage=usage):
             return
+        if ended.plan is not None:
+            stage_plan(connection, run.id, ended.plan)
         if ended.held:
             sources.stage_held(
                 connection, run.peer_key, sources.sent_in(connection, run, ended.held), now
@@ -151,7 +171,7 @@ class CallerHandler:
 
     async def part_from(self, node_key: Key) -> None:
         """The node is a peer no longer: what we sent it ends, whatever became of it there."""
-        for run in await self._house.runs.open_runs("sent"):
+        for run in await self._house.runs.open_runs("sent", held=True):
             if run.peer_key != key_text(node_key):
                 continue
             ended = ScriptEnded(

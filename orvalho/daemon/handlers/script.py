@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -30,10 +31,17 @@ from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
-from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
+from orvalho.daemon.handlers.target_calls import (
+    CallTable,
+    caller_calls,
+    rehearsed,
+    target_calls,
+)
+from orvalho.daemon.holding import Holding
 from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports
 from orvalho.daemon.limits import allowance
+from orvalho.daemon.planning import make_plan
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
@@ -42,6 +50,7 @@ from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.errors import (
     Conflict,
+    InvalidInput,
     LimitExceeded,
     NotFound,
     OrvalhoError,
@@ -66,6 +75,7 @@ from orvalho.scripts.messages import (
     encode,
     run_script,
 )
+from orvalho.scripts.plan import encode_plan
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import Expected, VerifiedScript, open_call, verify_script
 
@@ -83,6 +93,7 @@ class ScriptHandler:
         self._house = house
         self._record = RunRecord(house)
         self._news = RunNews(house.events, self._record.caller_name)
+        self.holding = Holding(house, self._record)
         self._keeper = RunKeeper(house, self._record, self._news, self._again)
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
@@ -152,7 +163,8 @@ class ScriptHandler:
         if scope is not None and sender is not None and self._heir(sender) == teller:
             scope.cancel()
             return
-        self._cancelled_early.add(teller, run)
+        if not await self.holding.cancel(run, teller):
+            self._cancelled_early.add(teller, run)
 
     def is_running(self, run: str) -> bool:
         return run in self._running
@@ -212,8 +224,37 @@ class ScriptHandler:
             ending = Ending("cancelled", CANCELLED)
         else:
             ending = await self._run_once(arrival)
+            if arrival.is_rehearsed and ending.outcome == "done":
+                ending = await self._planned(arrival, ending)
+                if arrival.is_held:
+                    await self._hold(arrival, ending)
+                    return
         await self._keeper.end(arrival, ending)
         self._interrupted.pop(arrival.run, None)
+
+    async def _hold(self, arrival: Arrival, ending: Ending) -> None:
+        try:
+            await self.holding.hold(arrival, ending)
+        except (Untrusted, Conflict) as error:
+            untrusted = Untrusted(error.message, where=arrival.run)
+            await self._keeper.refuse_unverified(
+                arrival.message, arrival.sender, arrival.delivery, untrusted
+            )
+        except (LimitExceeded, Unavailable) as error:
+            await self._keeper.end(arrival, Ending("failed", error, ending.usage))
+
+    async def _planned(self, arrival: Arrival, ending: Ending) -> Ending:
+        """What it would have done, as far as its sender may see what is there."""
+        workspace = arrival.workspace or self._house.workspace(
+            self._house.contexts.get(arrival.script.call.target.context)
+        )
+        subject = self._subject(arrival)
+        may_see = partial(self._may_see, subject, workspace.context.name)
+        plan = await to_thread.run_sync(make_plan, workspace, arrival.not_run, may_see)
+        return replace(ending, outcome="planned", plan=encode_plan(plan))
+
+    def _may_see(self, subject: Subject, context: str, action: str, object_: str) -> bool:
+        return self._house.policy.decide(AccessRequest(subject, context, action, object_)).allowed
 
     async def _again(self, arrival: Arrival, ending: Ending, why: ContextChanged) -> Ending:
         """Run a script once more whose context has changed under it: nothing of it was kept.
@@ -340,6 +381,8 @@ class ScriptHandler:
             )
             return request, gate.put(capability.action, capability.object)
 
+        arrival.held_by = self._held_by(subject, arrival)
+        arrival.is_held = arrival.held_by is not None
         filename, source = call.filename, arrival.script.script.source
         if reference is not None:
             filename, source = await called(house, reference, call)
@@ -368,6 +411,11 @@ class ScriptHandler:
                 modules=modules,
             )
             service = house.services.find(reference, context.name) if reference else None
+            if service is not None and arrival.is_rehearsed:
+                raise InvalidInput(
+                    "what a service would do cannot be planned: it goes on living",
+                    where=reference.library if reference else None,
+                )
             if service is not None:
                 arrival.is_served = True
                 ending = await self._follow_service(arrival, job, service, hold)
@@ -393,6 +441,13 @@ class ScriptHandler:
         )
         arrival.libraries = found.used
         return Modules({**script.modules, **found.sources}, found.names)
+
+    def _held_by(self, subject: Subject, arrival: Arrival) -> str | None:
+        """The rule by which the owner wants to see it before anything comes of it."""
+        script, context = arrival.script, arrival.script.call.target.context
+        request = AccessRequest(subject, context, "script.run", script.script.id)
+        rule = None if arrival.script.call.plan else self._house.policy.held_by(request)
+        return rule.where if rule else None
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -434,9 +489,10 @@ class ScriptHandler:
     ) -> Mapping[str, HostCall]:
         def make() -> Mapping[str, HostCall]:
             arrival.workspace = self._house.workspace(context)
-            return target_calls(self._house, arrival.workspace, gate) | caller_calls(
-                self._house, arrival.sender, arrival.run, gate, hold
-            )
+            back = caller_calls(self._house, arrival.sender, arrival.run, gate, hold)
+            if arrival.is_rehearsed:
+                back = rehearsed(back, arrival.not_run)
+            return target_calls(self._house, arrival.workspace, gate) | back
 
         return CallTable(make)
 

@@ -20,10 +20,12 @@ from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
 from orvalho.runtime.web.node import node_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
+from orvalho.scripts.plan import PlannedCall
 
 _CALLER_ANSWER_S = 60.0
 # What the number in `most_bytes` itself takes.
 _NUMBER_BYTES = 16
+_SHOWN = 200
 _EFFECTS = frozenset({"fs.write", "fs.mkdir", "fs.remove", "fs.move"})
 
 
@@ -95,6 +97,23 @@ def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
             raise
 
     return audited
+
+
+def rehearsed(calls: Mapping[str, HostCall], not_run: list[PlannedCall]) -> dict[str, HostCall]:
+    """The same calls, but that those with an effect are noted and not made."""
+
+    def noted(name: str) -> HostCall:
+        async def note(argument: str) -> str:
+            shown = argument if len(argument) <= _SHOWN else f"{argument[:_SHOWN]}..."
+            not_run.append(PlannedCall(call=name, argument=shown))
+            return "null"
+
+        return note
+
+    return {
+        name: noted(name) if name.partition(".")[2] in _EFFECTS else call
+        for name, call in calls.items()
+    }
 
 
 def caller_calls(

@@ -209,7 +209,9 @@ class AskOperations:
             if found.state == "ended":
                 return await self._runs.ended(found)
             while not isinstance(event := await events.get(), RunOver):
-                continue
+                if isinstance(event, control.RunHeld):
+                    # Tomorrow's answer is to nobody's question.
+                    raise Denied(f"{event.to} holds it for its owner to look at")
             return event.reply
 
     async def _take_back(self, run: str) -> None:

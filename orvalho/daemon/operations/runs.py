@@ -38,6 +38,7 @@ from orvalho.scripts.messages import (
     ScriptOutput,
     encode,
 )
+from orvalho.scripts.plan import plan_of
 from orvalho.scripts.receipts import MAX_BYTES as RECEIPT_BYTES
 from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.runs import Run
@@ -121,6 +122,9 @@ class RunOperations:
             result=bodies.result,
             is_bytes=bodies.is_bytes,
             error=run.error,
+            plan=await self._house.store.read(partial(plan_of, run=run.id))
+            if run.outcome == "planned"
+            else None,
         )
         return ended_reply(ended, run.usage, peer=run.target)
 
@@ -170,6 +174,8 @@ class RunOperations:
         state = run_state(run)
         if run.direction == "received" or run.state == "ended":
             return state
+        if run.state == "held":
+            return state
         if self._handler.is_running(run.id):
             return msgspec.structs.replace(state, state="running")
         id_ = EnvelopeId(ulid_bytes(run.id))
@@ -208,6 +214,10 @@ class RunOperations:
                         if line.seq not in seen:
                             yield _output(line)
                 yield event.reply
+            elif isinstance(event, control.RunHeld):
+                # Whoever waits is told, and need not: it may be days.
+                del shown[run]
+                yield event
             elif event.seq not in shown[run]:
                 shown[run].add(event.seq)
                 yield event

@@ -280,6 +280,7 @@ class ScriptOperations:
             now=now,
             life_s=request.expires_s,
             parts=parts,
+            plan=request.plan,
         )
         run = Run(
             id=run_id,
@@ -323,7 +324,8 @@ class ScriptOperations:
                 house.node.stage(
                     connection,
                     destination.node_key,
-                    "script.run",
+                    # A kind of its own: whoever does not know of plans must not run it.
+                    "script.plan" if signed.call.plan else "script.run",
                     body,
                     expires_at=run.expires_at,
                     id=EnvelopeId(ulid_bytes(run.id)),

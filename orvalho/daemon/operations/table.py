@@ -20,6 +20,7 @@ from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
+from orvalho.daemon.operations.inbox import InboxOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.libraries import LibraryOperations
 from orvalho.daemon.operations.logic import LogicOperations
@@ -111,6 +112,7 @@ def table(house: House, ours: Actors) -> Table:
         control.Why: WhyOperations(house, run.state).why,
         road.NatsConfig: nats.config,
         **run.table(),
+        **InboxOperations(house, ours.scripts.holding).table(),
         **MeteringOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),

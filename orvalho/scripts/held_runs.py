@@ -1,0 +1,77 @@
+"""Runs that wait for the owner's word: what they would change, and what is needed to end them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlite_utils.migrations import Migrations
+
+from orvalho.policies.usage import Charge
+from orvalho.scripts.messages import ScriptOutput
+from orvalho.scripts.receipts import Receipt
+
+MIGRATIONS: Final = Migrations("held_runs")
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_held_runs(database: Any) -> None:
+    for statement in (
+        """create table held_runs (
+            run text primary key, at real not null, context text not null, held blob not null
+        ) strict, without rowid""",
+        """create table held_contents (
+            run text not null, sha256 text not null, primary key (run, sha256)
+        ) strict, without rowid""",
+    ):
+        database.conn.execute(statement)
+
+
+class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
+    """`frozen` is the run's workspace (`Workspace.freeze`); `receipt` and `charge` are those of its
+    end, but for the outcome. `envelope` is the id of the envelope that it came in, None for a run
+    of this very node; `rule` is the one that held it."""
+
+    run: str
+    at: float
+    context: str
+    sender: bytes
+    envelope: bytes | None
+    rule: str | None
+    frozen: bytes
+    plan: bytes
+    result: bytes | None
+    is_bytes: bool
+    logs: tuple[ScriptOutput, ...]
+    receipt: Receipt
+    charge: Charge
+
+
+def stage_held(connection: sqlite3.Connection, held: HeldRun, contents: Sequence[str]) -> None:
+    """`contents`: the SHA-256 of what its files would hold."""
+    connection.execute(
+        "insert or replace into held_runs values (?, ?, ?, ?)",
+        (held.run, held.at, held.context, msgspec.msgpack.encode(held)),
+    )
+    connection.executemany(
+        "insert or ignore into held_contents values (?, ?)", ((held.run, each) for each in contents)
+    )
+
+
+def stage_released(connection: sqlite3.Connection, run: str) -> bool:
+    """Whether it was held."""
+    connection.execute("delete from held_contents where run = ?", (run,))
+    return connection.execute("delete from held_runs where run = ?", (run,)).rowcount == 1
+
+
+def all_held(connection: sqlite3.Connection) -> list[HeldRun]:
+    """The oldest first."""
+    rows = connection.execute("select held from held_runs order by at, run")
+    return [msgspec.msgpack.decode(row[0], type=HeldRun) for row in rows]
+
+
+def held(connection: sqlite3.Connection, run: str) -> HeldRun | None:
+    row = connection.execute("select held from held_runs where run = ?", (run,)).fetchone()
+    return None if row is None else msgspec.msgpack.decode(row[0], type=HeldRun)

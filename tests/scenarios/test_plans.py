@@ -1,0 +1,211 @@
+"""What a script would do is seen before it is done: by its sender, and by the target's owner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.devices import Device, two_devices, wait_until
+
+JOB = """\
+// /// orvalho
+// needs = ["target.fs.read:/notes/**", "target.fs.write:/notes/**", "target.fs.remove:/notes/**",
+//          "target.kv.read:**", "target.kv.write:**", "caller.fs.write:/log/**"]
+// ///
+export default async function ({ target, caller, params }) {
+  const text = await target.fs.readText("/notes/list.txt");
+  await target.fs.write("/notes/list.txt", text.replace("milk", "oat milk"));
+  await target.fs.write("/notes/new.bin", new Uint8Array([0, 1, 2]));
+  await target.fs.remove("/notes/old.txt");
+  await target.kv.put("count", (await target.kv.get("count") ?? 0) + 1);
+  if (params?.caller) await caller.fs.write("/log/done.txt", "done");
+  console.log("almost done");
+  return { changed: 3 };
+}
+"""
+BEFORE = {"list.txt": "bread\nmilk\n", "old.txt": "gone soon\n"}
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory):
+    with two_devices(tmp_path_factory.mktemp("plans")) as (laptop, phone):
+        phone.allow(
+            *(
+                f"p, laptop, peer, fs.{act}, /notes/**, allow"
+                for act in ("read", "write", "remove")
+            ),
+            "p, laptop, peer, fs.write, /drop/**, allow",
+            *(f"p, laptop, peer, kv.{act}, **, allow" for act in ("read", "write")),
+        )
+        (laptop.home / "job.js").write_text(JOB)
+        yield laptop, phone
+
+
+@pytest.fixture
+def notes(devices: tuple[Device, Device]) -> Path:
+    folder = devices[1].tree("peer") / "notes"
+    folder.mkdir(exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, text in BEFORE.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def holding(devices: tuple[Device, Device]):
+    """The phone holds what the laptop sends."""
+    phone = devices[1]
+    rules = phone.policy("peer").read_text()
+    phone.allow("p, laptop, peer, script.run, *, hold")
+    yield
+    count = phone.rules()
+    phone.policy("peer").write_text(rules)
+    wait_until(lambda: phone.rules() < count, "the policy is read again")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def job(laptop: Device) -> str:
+    return str(laptop.home / "job.js")
+
+
+def test_a_plan_shows_everything_and_does_nothing(
+    devices: tuple[Device, Device], notes: Path
+) -> None:
+    laptop, _ = devices
+
+    words = ("script", "send", "--plan", "peer@phone2", job(laptop), "--param", "caller=true")
+    shown = laptop.types(*words)
+
+    assert shown.status == 0, shown
+    assert "  ~ /notes/list.txt" in shown.out
+    assert "      -milk\n      +oat milk\n" in shown.out
+    assert "  + /notes/new.bin  3 bytes  sha256:ae4b3280e56e" in shown.out.replace(" B ", " bytes ")
+    assert "  - /notes/old.txt" in shown.out
+    assert "  + kv count  1" in shown.out
+    assert '  not run  caller.fs.write ["/log/done.txt","done"]' in shown.out
+    assert shown.out.rstrip().endswith("Plan: 2 to add, 1 to change, 1 to destroy.")
+    assert "nothing was changed" in shown.err
+    assert "almost done" in shown.err
+    assert contents(notes) == BEFORE
+
+    run = laptop.types("script", "ls", "--json").json["runs"][0]
+    assert run["outcome"] == "planned"
+    again = laptop.types("script", "result", run["run"], "--json").json
+    assert [each["path"] for each in again["plan"]["files"]] == [
+        "/notes/list.txt",
+        "/notes/new.bin",
+        "/notes/old.txt",
+    ]
+
+
+def test_a_plan_shows_no_content_that_its_sender_may_not_read(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    drop = phone.tree("peer") / "drop"
+    drop.mkdir(exist_ok=True)
+    (drop / "letter.txt").write_text("between us")
+    file = tmp_path / "write.js"
+    file.write_text(
+        '// /// orvalho\n// needs = ["target.fs.write:/drop/**"]\n// ///\n'
+        'await target.fs.write("/drop/letter.txt", "mine");'
+    )
+
+    shown = laptop.types("script", "send", "--plan", "peer@phone2", str(file))
+
+    assert "~ /drop/letter.txt" in shown.out
+    assert "not yours to read" in shown.out
+    assert "between us" not in shown.out + shown.err
+    assert "10" not in shown.out  # nor how long it is
+    assert (drop / "letter.txt").read_text() == "between us"
+
+
+@pytest.mark.usefixtures("holding")
+def test_what_is_held_is_done_exactly_when_it_is_accepted(
+    devices: tuple[Device, Device], notes: Path
+) -> None:
+    laptop, phone = devices
+
+    held = laptop.types("script", "send", "peer@phone2", job(laptop))
+
+    assert held.status == 7, held
+    assert "held at peer@phone2" in held.err
+    assert contents(notes) == BEFORE
+    waiting = phone.types("inbox", "--json").json["held"]
+    assert [each["caller"].partition("@")[2] for each in waiting] == ["laptop"]
+    run = waiting[0]["run"]
+    shown = phone.does("inbox", "show", run)
+    assert "export default async function" in shown
+    assert "target.fs.write:/notes/**" in shown
+    assert "      +oat milk" in shown
+    # It outlives both.
+    for device in devices:
+        device.stop()
+        device.start()
+    wait_until(lambda: laptop.online("phone2"), "they are linked")
+    assert laptop.types("script", "ls", "--json").json["runs"][0]["state"] == "held"
+
+    assert run in phone.does("inbox")
+
+    assert f"accepted {run} of " in phone.does("inbox", "accept", run)
+
+    assert json.loads(laptop.does("script", "result", run, "--wait")) == {"changed": 3}
+    assert (notes / "list.txt").read_text() == "bread\noat milk\n"
+    assert (notes / "new.bin").read_bytes() == b"\0\1\2"
+    assert not (notes / "old.txt").exists()
+    assert phone.types("inbox", "--json").json["held"] == []
+    assert phone.types("inbox", "accept", run).status == 4
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_plan_is_void_once_the_context_has_changed(
+    devices: tuple[Device, Device], notes: Path
+) -> None:
+    laptop, phone = devices
+    assert laptop.types("script", "send", "peer@phone2", job(laptop)).status == 7
+    run = phone.types("inbox", "--json").json["held"][0]["run"]
+
+    (notes / "list.txt").write_text("wine\n")
+    accepted = phone.types("inbox", "accept", run)
+
+    assert accepted.status == 1
+    assert "the context has changed since the plan" in accepted.err
+    assert contents(notes) == BEFORE | {"list.txt": "wine\n"}
+    ended = laptop.types("script", "result", run, "--wait")
+    assert ended.status == 1
+    assert "the context has changed since the plan" in ended.err
+
+
+@pytest.mark.usefixtures("holding")
+def test_what_is_rejected_is_told_why_and_does_nothing(
+    devices: tuple[Device, Device], notes: Path
+) -> None:
+    laptop, phone = devices
+    assert laptop.types("script", "send", "peer@phone2", job(laptop)).status == 7
+    run = phone.types("inbox", "--json").json["held"][0]["run"]
+
+    phone.does("inbox", "reject", run, "--reason", "ask me first")
+
+    ended = laptop.types("script", "result", run, "--wait")
+    assert ended.status == 3
+    assert "ask me first" in ended.err
+    assert contents(notes) == BEFORE
+
+
+@pytest.mark.usefixtures("holding")
+def test_its_sender_takes_back_what_is_held(devices: tuple[Device, Device], notes: Path) -> None:
+    laptop, phone = devices
+    assert laptop.types("script", "send", "peer@phone2", job(laptop)).status == 7
+    run = phone.types("inbox", "--json").json["held"][0]["run"]
+
+    laptop.does("script", "cancel", run)
+
+    wait_until(lambda: phone.types("inbox", "--json").json["held"] == [], "it is gone")
+    assert phone.types("inbox", "accept", run).status == 4
+    assert contents(notes) == BEFORE
