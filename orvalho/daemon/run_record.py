@@ -30,7 +30,7 @@ from orvalho.policies.usage import Charge
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.plan import PlannedCall, stage_plan
-from orvalho.scripts.receipts import Receipt, Tried, UsedLibrary
+from orvalho.scripts.receipts import Interpreted, Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S, VerifiedScript
 
@@ -69,6 +69,7 @@ class Arrival:
     not_run: list[PlannedCall] = field(default_factory=list)
     is_held: bool = False
     held_by: str | None = None
+    interpreted: Interpreted | None = None
 
     @property
     def is_rehearsed(self) -> bool:
@@ -243,6 +244,7 @@ class RunRecord:
             libraries=arrival.libraries,
             commit=arrival.commit,
             plan_sha256=digest_of(ended.plan),
+            interpreted=arrival.interpreted,
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

@@ -33,6 +33,15 @@ class UsedLibrary(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Interpreted(msgspec.Struct, frozen=True, kw_only=True):
+    """The target's hook that rewrote the parameters: where it lies and its digest, and the digest
+    of the parameters that the script got."""
+
+    path: str
+    sha256: str
+    params_sha256: str
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
     moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
@@ -58,6 +67,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     libraries: tuple[UsedLibrary, ...] = ()
     commit: str | None = None
     plan_sha256: str | None = None
+    interpreted: Interpreted | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

@@ -104,6 +104,36 @@ def test_a_plan_shows_everything_and_does_nothing(
     ]
 
 
+def test_a_context_rewrites_what_it_is_asked_or_refuses_it(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    hook = phone.tree("peer") / "lib" / "interpret.js"
+    hook.parent.mkdir(exist_ok=True)
+    file = tmp_path / "size.js"
+    file.write_text("export default ({ params }) => params;")
+    words = ("script", "send", "peer@phone2", str(file), "--param")
+    try:
+        hook.write_text(
+            "export default ({ params: call }) => {\n"
+            "  if (call.params.size < 0) throw new Error('sizes are positive');\n"
+            "  if (call.params.size > 800) return { params: { size: 800, of: call.script } };\n"
+            "};\n"
+        )
+        assert json.loads(laptop.does(*words, "size=9000")) == {"size": 800, "of": "size.js"}
+        run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
+        receipt = laptop.types("script", "show", run, "--json").json["receipt"]
+        assert receipt["interpreted"]["path"] == "/lib/interpret.js"
+        assert json.loads(laptop.does(*words, "size=10")) == {"size": 10}
+        refused = laptop.types(*words, "size=-1")
+        assert refused.status == 3
+        assert "sizes are positive" in refused.err
+        hook.write_text("for (;;);")
+        assert "the hook" in laptop.types(*words, "size=1").err
+    finally:
+        hook.unlink()
+
+
 def test_a_plan_shows_no_content_that_its_sender_may_not_read(
     devices: tuple[Device, Device], tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ from orvalho.daemon.handlers.target_calls import (
 from orvalho.daemon.holding import Holding
 from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports
+from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.planning import make_plan
 from orvalho.daemon.run_gate import RunGate
@@ -395,12 +396,13 @@ class ScriptHandler:
         )
         async with house.ledger.reserve(node, hold.limits) as lease:
             modules = await self._modules(arrival, context)
+            params = await interpret(house, context, arrival, subject.spoken)
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
                 filename=filename,
                 source=source,
-                params=arrival.script.params,
+                params=params,
                 caller={"id": call.caller.context_key, "name": subject.spoken},
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
                 limits=hold.limits,
