@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import (
+    grants,
+    libraries,
+    logic,
+    mesh,
+    metering,
+    pairing,
+    policies,
+    road,
+    seeing,
+)
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -86,7 +96,8 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     `source`, `module`, `needs` and `modules` are as in ScriptCheck. `locked`: path -> digest of
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
-    (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
+    (`/notes:rw`). `grants`: texts or ids of grants that go with it, of those kept here if there are
+    none. `context`: which of our contexts is the caller (None: the first one). Streams
     RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when
     the target cannot be reached and `wait` is false, ends after a second RunQueued whose `state` is
     "queued".
@@ -105,6 +116,7 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     detach: bool = False
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     locked: dict[str, str] | None = None
+    grants: tuple[str, ...] = ()
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -218,6 +230,7 @@ Request = (
     | libraries.Request
     | metering.Request
     | policies.Request
+    | grants.Request
 )
 
 
@@ -508,4 +521,5 @@ Reply = (
     | libraries.Reply
     | metering.Reply
     | policies.Reply
+    | grants.Reply
 )

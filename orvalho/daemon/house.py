@@ -25,6 +25,7 @@ from orvalho.errors import NotFound
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
+from orvalho.policies.grant_book import GrantBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.policies.quotas import Quotas
@@ -49,6 +50,7 @@ class House:
     groups: Groups
     contexts: Contexts
     policy: PolicyBook
+    grants: GrantBook
     audit: Audit
     ledger: Ledger
     quotas: Quotas

@@ -6,7 +6,7 @@ from orvalho.contexts import held, kv, refused, trust
 from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
-from orvalho.policies import audit, usage
+from orvalho.policies import audit, grant_book, usage
 from orvalho.scripts import runs, sources
 
 MIGRATIONS = (
@@ -20,5 +20,6 @@ MIGRATIONS = (
     usage.MIGRATIONS,
     sources.MIGRATIONS,
     file_queue.MIGRATIONS,
+    grant_book.MIGRATIONS,
     *peers.MIGRATIONS,
 )

@@ -14,6 +14,7 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import Address
 from orvalho.contexts.trust import Peer
 from orvalho.daemon.ending import Ending
+from orvalho.daemon.granting import Granted
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import digest_of
@@ -52,6 +53,8 @@ class Arrival:
     # Its sender's groups, and what it holds of their quotas.
     groups: tuple[str, ...] = ()
     hold: Hold | None = None
+    # What its sender's grants add to the rules.
+    granted: Granted | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()

@@ -60,6 +60,7 @@ from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
+from orvalho.policies.grant_book import GrantBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
@@ -141,6 +142,7 @@ async def open_daemon(
             async with open_node(wiring.node_config()) as node:
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
+                await house.grants.load()
                 await wiring.scripts.resume()
                 await house.mesh.load()
                 await to_thread.run_sync(sweep_drafts, home.state, time.time())
@@ -274,6 +276,7 @@ class _Wiring:
             groups=groups,
             contexts=contexts,
             policy=policy,
+            grants=GrantBook(self._store),
             audit=Audit(self._store),
             ledger=Ledger(
                 config.workers.runs_at_once,

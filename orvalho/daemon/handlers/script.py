@@ -26,6 +26,7 @@ from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
+from orvalho.daemon.granting import Granting, reason_of
 from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target_calls
@@ -91,6 +92,7 @@ class ScriptHandler:
         self._news = RunNews(house.events, self._record.caller_name)
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
+        self._granting = Granting(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
@@ -276,7 +278,9 @@ class ScriptHandler:
                 return await self._admit(arrival)
             except OrvalhoError as error:
                 limited = isinstance(error, LimitExceeded)
-                return Ending("limited" if limited else "refused", error)
+                return Ending(
+                    "limited" if limited else "refused", reason_of(error, arrival.granted)
+                )
             except Repeated:
                 raise
             except Exception:  # noqa: BLE001 -- the top of a run
@@ -298,6 +302,7 @@ class ScriptHandler:
         """
         house, call = self._house, arrival.script.call
         subject = self._subject(arrival)
+        arrival.granted = self._granting.read(arrival.message, arrival.script, arrival.sender)
         gate = self._gate(arrival, subject)
         arrival.gate = gate
         reference = reference_of(arrival.script.script)
@@ -324,6 +329,7 @@ class ScriptHandler:
         if reference is not None:
             filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
+        await arrival.granted.count(arrival.script, time.time())
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         node = key_text(arrival.sender)
@@ -395,7 +401,7 @@ class ScriptHandler:
             subject=subject,
             context=arrival.script.call.target.context,
             grants=Grants((*arrival.script.needs, *arrival.script.wants)),
-            decide=self._house.policy.decide,
+            decide=arrival.granted.decide if arrival.granted else self._house.policy.decide,
             audit=self._house.audit,
             begin=begin,
             explains=self._record.explains_to(arrival),

@@ -20,6 +20,7 @@ from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
+from orvalho.daemon.operations.grant import GrantOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.libraries import LibraryOperations
 from orvalho.daemon.operations.logic import LogicOperations
@@ -112,6 +113,7 @@ def table(house: House, ours: Actors) -> Table:
         road.NatsConfig: nats.config,
         **run.table(),
         **MeteringOperations(house).table(),
+        **GrantOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
     }
