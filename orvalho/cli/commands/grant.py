@@ -316,7 +316,7 @@ def _row(link: GrantLinkState, depth: int) -> tuple[object, ...]:
     used = f"{many(link.used, 'time')}, {age(link.last_used_at)}" if link.last_used_at else "never"
     is_over = link.until is not None and link.until <= time.time()
     return (
-        f"{"-" * depth} {link.grant}".lstrip(),
+        ("-" * depth + " " + link.grant).strip(),
         link.whence or "-",
         link.to or ("as before" if link.parent else "whoever has it"),
         ", ".join(link.needs) if link.needs is not None else "as before",
