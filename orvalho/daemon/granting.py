@@ -23,9 +23,7 @@ from orvalho.policies.grants import Grant, read_grant, read_text, rule_of
 from orvalho.scripts.messages import RunScript
 from orvalho.scripts.signing import Call, VerifiedScript
 
-MAX_WITH_A_RUN: Final = 8
-# Of those that are found by themselves: a script seldom needs more than one.
-_MOST_FOUND: Final = 4
+MAX_WITH_A_RUN: Final = 4
 
 
 def bound_digest(script_sha256: str, modules: Mapping[str, str]) -> str:
@@ -200,7 +198,7 @@ def grants_for(
     if given:
         return tuple(_token(house, text) for text in given)
     fitting = (each for each in house.grants.kept() if _fits(house, each, call, context))
-    return tuple(grant.token for grant, _ in zip(fitting, range(_MOST_FOUND), strict=False))
+    return tuple(grant.token for grant, _ in zip(fitting, range(MAX_WITH_A_RUN), strict=False))
 
 
 def _token(house: House, text: str) -> bytes:

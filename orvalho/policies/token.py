@@ -5,7 +5,8 @@ named, so a block can be added by whoever holds the token, offline, and none can
 changed; a third-party block is signed besides by a key that we know, over all that came before; and
 each block has a revocation id. Its Datalog is not used. A block may hold one fact, `link(hex:...)`,
 and a token with anything else in it is refused before anything is evaluated, so no program of a
-stranger's ever runs here. The globs of a grant stay those of `policies/globs.py`, too.
+stranger's ever runs here. (A block may also name whose facts its rules trust; it has no rules.) The
+globs of a grant stay those of `policies/globs.py`, too.
 """
 
 from __future__ import annotations
@@ -13,19 +14,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
-
-import biscuit_auth as biscuit
 
 from orvalho.contexts.identity import Key, Signer
 from orvalho.errors import InvalidInput, LimitExceeded, Untrusted
 
 T = TypeVar("T")
 
-# What its stubs say of keys is an older version's.
-_LIBRARY: Final[Any] = biscuit
-
-MAX_BYTES: Final = 8192
+# A paired device can make us print what it wrote, in which one long string may stand many times.
+MAX_BYTES: Final = 4096
 MAX_LINKS: Final = 8
 
 # Bytes and not a string: the library prints strings without escaping them.
@@ -49,7 +47,7 @@ def issue(root: Signer, statement: bytes) -> bytes:
     Raises:
         LimitExceeded: it would be too large.
     """
-    builder = biscuit.BiscuitBuilder("link({statement})", {"statement": statement})
+    builder = _biscuit().BiscuitBuilder("link({statement})", {"statement": statement})
     return _bounded(bytes(builder.build(root.lend(_private)).to_bytes()))
 
 
@@ -63,7 +61,7 @@ def extend(token: bytes, root_key: Key, statement: bytes, holder: Signer | None)
     if len(open_token(token, root_key)) >= MAX_LINKS:
         raise LimitExceeded(f"a grant is handed on at most {MAX_LINKS - 1} times")
     opened = _opened(token, root_key)
-    block = biscuit.BlockBuilder("link({statement})", {"statement": statement})
+    block = _biscuit().BlockBuilder("link({statement})", {"statement": statement})
     if holder is None:
         return _bounded(bytes(opened.append(block).to_bytes()))
     signed = opened.third_party_request().create_block(holder.lend(_private), block)
@@ -105,7 +103,7 @@ def _signed_by(opened: Any, index: int) -> Key | None:
 
 
 def _opened(token: bytes, root_key: Key) -> Any:
-    return _guarded(lambda: biscuit.Biscuit.from_bytes(token, _public(root_key)))
+    return _guarded(lambda: _biscuit().Biscuit.from_bytes(token, _public(root_key)))
 
 
 def _guarded(work: Callable[[], T]) -> T:
@@ -120,6 +118,15 @@ def _guarded(work: Callable[[], T]) -> T:
         raise Untrusted("the grant is malformed") from error
 
 
+@cache
+def _biscuit() -> Any:
+    """The library: 30 ms that only a home with grants needs. What its stubs say of keys is an older
+    version's."""
+    import biscuit_auth  # noqa: PLC0415
+
+    return biscuit_auth
+
+
 def _bounded(token: bytes) -> bytes:
     if len(token) > MAX_BYTES:
         raise LimitExceeded(f"a grant has at most {MAX_BYTES} bytes, and this {len(token)}")
@@ -127,11 +134,11 @@ def _bounded(token: bytes) -> bytes:
 
 
 def _private(seed: bytes) -> Any:
-    return _LIBRARY.PrivateKey.from_bytes(seed, _LIBRARY.Algorithm.Ed25519)
+    return _biscuit().PrivateKey.from_bytes(seed, _biscuit().Algorithm.Ed25519)
 
 
 def _public(key: Key) -> Any:
     try:
-        return _LIBRARY.PublicKey.from_bytes(key, _LIBRARY.Algorithm.Ed25519)
+        return _biscuit().PublicKey.from_bytes(key, _biscuit().Algorithm.Ed25519)
     except Exception as error:
         raise InvalidInput("this is no Ed25519 key") from error

@@ -111,7 +111,7 @@ class GrantOperations:
                 where=id_,
             )
         is_new = await self._house.grants.revoke(id_, time.time())
-        text = "revoked: it and all that was made of it is refused from now on"
+        text = "is revoked: it, and all that was made of it, is refused from now on"
         yield Note(text=f"{id_} {text if is_new else 'was revoked before'}", changed=is_new)
 
     async def forget(self, request: control.GrantForget) -> Replies:
