@@ -11,7 +11,7 @@ class GrantNew(Message, frozen=True, kw_only=True, tag=tag):
     """Let whoever `to` names (a peer, a context of one, a key; None: whoever has the text) do
     `needs` in one of our contexts (None: the usual one) until a moment in Unix seconds (None: for
     good), for so many runs (None: any). `script`: its digest; then only that script may, with just
-    these `modules`, path -> digest. -> GrantReply"""
+    these `modules`, path -> digest, beside `filename`. -> GrantReply"""
 
     to: str | None
     needs: tuple[str, ...] = ()
@@ -19,6 +19,7 @@ class GrantNew(Message, frozen=True, kw_only=True, tag=tag):
     until: float | None = None
     uses: int | None = None
     script: str | None = None
+    filename: str = ""
     modules: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -32,6 +33,7 @@ class GrantNarrow(Message, frozen=True, kw_only=True, tag=tag):
     until: float | None = None
     uses: int | None = None
     script: str | None = None
+    filename: str = ""
     modules: dict[str, str] = msgspec.field(default_factory=dict)
 
 

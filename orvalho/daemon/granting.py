@@ -7,6 +7,7 @@ allows needs no grant, and a grant that does not hold adds nothing.
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -26,12 +27,15 @@ from orvalho.scripts.signing import Call, VerifiedScript
 MAX_WITH_A_RUN: Final = 4
 
 
-def bound_digest(script_sha256: str, modules: Mapping[str, str]) -> str:
+def bound_digest(filename: str, script_sha256: str, modules: Mapping[str, str]) -> str:
     """What a grant for one script is bound to: its digest, and those of the files that come with
-    it, path -> digest. They are the sender's too, and would else be free to change."""
+    it, path -> digest. They are the sender's too, and would else be free to change. Paths count as
+    seen from the script's own: where all of it lies may differ from device to device."""
     if not modules:
         return script_sha256
-    whole = msgspec.json.encode([script_sha256, sorted(modules.items())])
+    top = posixpath.dirname(filename)
+    beside = sorted((posixpath.relpath(path, top or "."), each) for path, each in modules.items())
+    whole = msgspec.json.encode([script_sha256, beside])
     return hashlib.sha256(b"orvalho/script-with-modules/1\0" + whole).hexdigest()
 
 
@@ -130,7 +134,7 @@ class Granting:
     def read(self, message: RunScript, script: VerifiedScript, sender: Key) -> Granted:
         """What of a message's grants holds for its script, whose signature was checked. `sender`
         is the node's present key. What does not hold is audited."""
-        digest = bound_digest(script.call.script_sha256, script.call.modules)
+        digest = bound_digest(script.call.filename, script.call.script_sha256, script.call.modules)
         good: list[Grant] = []
         faults: list[OrvalhoError] = []
         for token in message.grants[:MAX_WITH_A_RUN]:
@@ -166,7 +170,8 @@ class Granting:
         house = self._house
         for link in grant.links:
             for key in (link.holder, link.holder_node):
-                if key is not None and Key(key) in house.refused:
+                # A key that was changed is refused as such; its node need not be.
+                if key is not None and house.trust.heir(Key(key)) in house.refused:
                     raise Untrusted(
                         f"grant {grant.id} went through a key that is refused here",
                         where=key_text(Key(key)),
@@ -214,7 +219,7 @@ def _fits(house: House, grant: Grant, call: Call, context: Context) -> bool:
     is_there = house.trust.heir(grant.issuer) == target or grant.issuer == target
     if not is_there or grant.context != call.target.context or grant.holder not in ours:
         return False
-    digest = bound_digest(call.script_sha256, call.modules)
+    digest = bound_digest(call.filename, call.script_sha256, call.modules)
     if time.time() >= grant.until or not grant.allows_script(digest):
         return False
     asked = [each for each in (*call.needs, *call.wants) if each.startswith("target.")]

@@ -126,11 +126,12 @@ class Grant:
         return all(link.script in (None, digest) for link in self.links)
 
     def permits(self, request: AccessRequest, digest: str) -> str | None:
-        """What of the grant allows this, in words; None: nothing. `digest` is the script's."""
+        """What of the grant allows this, in words; None: nothing. `digest` is that of the script
+        which asks, and of what comes with it, as `script` has it."""
         if request.context != self.context or not self.allows_script(digest):
             return None
         if request.action == "script.run":
-            return "script.run" if request.object == f"sha256:{digest}" else None
+            return "script.run"
         found: str | None = None
         for capabilities in self.capabilities:
             if capabilities is None:

@@ -100,7 +100,7 @@ def new(
     """Give a right away as a text: to run scripts in a context of ours, and to do there what NEED
     says. A deny among our rules still holds. Without --to, whoever comes by the text has it."""
     with session.connect() as client:
-        script, modules = _script(client, file)
+        script, filename, modules = _script(client, file)
         request = GrantNew(
             to=to,
             needs=needs,
@@ -108,6 +108,7 @@ def new(
             until=until or None,
             uses=uses,
             script=script,
+            filename=filename,
             modules=modules,
         )
         reply = client.ask(request, GrantReply)
@@ -142,7 +143,7 @@ def narrow(
     """Make a smaller grant of one that we hold (its text, @FILE or id), for ourselves or --to
     another. Its issuer need not be asked: what it allows is what every link of it allows."""
     with session.connect() as client:
-        script, modules = _script(client, file)
+        script, filename, modules = _script(client, file)
         request = GrantNarrow(
             grant=grant_text(grant),
             to=to,
@@ -150,6 +151,7 @@ def narrow(
             until=until or None,
             uses=uses,
             script=script,
+            filename=filename,
             modules=modules,
         )
         reply = client.ask(request, GrantReply)
@@ -262,14 +264,14 @@ def rm(session: Session, grant: str) -> None:
         session.tell(client.ask(GrantForget(grant=grant_text(grant)), Note))
 
 
-def _script(client: Client, file: str | None) -> tuple[str | None, dict[str, str]]:
-    """The digest of the script in a file, and those of what it imports."""
+def _script(client: Client, file: str | None) -> tuple[str | None, str, dict[str, str]]:
+    """The digest of the script in a file, its path, and the digests of what it imports."""
     if file is None:
-        return None, {}
+        return None, "", {}
     source, module, _needs = read_script(file)
     graph = find_modules(client, None if file == "-" else file, Path(file).name, source)
     digest = hashlib.sha256(module or source.encode()).hexdigest()
-    return digest, digests_of(graph.modules)
+    return digest, graph.filename, digests_of(graph.modules)
 
 
 def _give(session: Session, reply: GrantReply, *, is_drawn: bool) -> None:

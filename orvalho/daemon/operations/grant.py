@@ -63,7 +63,7 @@ class GrantOperations:
             holder=holder,
             holder_node=node,
             to=request.to,
-            script=bound_digest(request.script, request.modules) if request.script else None,
+            script=_bound(request),
             until=_later(request.until, now),
             uses=request.uses,
         )
@@ -81,7 +81,7 @@ class GrantOperations:
             holder=holder,
             holder_node=node,
             to=request.to,
-            script=bound_digest(request.script, request.modules) if request.script else None,
+            script=_bound(request),
             until=_later(request.until, now),
             uses=request.uses,
         )
@@ -264,6 +264,12 @@ class GrantOperations:
 
 def _read(text: str) -> Grant:
     return read_grant(*read_text(text))
+
+
+def _bound(request: control.GrantNew | control.GrantNarrow) -> str | None:
+    if request.script is None:
+        return None
+    return bound_digest(request.filename, request.script, request.modules)
 
 
 def _later(until: float | None, now: float) -> float | None:
