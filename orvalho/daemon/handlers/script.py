@@ -303,8 +303,7 @@ class ScriptHandler:
         house, call = self._house, arrival.script.call
         subject = self._subject(arrival)
         arrival.granted = self._granting.read(arrival.message, arrival.script, arrival.sender)
-        gate = self._gate(arrival, subject)
-        arrival.gate = gate
+        arrival.gate = gate = self._gate(arrival, subject)
         reference = reference_of(arrival.script.script)
         action, object_ = "script.run", arrival.script.script.id
         if reference is not None:
