@@ -60,7 +60,8 @@ class GrantRevoke(Message, frozen=True, kw_only=True, tag=tag):
 
 
 class GrantForget(Message, frozen=True, kw_only=True, tag=tag):
-    """Keep a grant no longer. Nothing ends by it. -> Note"""
+    """Keep a grant no longer, of ours only what is not good any more. Nothing ends or is lifted by
+    it. -> Note"""
 
     grant: str
 

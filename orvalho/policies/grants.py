@@ -24,6 +24,7 @@ from orvalho.policies import token as tokens
 from orvalho.policies.access import ANY, AccessRequest, Rule, is_unprintable
 from orvalho.policies.capability import Capability, parse_capability
 from orvalho.policies.library_guard import changes_code, names_code
+from orvalho.policies.rules import read_files
 
 PREFIX: Final = "orvalho-grant:"
 MAX_NEEDS: Final = 16
@@ -262,6 +263,9 @@ def policy_lines(grant: Grant) -> list[str]:
     lines = [f"p, {who}, {grant.context}, script.run, {object_}, allow"]
     for need in grant.needs:
         line = f"p, {who}, {grant.context}, {need.action}, {need.object}, allow"
+        if not _is_line(line, need):
+            lines.append(f"# no rule can say it: {need!s}")
+            continue
         is_within = all(
             any(each.covers("target", need.action, need.object) for each in capabilities)
             for capabilities in grant.capabilities
@@ -269,6 +273,12 @@ def policy_lines(grant: Grant) -> list[str]:
         )
         lines.append(line if is_within else f"# as far as its earlier links go: {line}")
     return lines
+
+
+def _is_line(line: str, need: Capability) -> bool:
+    """Whether a policy file would read it as it is meant: a comma in a path, say, it would not."""
+    read = read_files([("policy/grants.csv", line.encode())])
+    return read.rules is not None and [each.object for each in read.rules.rules] == [need.object]
 
 
 def _id(revocation_id: bytes) -> str:

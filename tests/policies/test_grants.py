@@ -284,6 +284,11 @@ def test_as_policy_a_grant_says_no_more_than_it_allows() -> None:
         f"p, {who}, peer, fs.read, /Pictures/2024/**, allow",
         f"# as far as its earlier links go: p, {who}, peer, fs.read, /**, allow",
     ]
+    odd = new(("target.fs.read:/a, b/**", 'target.kv.read:say "so"'), holder=None)
+    assert policy_lines(odd)[1:] == [
+        "# no rule can say it: target.fs.read:/a, b/**",
+        '# no rule can say it: target.kv.read:say "so"',
+    ]
     bearer = policy_lines(new(holder=None, script=DIGEST))
     assert bearer[0] == f"p, *, peer, script.run, sha256:{DIGEST}, allow"
 

@@ -259,7 +259,8 @@ def revoke(session: Session, grant: str) -> None:
 @click.argument("grant", metavar="GRANT")
 @click.pass_obj
 def rm(session: Session, grant: str) -> None:
-    """Keep a grant of somebody else's no longer. It holds on; its issuer can revoke it."""
+    """Keep a grant of somebody else's no longer (it holds on; its issuer can revoke it), or one of
+    ours that has ended or is revoked (it stays so)."""
     with session.connect() as client:
         session.tell(client.ask(GrantForget(grant=grant_text(grant)), Note))
 

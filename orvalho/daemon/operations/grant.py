@@ -119,7 +119,8 @@ class GrantOperations:
         held = next((each for each in self._house.grants.all() if each.grant.id == id_), None)
         if held is None:
             raise NotFound(f"{id_} is a part of {grant.id} alone", hint="orvalho grant ls")
-        if grant.root_key == self._house.identity.granting.key:
+        is_ours = grant.root_key == self._house.identity.granting.key
+        if is_ours and self._state(grant, len(grant.ids) - 1) == "good":
             raise InvalidInput(
                 f"{id_} is a grant of this node, and would hold on",
                 hint=f"orvalho grant revoke {id_}",
