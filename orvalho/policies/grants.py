@@ -260,6 +260,8 @@ def policy_lines(grant: Grant) -> list[str]:
     stands there as a comment."""
     who = key_text(grant.holder) if grant.holder else ANY
     object_ = f"sha256:{grant.script}" if grant.script else ANY
+    if len({link.script for link in grant.links} - {None}) > 1:
+        return ["# nothing: its links name different scripts"]
     lines = [f"p, {who}, {grant.context}, script.run, {object_}, allow"]
     for need in grant.needs:
         line = f"p, {who}, {grant.context}, {need.action}, {need.object}, allow"
@@ -267,12 +269,23 @@ def policy_lines(grant: Grant) -> list[str]:
             lines.append(f"# no rule can say it: {need!s}")
             continue
         is_within = all(
-            any(each.covers("target", need.action, need.object) for each in capabilities)
+            any(_is_within(need, each) for each in capabilities)
             for capabilities in grant.capabilities
             if capabilities is not None
         )
         lines.append(line if is_within else f"# as far as its earlier links go: {line}")
     return lines
+
+
+def _is_within(need: Capability, wider: Capability) -> bool:
+    """Whether all that one reaches is reached by the other; False also where that is not plain."""
+    inner, outer = need.object, wider.object
+    if need.action != wider.action or (names_code(inner) and not names_code(outer)):
+        return False
+    if outer in (inner, "**") or ("*" not in inner and wider.glob.matches(inner)):
+        return True
+    top = outer.removesuffix("/**")
+    return top != outer and "*" not in top and (inner == top or inner.startswith(f"{top}/"))
 
 
 def _is_line(line: str, need: Capability) -> bool:

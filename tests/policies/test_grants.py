@@ -27,6 +27,9 @@ from orvalho.policies.grants import (
     read_text,
     rule_of,
 )
+from orvalho.policies.indexed_engine import IndexedEngine
+from orvalho.policies.library_guard import LibraryGuard
+from orvalho.policies.rules import read_files
 
 ALICE = Identity(bytes(32))
 BOB, CAROL, EVE = (Signer(bytes([each]) * 32) for each in (2, 3, 4))
@@ -242,6 +245,26 @@ def test_a_narrowed_grant_never_allows_what_its_parent_refuses(
         grant = child
 
 
+@settings(max_examples=300, deadline=None)
+@given(NEEDS, st.lists(LINKS, max_size=3), st.lists(PATHS, min_size=1, max_size=8))
+def test_as_policy_no_grant_says_more_than_it_allows(
+    needs: tuple[str, ...], links: list[GrantLink], paths: list[str]
+) -> None:
+    grant = new(needs)
+    for each in links:
+        grant = narrow(grant, each, SIGNERS[grant.holder] if grant.holder else None)
+    text = "\n".join(dict.fromkeys(policy_lines(grant)))
+    read = read_files([("policy/peer.csv", text.encode())])
+    assert read.rules is not None, read.problems
+    who = key_text(grant.holder or BOB.key)
+    engine = LibraryGuard(read.rules, IndexedEngine)
+    for path in paths:
+        for action in ("fs.read", "fs.write"):
+            request = AccessRequest(Subject(who, frozenset({"*", who})), "peer", action, path)
+            if engine.decide(request).allowed:
+                assert grant.permits(request, grant.script or DIGEST)
+
+
 # ---- as text --------------------------------------------------------------------------------
 
 
@@ -289,6 +312,8 @@ def test_as_policy_a_grant_says_no_more_than_it_allows() -> None:
         "# no rule can say it: target.fs.read:/a, b/**",
         '# no rule can say it: target.kv.read:say "so"',
     ]
+    code = narrow(new(("target.fs.write:/**",)), link(needs=("target.fs.write:/lib/**",)), BOB)
+    assert policy_lines(code)[1].startswith("# as far as its earlier links go: ")
     bearer = policy_lines(new(holder=None, script=DIGEST))
     assert bearer[0] == f"p, *, peer, script.run, sha256:{DIGEST}, allow"
 
