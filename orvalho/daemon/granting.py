@@ -77,6 +77,7 @@ class Granted:
         self._run = run
         self._digest = digest
         self._grants = list(grants)
+        self._paths = {grant.id: path_of(house, grant) for grant in grants}
         self._used: dict[str, Grant] = {}
         self._is_counted = False
         self.faults = list(faults)
@@ -94,7 +95,7 @@ class Granted:
             if words is None or not self._may_use(grant):
                 continue
             self._used[grant.id] = grant
-            return Decision(True, rule_of(grant, words, path_of(self._house, grant)))
+            return Decision(True, rule_of(grant, words, self._paths[grant.id]))
         return decision
 
     def _may_use(self, grant: Grant) -> bool:
@@ -239,7 +240,8 @@ def _refused(call: Call, actor: str, fault: OrvalhoError) -> Entry:
         action="grant",
         object=fault.where or "",
         allowed=False,
-        rule=fault.message,
+        rule="grant",
+        rule_text=fault.message,
         run=call.run,
         text=fault.message,
     )

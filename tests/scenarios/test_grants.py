@@ -203,6 +203,8 @@ def test_grants_that_do_not_hold_are_refused_with_the_reason(homes: Homes) -> No
     refused(bob, PREFIX + base64.urlsafe_b64encode(raw).decode(), "signatures do not hold")
     refused(bob, text[:-40], "signatures do not hold")
     assert alice.does("grant", "ls").count("never") == 1, "none of them was used"
+    run = alice.types("script", "ls", "--json").json["runs"][0]["run"]
+    assert "the grant's signatures do not hold" in alice.does("why", run)
     # What does not hold takes nothing away either.
     alice.device.allow(
         "p, carol, peer, script.run, *, allow", "p, carol, peer, fs.read, /Pictures/**, allow"
