@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,10 @@ import click
 from orvalho.errors import InvalidInput
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_WEEKDAYS: Final = (
+    *("monday", "tuesday", "wednesday", "thursday"),
+    *("friday", "saturday", "sunday"),
+)
 # How a WebAssembly module begins.
 _MODULE: Final = b"\0asm"
 
@@ -31,6 +36,57 @@ class Duration(click.ParamType[int]):
         return int(found[1]) * _UNITS_S[found[2]]
 
 
+class Until(click.ParamType[float]):
+    """A moment to come, as Unix seconds: `7d` from now, the end of a day by the clock here (`fri`,
+    `tomorrow`, `2026-12-01`), or `never`, which is 0.0."""
+
+    name = "when"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        found = until(value, datetime.now().astimezone())
+        if found is None:
+            self.fail(
+                f'"{value}" is no moment to come: 7d, 2h, fri, tomorrow, 2026-12-01, '
+                "2026-12-01T18:00:00Z or never",
+                param,
+                ctx,
+            )
+        return found
+
+
+def until(text: str, now: datetime) -> float | None:
+    """What `Until` answers; None for what is no moment after `now`, which has a time zone."""
+    word = text.strip().lower()
+    if word == "never":
+        return 0.0
+    if found := re.fullmatch(r"([1-9]\d{0,4})([smhdw])", word):
+        return now.timestamp() + int(found[1]) * _UNITS_S[found[2]]
+    days = {"today": 0, "tomorrow": 1}
+    for ahead in range(7):
+        name = _WEEKDAYS[(now.weekday() + ahead) % 7]
+        days |= {name: ahead, name[:3]: ahead}
+    try:
+        if word in days:
+            moment = _end_of(now.date() + timedelta(days[word]))
+        elif re.fullmatch(r"\d{4}-\d\d-\d\d", word):
+            moment = _end_of(date.fromisoformat(word))
+        else:
+            moment = datetime.fromisoformat(text.strip())
+            if moment.tzinfo is None:
+                moment = moment.astimezone()
+    except (ValueError, OverflowError):
+        return None
+    return moment.timestamp() if moment > now else None
+
+
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day + timedelta(1), time.min).astimezone()
+
+
 def read_text(file: str) -> str:
     """The text of a file, or of standard input for `-`.
 
@@ -45,6 +101,17 @@ def read_text(file: str) -> str:
         raise InvalidInput(f"{file} cannot be read: {error.strerror}.", where=file) from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{file} is not UTF-8 text: {error}.", where=file) from error
+
+
+def grant_text(grant: str) -> str:
+    """A grant's text or id: as it was typed, or what is in `@FILE` or standard input (`-`).
+
+    Raises:
+        InvalidInput: the file cannot be read.
+    """
+    if grant == "-" or grant.startswith("@"):
+        return read_text(grant.removeprefix("@")).strip()
+    return grant
 
 
 def read_script(file: str) -> tuple[str, bytes, str | None]:

@@ -10,7 +10,17 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, planning, policies, road, seeing
+from orvalho.control import (
+    grants,
+    libraries,
+    logic,
+    mesh,
+    metering,
+    planning,
+    policies,
+    road,
+    seeing,
+)
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -51,6 +61,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
+    "grant": (grants.GrantReply, "grant new, narrow, keep, show"),
+    "grants": (grants.GrantListReply, "grant ls"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),

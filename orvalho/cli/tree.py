@@ -48,6 +48,7 @@ _WORDS: Final = (
     *("node", "key", "transports", "depot", "nats", "examples"),
     *("wasi", "lib", "libs", "service", "services"),
     *("quota", "usage", "events"),
+    "grant",
     *("use", "completion", "complete"),
 )
 

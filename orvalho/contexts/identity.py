@@ -16,9 +16,10 @@ import hmac
 import os
 import re
 import stat
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, NewType
+from typing import Any, Final, Literal, NewType, TypeVar
 
 import msgspec
 from nacl.exceptions import BadSignatureError, CryptoError
@@ -29,6 +30,7 @@ from orvalho.contexts.names import check_label
 from orvalho.contexts.words import phrase_of, seed_of
 from orvalho.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Untrusted
 
+T = TypeVar("T")
 Key = NewType("Key", bytes)
 CertificateKind = Literal["node", "context"]
 
@@ -83,6 +85,11 @@ class Signer:
         except (CryptoError, ValueError) as error:
             raise Untrusted("what was sealed for this node does not open") from error
 
+    def lend(self, use: Callable[[bytes], T]) -> T:
+        """What `use` makes of the 32 bytes of the seed: for a format whose library signs by itself,
+        and whose signatures cover a tag of their own."""
+        return use(bytes(self._key))
+
     def __repr__(self) -> str:
         return f"Signer({key_text(self.key)})"
 
@@ -99,6 +106,9 @@ class Identity:
         self.rotations = rotations
         self.owner = self._signer(b"orvalho/1/owner")
         self.node = self.node_of(len(rotations))
+        # Not the node key: a grant holds on when that is changed, and who has only stolen that
+        # one gives none.
+        self.granting = self._signer(b"orvalho/1/grants")
 
     @classmethod
     def create(

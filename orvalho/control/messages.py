@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from orvalho.control import (
+    grants,
     libraries,
     logic,
     mesh,
@@ -97,11 +98,12 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     `source`, `module`, `needs` and `modules` are as in ScriptCheck. `locked`: path -> digest of
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
-    (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
-    RunQueued, then RunOutput as it comes, then RunEnded, or RunHeld where the target's owner is to
-    look at it first; with `plan` nothing is done, and RunEnded says what would be; with `detach`,
-    ends after RunQueued; when the target cannot be reached and `wait` is false, ends after a second
-    RunQueued whose `state` is "queued".
+    (`/notes:rw`). `grants`: texts or ids of grants that go with it, of those kept here if there are
+    none. `context`: which of our contexts is the caller (None: the first one). Streams RunQueued,
+    then RunOutput as it comes, then RunEnded, or RunHeld where the target's owner is to look at it
+    first; with `plan` nothing is done, and RunEnded says what would be; with `detach`, ends after
+    RunQueued; when the target cannot be reached and `wait` is false, ends after a second RunQueued
+    whose `state` is "queued".
     """
 
     to: str
@@ -118,6 +120,7 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     locked: dict[str, str] | None = None
     plan: bool = False
+    grants: tuple[str, ...] = ()
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -232,6 +235,7 @@ Request = (
     | metering.Request
     | policies.Request
     | planning.Request
+    | grants.Request
 )
 
 
@@ -525,4 +529,5 @@ Reply = (
     | metering.Reply
     | policies.Reply
     | planning.Reply
+    | grants.Reply
 )

@@ -27,6 +27,7 @@ from orvalho.errors import NotFound
 from orvalho.peers.node import Node
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
+from orvalho.policies.grant_book import GrantBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.policies.quotas import Quotas
@@ -52,6 +53,7 @@ class House:
     contexts: Contexts
     committer: Committer
     policy: PolicyBook
+    grants: GrantBook
     audit: Audit
     ledger: Ledger
     quotas: Quotas

@@ -6,7 +6,7 @@ from orvalho.contexts import contents, held, history, kv, refused, trust
 from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
-from orvalho.policies import audit, usage
+from orvalho.policies import audit, grant_book, usage
 from orvalho.scripts import held_runs, plan, runs, sources
 
 MIGRATIONS = (
@@ -24,5 +24,6 @@ MIGRATIONS = (
     plan.MIGRATIONS,
     held_runs.MIGRATIONS,
     file_queue.MIGRATIONS,
+    grant_book.MIGRATIONS,
     *peers.MIGRATIONS,
 )

@@ -17,6 +17,7 @@ from orvalho.contexts.names import Address
 from orvalho.contexts.trust import Peer
 from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.ending import Ending
+from orvalho.daemon.granting import Granted
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import digest_of
@@ -76,6 +77,8 @@ class Arrival:
         """Whether nothing that it does is to have an effect."""
         return self.is_held or self.script.call.plan
 
+    # What its sender's grants add to the rules.
+    granted: Granted | None = None
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()

@@ -62,6 +62,7 @@ from orvalho.peers.relay import RelayTerms
 from orvalho.peers.sending import Undelivered
 from orvalho.policies.audit import Audit
 from orvalho.policies.book import PolicyBook
+from orvalho.policies.grant_book import GrantBook
 from orvalho.policies.ledger import Ledger
 from orvalho.policies.quota import parse_size
 from orvalho.runtime.job import Jobs
@@ -144,6 +145,7 @@ async def open_daemon(
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
                 await house.committer.recover()
+                await house.grants.load()
                 await wiring.scripts.resume()
                 await house.mesh.load()
                 await to_thread.run_sync(sweep_drafts, home.state, time.time())
@@ -279,6 +281,7 @@ class _Wiring:
             contexts=contexts,
             committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
             policy=policy,
+            grants=GrantBook(self._store),
             audit=Audit(self._store),
             ledger=Ledger(
                 config.workers.runs_at_once,

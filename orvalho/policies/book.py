@@ -43,6 +43,7 @@ class _Candidate:
     reading: Reading
     engine: PolicyEngine | None
     problems: tuple[Problem, ...]
+    is_shipped: bool = True
 
 
 class PolicyBook:
@@ -61,6 +62,7 @@ class PolicyBook:
         self._engine: PolicyEngine = IndexedEngine(self._rules)
         self._holding: PolicyEngine | None = None
         self._decisions = self._denials = self._reloads = 0
+        self._takes_grants = False
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.reload()
@@ -74,6 +76,13 @@ class PolicyBook:
     def held_by(self, request: AccessRequest) -> Rule | None:
         """The rule by which a script that may run is kept for the owner to look at."""
         return self._holding.decide(request).rule if self._holding is not None else None
+
+    @property
+    def takes_grants(self) -> bool:
+        """Whether a grant may allow what no rule speaks of. Not before the files were read without
+        a mistake once, since a deny in them would be unknown; and not under a model of the owner's
+        own, where a refusal need not name the rule that made it."""
+        return self._takes_grants
 
     def reload(self) -> Reloaded:
         """Read the files again, and use them from now on if all is well with them. Blocks for
@@ -89,6 +98,7 @@ class PolicyBook:
         self._rules, self._engine = rules, candidate.engine
         held = RuleSet(rules.holds, rules.memberships, (), rules.groups)
         self._holding = IndexedEngine(held) if rules.holds else None
+        self._takes_grants = candidate.is_shipped
         return Reloaded(len(after - before), len(before - after), ())
 
     def check(self) -> Checked:
@@ -118,24 +128,25 @@ class PolicyBook:
         if reading.rules is None:
             return _Candidate(reading, None, reading.problems)
         try:
-            engine = self._engine_for(reading.rules)
+            engine, is_shipped = self._engine_for(reading.rules)
         except InvalidInput as error:
             return _Candidate(reading, None, (Problem("model.conf", 0, 0, error.message),))
         failed = failed_tests(reading.rules, engine)
-        return _Candidate(reading, None if failed else engine, tuple(failed))
+        return _Candidate(reading, None if failed else engine, tuple(failed), is_shipped)
 
-    def _engine_for(self, rules: RuleSet) -> PolicyEngine:
+    def _engine_for(self, rules: RuleSet) -> tuple[PolicyEngine, bool]:
+        """And whether it decides by the shipped model."""
         path = self._directory / "model.conf"
         try:
             model = path.read_text(encoding="utf-8") if path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"cannot be read: {error}", where=str(path)) from error
         if model is None or is_shipped_model(model):
-            return LibraryGuard(rules, IndexedEngine)
+            return LibraryGuard(rules, IndexedEngine), True
         # Most homes never need Casbin, which takes 60 ms and 8 MB to import.
         from orvalho.policies.casbin_engine import CasbinEngine  # noqa: PLC0415
 
-        return LibraryGuard(rules, partial(CasbinEngine, model=model))
+        return LibraryGuard(rules, partial(CasbinEngine, model=model)), False
 
     def _group_names(self) -> list[str]:
         directory = self._directory / "groups"

@@ -19,7 +19,8 @@ class RunScript(_Body, frozen=True, kw_only=True):
     """Run this. `envelope` is what `sign_script` made, `source` the script it is about, or
     `module` when that is a WebAssembly module, `params` one JSON value, `modules` its ES modules by
     path. `held`: path -> digest of what the target has said it holds and what therefore is left
-    out; the script itself has the path ""."""
+    out; the script itself has the path "". `grants`: tokens by which it asks for what the target's
+    rules do not allow."""
 
     envelope: bytes
     source: str
@@ -27,6 +28,7 @@ class RunScript(_Body, frozen=True, kw_only=True):
     module: bytes = b""
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     held: dict[str, str] = msgspec.field(default_factory=dict)
+    grants: tuple[bytes, ...] = ()
 
     @property
     def script(self) -> str | bytes:
@@ -39,13 +41,18 @@ def run_script(
     source: str | bytes,
     params: bytes,
     modules: Mapping[str, str] | None = None,
+    grants: tuple[bytes, ...] = (),
 ) -> RunScript:
     """The message for a source of either kind."""
     if isinstance(source, str):
         return RunScript(
-            envelope=envelope, source=source, params=params, modules=dict(modules or {})
+            envelope=envelope,
+            source=source,
+            params=params,
+            modules=dict(modules or {}),
+            grants=grants,
         )
-    return RunScript(envelope=envelope, source="", module=source, params=params)
+    return RunScript(envelope=envelope, source="", module=source, params=params, grants=grants)
 
 
 class ScriptOutput(_Body, frozen=True, kw_only=True):

@@ -90,12 +90,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class SignedScript:
-    """`envelope`, the script's source and `params` are what travels."""
+    """`envelope`, the script's source, `params` and `grants` are what travels."""
 
     envelope: bytes
     call: Call
     params: bytes
     modules: Mapping[str, str] = field(default_factory=dict)
+    grants: tuple[bytes, ...] = ()
 
 
 class Expected(TypedDict):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import asking, grants, libraries, logic, mesh, metering, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -66,6 +66,46 @@ LIBRARY = libraries.LibraryState(
     published_at=1_700_000_000.0,
 )
 CHECKED = seeing.AddressCheck(address="ws://127.0.0.1:4455", took_ms=1.5)
+
+
+def _grant_link(grant: str, parent: str | None, to: str | None, used: int) -> grants.GrantLinkState:
+    return grants.GrantLinkState(
+        grant=grant,
+        parent=parent,
+        whence="used" if parent else "issued",
+        state="good",
+        issuer="alice",
+        context="peer",
+        to=to,
+        holder=KEY if to else None,
+        needs=("target.fs.read:/Pictures/**",) if parent is None else None,
+        script="ab" * 32 if parent else None,
+        until=1_900_000_000.0,
+        uses=3 if parent else None,
+        made_at=1_700_000_000.0,
+        used=used,
+        last_used_at=1_700_000_001.0 if used else None,
+        revoked_at=None,
+    )
+
+
+GRANT_REPLY = grants.GrantReply(
+    grant="g_2",
+    issuer="alice",
+    context="peer",
+    needs=("target.fs.read:/Pictures/**",),
+    to="carol\x1b[2J",
+    script="ab" * 32,
+    until=1_900_000_000.0,
+    state="good",
+    text="orvalho-grant:EjRWeJASNFZ4kBI0VniQ",
+    links=(
+        _grant_link("g_1", None, "bob", 0),
+        _grant_link("g_2", "g_1", "carol\x1b[2J", 2),
+        _grant_link("g_3", "g_2", None, 0),
+    ),
+)
+
 CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     seeing.Ping: (
         seeing.Pong(
@@ -596,6 +636,17 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
         ),
         metering.Event(kind="peer.lost", at=1_700_000_000.0, level="info", text="phone2 is gone"),
     ),
+    **dict.fromkeys(
+        (grants.GrantNew, grants.GrantNarrow, grants.GrantKeep, grants.GrantShow), (GRANT_REPLY,)
+    ),
+    grants.GrantList: (
+        grants.GrantListReply(
+            links=GRANT_REPLY.links,
+            policy=("# grant g_1 of bob", "p, bob, peer, fs.read, /Pictures/**, allow"),
+        ),
+    ),
+    grants.GrantRevoke: (m.Note(text="g_1 is revoked"),),
+    grants.GrantForget: (m.Note(text="g_2 is kept no longer"),),
     metering.GroupAdd: (m.Note(text="phone2 is in @family now"),),
     metering.GroupRemove: (m.Note(text="phone2 is no longer in @family"),),
     m.Doctor: (

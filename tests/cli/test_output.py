@@ -40,6 +40,8 @@ JSON_COMMANDS = {
     "run-output": ("script", "logs", "r_1"),
     "why": ("why", "r_1"),
     "policy-checked": ("policy", "check"),
+    "grant": ("grant", "new", "--to", "bob"),
+    "grants": ("grant", "ls"),
     "workers": ("worker", "ls"),
     "transports": ("transports",),
     "settings": ("config", "show"),

@@ -53,6 +53,30 @@ def test_a_fresh_home_lets_the_owners_devices_in_and_nobody_else(
     assert not may(book, action, object_, GUEST)
 
 
+def test_grants_count_once_the_rules_were_read_and_not_under_a_model_of_ones_own(
+    home: Path,
+) -> None:
+    bad = home / "policy/bad.csv"
+    bad.write_text("p, gil, peer, fs.raed, /, deny\n")
+    book = open_book(home)
+    assert not book.takes_grants
+    bad.unlink()
+    book.reload()
+    assert book.takes_grants
+    bad.write_text("p, gil, peer, fs.raed, /, deny\n")
+    book.reload()
+    assert book.takes_grants, "the last good rules are in force, and their denies known"
+    bad.unlink()
+    (home / "model.conf").write_text(shipped_model().replace("[matchers]", "[matchers]\n# ours"))
+    assert is_shipped_model((home / "model.conf").read_text())
+    (home / "model.conf").write_text(
+        shipped_model().replace("&& resMatch", "&& r.sub != r.obj && resMatch")
+    )
+    book.reload()
+    assert book.problems == ()
+    assert not book.takes_grants
+
+
 def test_a_new_contexts_file_changes_nothing_until_it_is_edited(home: Path) -> None:
     book = open_book(home)
     write_context(home, "peer")

@@ -11,7 +11,7 @@ from typing import Final
 import click
 import msgspec
 
-from orvalho.cli.arguments import Duration, read_script, script_params
+from orvalho.cli.arguments import Duration, grant_text, read_script, script_params
 from orvalho.cli.inline import inline_source
 from orvalho.cli.modules import (
     Lock,
@@ -106,6 +106,13 @@ def command() -> None:
 @click.option(
     "--lock", "locks", is_flag=True, help="Write down what it was made of, libraries included."
 )
+@click.option(
+    "--grant",
+    "grants",
+    metavar="GRANT",
+    multiple=True,
+    help="By this grant (its text, @FILE or id); else by those kept here that fit.",
+)
 @click.pass_obj
 def send(
     session: Session,
@@ -123,6 +130,7 @@ def send(
     plan: bool,
     output: str | None,
     locks: bool,
+    grants: tuple[str, ...],
 ) -> int:
     """Sign FILE (- for stdin) and have TARGET run it: peer@phone2, the nearest of any@label=value,
     or each of @group or all (work@all: their context of that name). Its log lines come to standard
@@ -150,6 +158,7 @@ def send(
         wait=wait,
         detach=detach,
         plan=plan,
+        grants=tuple(map(grant_text, grants)),
     )
 
     def tell_queued(queued: RunQueued) -> None:

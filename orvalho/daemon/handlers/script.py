@@ -29,6 +29,7 @@ from orvalho.contexts.names import ulid_text
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
+from orvalho.daemon.granting import Granting, reason_of
 from orvalho.daemon.handlers.libraries import called, reference_of
 from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.daemon.handlers.target_calls import (
@@ -98,6 +99,7 @@ class ScriptHandler:
         self._keeper = RunKeeper(house, self._record, self._news, self._again)
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
+        self._granting = Granting(house)
         self._tasks = tasks
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
@@ -338,7 +340,9 @@ class ScriptHandler:
                 return await self._admit(arrival)
             except OrvalhoError as error:
                 limited = isinstance(error, LimitExceeded)
-                return Ending("limited" if limited else "refused", error)
+                return Ending(
+                    "limited" if limited else "refused", reason_of(error, arrival.granted)
+                )
             except Repeated:
                 raise
             except Exception:  # noqa: BLE001 -- the top of a run
@@ -360,8 +364,8 @@ class ScriptHandler:
         """
         house, call = self._house, arrival.script.call
         subject = self._subject(arrival)
-        gate = self._gate(arrival, subject)
-        arrival.gate = gate
+        arrival.granted = self._granting.read(arrival.message, arrival.script, arrival.sender)
+        arrival.gate = gate = self._gate(arrival, subject)
         reference = reference_of(arrival.script.script)
         action, object_ = "script.run", arrival.script.script.id
         if reference is not None:
@@ -388,6 +392,8 @@ class ScriptHandler:
         if reference is not None:
             filename, source = await called(house, reference, call)
         grant(arrival.script.needs, (), decide)
+        if not call.plan:
+            await arrival.granted.count(arrival.script, time.time())
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         node = key_text(arrival.sender)
@@ -473,7 +479,7 @@ class ScriptHandler:
             subject=subject,
             context=arrival.script.call.target.context,
             grants=Grants((*arrival.script.needs, *arrival.script.wants)),
-            decide=self._house.policy.decide,
+            decide=arrival.granted.decide if arrival.granted else self._house.policy.decide,
             audit=self._house.audit,
             begin=begin,
             explains=self._record.explains_to(arrival),

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import msgspec
@@ -26,6 +26,7 @@ from orvalho.contexts.names import (
 )
 from orvalho.control import logic, seeing
 from orvalho.control import messages as control
+from orvalho.daemon.granting import grants_for
 from orvalho.daemon.handlers.script import ScriptHandler
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
@@ -282,6 +283,8 @@ class ScriptOperations:
             parts=parts,
             plan=request.plan,
         )
+        beside = grants_for(house, request.grants, signed.call, context)
+        signed = replace(signed, grants=beside)
         run = Run(
             id=run_id,
             direction="sent",
@@ -303,7 +306,7 @@ class ScriptOperations:
     ) -> None:
         """Durable from here: the run and its envelope are one commit."""
         house = self._house
-        message = run_script(signed.envelope, source, signed.params, signed.modules)
+        message = run_script(signed.envelope, source, signed.params, signed.modules, signed.grants)
         if destination.node_key != house.identity.node.key:
             message = await self._handler.bodies.without_known(message, destination.node_key)
         body = encode(message)

@@ -20,6 +20,7 @@ from orvalho.daemon.operations.config import ConfigOperations
 from orvalho.daemon.operations.context import ContextOperations
 from orvalho.daemon.operations.depot import DepotOperations
 from orvalho.daemon.operations.files import FileOperations
+from orvalho.daemon.operations.grant import GrantOperations
 from orvalho.daemon.operations.inbox import InboxOperations
 from orvalho.daemon.operations.key import KeyOperations
 from orvalho.daemon.operations.libraries import LibraryOperations
@@ -114,6 +115,7 @@ def table(house: House, ours: Actors) -> Table:
         **run.table(),
         **InboxOperations(house, ours.scripts.holding).table(),
         **MeteringOperations(house).table(),
+        **GrantOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
     }
