@@ -44,7 +44,7 @@ _PRAGMAS: Final = (
     "synchronous=FULL",
     "foreign_keys=1",
     "busy_timeout=10000",
-    # What a job has changed so far is kept in case it is rolled back, page by page: in memory, where
+    # What a job has changed so far is kept in case it is rolled back, page by page: in memory, or
     # a file of its own would be written besides the log. A crash needs none of it.
     "temp_store=MEMORY",
 )

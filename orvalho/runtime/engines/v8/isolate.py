@@ -49,7 +49,7 @@ _SYNTAX_ERROR: Final = 201
 # More than any record can have: what is longer was not written by the prelude.
 _MOST_BYTES: Final = 400 << 20
 _PATIENCE_S: Final = 5.0
-# What only puts something into a queue or reads a number, and never waits for an isolate. Letting go
+# What only puts something into a queue or reads a number, and never waits for an isolate. To let go
 # of the interpreter's lock around it would hand that to whoever waits for it, twice a call.
 _BRIEF: Final = (
     "mr_alloc_string_val",
@@ -248,7 +248,7 @@ class V8Isolate:
             self._eval(text, self._first_id | _MADE)
         # This waits for its turn, and so for both. Each wait takes two switches of threads.
         notify = dll.mr_make_js_callback(context, self._first_id | _NOTIFY)
-        if len(self._made) != 2:  # noqa: PLR2004 -- the two above
+        if len(self._made) != 2:
             raise Unavailable("V8 does not answer")
         self._no_arguments, self._enter = self._made
         quiet = self._first_id | _QUIET
