@@ -39,6 +39,15 @@ _LINGER_S: Final = 0.005
 _MOVE_AFTER_S: Final = 0.25
 # A log beyond this is begun anew, for which the writer has to pause.
 _LOG_PAGES: Final = 16_384
+_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=1",
+    "busy_timeout=10000",
+    # What a job has changed so far is kept in case it is rolled back, page by page: in memory, or
+    # a file of its own would be written besides the log. A crash needs none of it.
+    "temp_store=MEMORY",
+)
 
 
 class _Job:
@@ -250,7 +259,7 @@ def _run(connection: sqlite3.Connection, job: _Job) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     # check_same_thread is off because `close` may run on another thread than the opener's.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=1", "busy_timeout=10000"):
+    for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
     return connection
 

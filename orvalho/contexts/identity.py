@@ -207,6 +207,8 @@ def read_phrase(text: str) -> tuple[bytes, int]:
     return seed_of(words), rotation
 
 
+# The same few keys are written again and again.
+@lru_cache(1024)
 def key_text(key: Key) -> str:
     """`ed25519:` and the key in base64url without padding, 51 characters."""
     return _PREFIX + base64.urlsafe_b64encode(key).rstrip(b"=").decode()

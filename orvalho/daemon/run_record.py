@@ -33,7 +33,7 @@ from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, Script
 from orvalho.scripts.plan import PlannedCall, stage_plan
 from orvalho.scripts.receipts import Interpreted, Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
-from orvalho.scripts.signing import SKEW_S, VerifiedScript
+from orvalho.scripts.signing import VerifiedScript
 
 # What a line costs beside its text.
 _LINE_BYTES: Final = 100
@@ -161,9 +161,6 @@ class RunRecord:
         row: Run,
         ended: ScriptEnded | None = None,
     ) -> None:
-        expires_at = arrival.script.call.expires_at
-        now = time.time()
-        runs.stage_seen(connection, arrival.run, until=expires_at + 2 * SKEW_S, now=now)
         runs.stage_new(
             connection,
             row,

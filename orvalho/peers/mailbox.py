@@ -89,11 +89,14 @@ def stage(connection: sqlite3.Connection, envelope: Envelope, quota: Quota) -> b
     return True
 
 
-def remember(connection: sqlite3.Connection, envelope: Envelope) -> None:
-    """Keep its id, without the envelope."""
+def remember(connection: sqlite3.Connection, envelope: Envelope) -> bool:
+    """Keep its id, without the envelope. False when that was known."""
     # Until its end by the slower clock: after that its age refuses it.
     forget_at = envelope.expires_at + 2 * SKEW_S
-    connection.execute("INSERT INTO mailbox_seen VALUES (?, ?)", (envelope.id, forget_at))
+    added = connection.execute(
+        "INSERT OR IGNORE INTO mailbox_seen VALUES (?, ?)", (envelope.id, forget_at)
+    )
+    return added.rowcount > 0
 
 
 def has_seen(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:
@@ -114,10 +117,7 @@ def done(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:
 
 def close(connection: sqlite3.Connection, envelope: Envelope) -> bool:
     """It has been handled, whether or not it was kept meanwhile. False when that was known."""
-    if has_seen(connection, envelope.id):
-        return done(connection, envelope.id)
-    remember(connection, envelope)
-    return True
+    return remember(connection, envelope) or done(connection, envelope.id)
 
 
 def holds(connection: sqlite3.Connection, id_: EnvelopeId) -> bool:

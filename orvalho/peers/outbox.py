@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from orvalho.contexts.identity import Key
-from orvalho.errors import Conflict
+from orvalho.errors import Conflict, LimitExceeded
 from orvalho.peers import tally
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.peers.tally import Box, Quota
@@ -87,22 +87,27 @@ def stage(connection: sqlite3.Connection, outgoing: Outgoing, quota: Quota) -> N
         LimitExceeded: outbox-count or outbox-bytes; nothing is written.
         Conflict: one of this id waits already; nothing is written.
     """
-    if holds(connection, outgoing.id):
-        raise Conflict("an envelope of this id waits already", where=outgoing.id.hex())
-    tally.charge(connection, Box.OUTBOX, outgoing.peer, outgoing.size_bytes, quota)
-    connection.execute(
-        "INSERT INTO outbox (id, peer, kind, sealed, bytes, is_apart, expires_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            outgoing.id,
-            outgoing.peer,
-            outgoing.kind,
-            outgoing.sealed,
-            outgoing.size_bytes,
-            outgoing.is_apart,
-            outgoing.expires_at,
-        ),
-    )
+    try:
+        connection.execute(
+            "INSERT INTO outbox (id, peer, kind, sealed, bytes, is_apart, expires_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                outgoing.id,
+                outgoing.peer,
+                outgoing.kind,
+                outgoing.sealed,
+                outgoing.size_bytes,
+                outgoing.is_apart,
+                outgoing.expires_at,
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise Conflict("an envelope of this id waits already", where=outgoing.id.hex()) from error
+    try:
+        tally.charge(connection, Box.OUTBOX, outgoing.peer, outgoing.size_bytes, quota)
+    except LimitExceeded:
+        connection.execute("DELETE FROM outbox WHERE id=?", (outgoing.id,))
+        raise
 
 
 def page(connection: sqlite3.Connection, peer: Key, *, after: int) -> Sequence[Outgoing]:

@@ -277,12 +277,12 @@ class Receiver:
         self, connection: sqlite3.Connection, arrived: _Arrived
     ) -> Callable[[], None] | None:
         envelope = arrived.envelope
-        if arrived.stage is None or mailbox.has_seen(connection, envelope.id):
+        if arrived.stage is None:
             return None
         connection.execute("SAVEPOINT fold")
         try:
-            mailbox.remember(connection, envelope)
-            after = arrived.stage(connection)
+            is_new = mailbox.remember(connection, envelope)
+            after = arrived.stage(connection) if is_new else None
         except Exception:  # noqa: BLE001 -- the top of a handler; its other way tells more
             _log.exception("fold.failed", extra={"kind": envelope.kind})
             after = None

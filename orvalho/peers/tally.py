@@ -67,17 +67,20 @@ def charge(
     Raises:
         LimitExceeded: `<box>-count` or `<box>-bytes`; nothing has changed.
     """
+    if quota.count >= 1 and size_bytes <= quota.bytes:
+        # One statement counts and judges: it changes nothing where there is no room.
+        changed = connection.execute(
+            "INSERT INTO tally VALUES (?1, ?2, 1, ?3) ON CONFLICT DO UPDATE"
+            " SET count = count + 1, bytes = bytes + ?3 WHERE count < ?4 AND bytes + ?3 <= ?5",
+            (box.value, peer, size_bytes, quota.count, quota.bytes),
+        )
+        if changed.rowcount:
+            return
     now = held(connection, box, peer)
     if now.count >= quota.count:
         raise LimitExceeded(f"{box.value}-count: {now.count} envelopes are waiting already")
-    if now.bytes + size_bytes > quota.bytes:
-        raise LimitExceeded(
-            f"{box.value}-bytes: {now.bytes} bytes are waiting already, of {quota.bytes}"
-        )
-    connection.execute(
-        "INSERT INTO tally VALUES (?1, ?2, 1, ?3) ON CONFLICT DO UPDATE"
-        " SET count = count + 1, bytes = bytes + ?3",
-        (box.value, peer, size_bytes),
+    raise LimitExceeded(
+        f"{box.value}-bytes: {now.bytes} bytes are waiting already, of {quota.bytes}"
     )
 
 

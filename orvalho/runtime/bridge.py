@@ -80,7 +80,8 @@ def read_records(raw: bytes) -> list[Record]:
     Raises:
         InvalidInput: this was not written by our side of the isolate.
     """
-    if b"\\ud" in raw or b"\\uD" in raw:
+    # One character is looked for much faster than three, and mostly there is none.
+    if b"\\" in raw and (b"\\ud" in raw or b"\\uD" in raw):
         raw = _whole_characters(raw)
     try:
         return [_read(line) for line in raw.split(b"\n") if line]

@@ -26,6 +26,7 @@ from orvalho.errors import Conflict, InvalidInput, NotFound, Untrusted
 from orvalho.policies.quota import Usage, format_duration
 from orvalho.scripts.messages import ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.script import Source
+from orvalho.scripts.signing import SKEW_S
 from orvalho.store import Store
 
 Direction = Literal["sent", "received"]
@@ -129,6 +130,7 @@ class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
     receipt: bytes | None
 
 
+_TWICE: Final = "this script was sent once before, and runs once"
 _COLUMNS: Final = tuple(field.name for field in msgspec.structs.fields(Run))
 _AT_HAND: Final = 1024
 # A disk that takes longer to write an ending has other troubles.
@@ -152,27 +154,34 @@ def stage_moved(connection: sqlite3.Connection, old: str, new: str) -> None:
     )
 
 
-def stage_seen(connection: sqlite3.Connection, run: str, *, until: float, now: float) -> None:
-    """Remember that this run id has come, until its signature no longer holds.
-
-    Raises:
-        Untrusted: it came before.
-    """
-    connection.execute("delete from seen_runs where until < ?", [now])
-    try:
-        connection.execute("insert into seen_runs values (?, ?)", [run, until])
-    except sqlite3.IntegrityError as error:
-        raise Untrusted("this script was sent once before, and runs once", where=run) from error
-
-
 def was_seen(connection: sqlite3.Connection, run: str) -> bool:
-    """Whether this run id has come, as `stage_seen` wrote it down."""
-    return connection.execute("select 1 from seen_runs where id = ?", [run]).fetchone() is not None
+    """Whether a run of this id has come from elsewhere: its row is here, or was."""
+    found = connection.execute(
+        "select 1 from runs where id = :run and direction = 'received'"
+        " union all select 1 from seen_runs where id = :run",
+        {"run": run},
+    ).fetchone()
+    return found is not None
+
+
+def stage_outlived(connection: sqlite3.Connection, ids: Iterable[str], now: float) -> None:
+    """The rows of these runs are about to go. The ids of those that came from elsewhere are
+    remembered until their signature no longer holds, and others forgotten for which that is so."""
+    connection.execute("delete from seen_runs where until < ?", [now])
+    connection.executemany(
+        "insert or ignore into seen_runs select id, expires_at + :late from runs"
+        " where id = :run and direction = 'received' and expires_at + :late >= :now",
+        [{"run": run, "late": 2 * SKEW_S, "now": now} for run in ids],
+    )
 
 
 def seen_ids(connection: sqlite3.Connection, limit: int) -> list[str]:
-    """At most so many of the ids that `stage_seen` remembers."""
-    rows = connection.execute("select id from seen_runs limit ?", [limit])
+    """At most so many of the ids that are taken, the newest of those whose rows are here."""
+    rows = connection.execute(
+        "select id from seen_runs union all select * from"
+        " (select id from runs order by id desc limit :limit) limit :limit",
+        {"limit": limit},
+    )
     return [row[0] for row in rows]
 
 
@@ -194,7 +203,10 @@ def stage_new(
 
     Raises:
         Conflict: there is a run of that id.
+        Untrusted: one of that id came from elsewhere before.
     """
+    if run.direction == "received" and _has_outlived(connection, run.id):
+        raise Untrusted(_TWICE, where=run.id)
     text, module = (source, None) if isinstance(source, str) else ("", source)
     connection.execute("insert or ignore into sources values (?, ?, ?)", [run.digest, text, module])
     row = _row(run) | {"envelope": envelope, "params": params}
@@ -209,7 +221,13 @@ def stage_new(
     try:
         connection.execute(f"insert into runs ({', '.join(row)}) values ({marks})", row)
     except sqlite3.IntegrityError as error:
+        if was_seen(connection, run.id):
+            raise Untrusted(_TWICE, where=run.id) from error
         raise Conflict("there is a run of that id already", where=run.id) from error
+
+
+def _has_outlived(connection: sqlite3.Connection, run: str) -> bool:
+    return connection.execute("select 1 from seen_runs where id = ?", [run]).fetchone() is not None
 
 
 def stage_started(connection: sqlite3.Connection, run: str, at: float) -> bool:

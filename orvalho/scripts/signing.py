@@ -201,7 +201,7 @@ def verify_script(
     this order: size and form, the signature over the bytes that arrived, and only then what they
     say: who, whereto, when, and the digests of script, modules and parameters. `sender` is
     the node at the other end of the link, when only its own contexts may ask. Not checked here:
-    whether the run id was seen before (a transaction's task, see `runs.stage_seen`), and whether
+    whether the run id was seen before (a transaction's task, see `runs.stage_new`), and whether
     our context exists.
 
     Raises:

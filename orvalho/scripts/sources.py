@@ -8,12 +8,14 @@ what came from it or went to it: a digest alone opens nobody else's source.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from orvalho.scripts import runs
 from orvalho.scripts.modules import digest_of
 from orvalho.scripts.runs import Direction, Run
 from orvalho.scripts.script import Source
@@ -141,6 +143,7 @@ def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
     digests = {digest for _, digest in ended}
     for run, _ in ended:
         digests |= set(digests_of(connection, run).values())
+    runs.stage_outlived(connection, [run for run, _ in ended], time.time())
     by_id = [[run] for run, _ in ended]
     for statement in (
         "delete from run_logs where run = ?",

@@ -11,6 +11,7 @@ from orvalho.contexts.identity import Key
 from orvalho.contexts.names import new_run_id
 from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.scripts import runs
+from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S
 from orvalho.store import Store, open_store
 
@@ -22,7 +23,21 @@ def run_id(number: int) -> str:
 
 
 async def see(store: Store, run: str, now: float) -> None:
-    await store.transact("see", lambda it: runs.stage_seen(it, run, until=now + 1e6, now=now))
+    came = Run(
+        id=run,
+        direction="received",
+        caller="gil@laptop",
+        target="peer@phone",
+        peer_key="ed25519:x",
+        filename="count.js",
+        digest="00ff",
+        needs=(),
+        created_at=now,
+        expires_at=now + 1e6,
+    )
+    await store.transact(
+        "see", lambda it: runs.stage_new(it, came, envelope=b"e", source="1", params=b"null")
+    )
 
 
 async def test_a_run_that_an_earlier_daemon_saw_is_known(tmp_path: Path) -> None:

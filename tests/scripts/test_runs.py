@@ -14,6 +14,7 @@ from orvalho.policies.quota import Usage
 from orvalho.scripts import runs
 from orvalho.scripts.messages import ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.runs import Run, Runs
+from orvalho.scripts.signing import SKEW_S
 from orvalho.store import Store, open_store
 
 pytestmark = pytest.mark.anyio
@@ -113,26 +114,55 @@ async def test_an_id_names_one_run(store: Store) -> None:
         await store.transact("t", add)
 
 
+CAME = msgspec.structs.replace(RUN, direction="received", state="ended", outcome="done")
+
+
+def let_go(connection: sqlite3.Connection, now: float) -> None:
+    """As pruning does."""
+    runs.stage_outlived(connection, [CAME.id], now)
+    connection.execute("delete from runs where id = ?", [CAME.id])
+
+
 async def test_a_replay_is_refused_also_after_a_restart(tmp_path: Path) -> None:
     for attempt in range(2):
         async with open_store(tmp_path / "x.db", [runs.MIGRATIONS]) as store:
-            for now in (50.0, 60.0):
-                seen = lambda c, now=now: runs.stage_seen(c, RUN.id, until=160.0, now=now)  # noqa: E731
-                if attempt == 0 and now == 50.0:
-                    await store.transact("t", seen)
-                    continue
-                with pytest.raises(Untrusted, match="runs once"):
-                    await store.transact("t", seen)
+            if attempt == 0:
+                await store.transact("t", lambda c: add(c, CAME))
+            with pytest.raises(Untrusted, match="runs once"):
+                await store.transact("t", lambda c: add(c, CAME))
 
 
-async def test_a_run_id_is_forgotten_only_when_its_signature_no_longer_holds(store: Store) -> None:
-    def seen(now: float) -> None:
-        return lambda c: runs.stage_seen(c, RUN.id, until=160.0, now=now)  # type: ignore[return-value]
+async def test_an_id_of_ours_that_comes_from_elsewhere_is_no_replay(store: Store) -> None:
+    await store.transact("t", add)
 
-    await store.transact("t", seen(50.0))
-    with pytest.raises(Untrusted):
-        await store.transact("t", seen(160.0))
-    await store.transact("t", seen(160.5))
+    assert not await store.read(lambda c: runs.was_seen(c, RUN.id))
+    with pytest.raises(Conflict):
+        await store.transact("t", lambda c: add(c, CAME))
+
+
+async def test_a_run_id_outlives_its_row_as_long_as_its_signature_holds(store: Store) -> None:
+    late = CAME.expires_at + 2 * SKEW_S
+    for now in (50.0, late):
+        await store.transact("t", lambda c: add(c, CAME))
+        await store.transact("t", lambda c, now=now: let_go(c, now))  # type: ignore[misc]
+        assert await store.read(lambda c: runs.seen_ids(c, 10)) == [CAME.id]
+        with pytest.raises(Untrusted, match="runs once"):
+            await store.transact("t", lambda c: add(c, CAME))
+        await store.transact("t", lambda c: runs.stage_outlived(c, [], late))
+        assert await store.read(lambda c: runs.was_seen(c, CAME.id))
+        await store.transact("t", lambda c: runs.stage_outlived(c, [], late + 0.5))
+        assert not await store.read(lambda c: runs.was_seen(c, CAME.id))
+    await store.transact("t", lambda c: add(c, CAME))
+    await store.transact("t", lambda c: let_go(c, late + 0.5))
+    assert await store.read(lambda c: runs.seen_ids(c, 10)) == []
+
+
+async def test_what_an_earlier_version_saw_is_a_replay(store: Store) -> None:
+    see = "insert into seen_runs values (?, 160.0)"
+    await store.transact("t", lambda c: c.execute(see, [CAME.id]).rowcount)
+
+    with pytest.raises(Untrusted, match="runs once"):
+        await store.transact("t", lambda c: add(c, CAME))
 
 
 async def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:

@@ -22,7 +22,7 @@ _EARLY_CANCELS: Final = 256
 class SeenRuns:
     """Whether a run came before, known without the database where memory holds them all, or for one
     that was signed since this node started. It saves the work of a replay; what makes it sure is
-    `runs.stage_seen`. `since` is a moment in Unix seconds from which on all are in memory."""
+    `runs.stage_new`. `since` is a moment in Unix seconds from which on all are in memory."""
 
     def __init__(self, store: Store, *, most: int = _MOST_SEEN) -> None:
         self._store = store

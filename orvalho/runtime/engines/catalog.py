@@ -38,6 +38,8 @@ _KINDS: Final = {
 ALONE: Final = {"wasm": "wasm-alone"}
 # A number names a language between processes.
 LANGUAGES: Final = tuple(_KINDS)
+# The libraries that were found: to look for one takes seven system calls, and each run asks.
+_found: set[str] = set()
 
 
 def pick_language(filename: str, source: Source) -> str:
@@ -51,7 +53,7 @@ def pick_language(filename: str, source: Source) -> str:
     # Both are read and run by the one engine.
     language = "javascript" if found is Language.TYPESCRIPT else found.value
     kind = kind_of(language)
-    if find_spec(kind.library) is None:
+    if not _is_installed(kind.library):
         raise Unavailable(
             f"this node cannot run {language}: its engine is not installed",
             hint=f"pip install orvalho[{kind.extra}]",
@@ -69,6 +71,12 @@ def kind_of(language: str) -> Kind:
             f'there is no engine for "{language}"', hint=f"there is one for {', '.join(_KINDS)}"
         )
     return found
+
+
+def _is_installed(library: str) -> bool:
+    if library not in _found and find_spec(library) is not None:
+        _found.add(library)
+    return library in _found
 
 
 def make_engine(language: str) -> Engine:

@@ -28,9 +28,13 @@ class Supply:
         self._on_change = on_change
         self._on_first = on_first
         self._loop = asyncio.get_running_loop()
+        # Filled by the thread that makes isolates, which wakes the loop only for those that wait.
         self._ready: deque[Isolate] = deque()
         self._wanted: deque[Callable[[Isolate], None]] = deque()
-        self._being_made = 0
+        # How many were ordered, and how many of them are there. Each is written by one thread.
+        self._ordered = self._made = 0
+        # One for each that was closed and is still counted as alive.
+        self._gone: deque[None] = deque()
         self._to_make: SimpleQueue[None] = SimpleQueue()
         self._to_close: SimpleQueue[Isolate] = SimpleQueue()
         # The first one stays as long as the worker does and serves nobody. V8 keeps what isolates
@@ -42,17 +46,16 @@ class Supply:
 
     def take(self, use: Callable[[Isolate], None]) -> None:
         """Call `use` with an isolate: now, or as soon as there is one, in the order of asking."""
-        if self._ready:
-            use(self._ready.popleft())
-            if not self._ready:
-                self._order()
-        else:
-            self._wanted.append(use)
+        self._count()
+        self._wanted.append(use)
+        self._serve()
+        if not self._ready:
             self._order()
 
     def give_back(self, isolate: Isolate) -> None:
         """Take down an isolate whose guest has ended. While there are others, a little later: what
         that guest was waited for goes on at this moment, and would have to share its processors."""
+        self._count()
         if self._ready:
             self._loop.call_later(_CLOSE_AFTER_S, self._to_close.put, isolate)
         else:
@@ -70,15 +73,25 @@ class Supply:
     def _order(self) -> None:
         if self._anchor is None:
             return
-        missing = len(self._wanted) + _SPARES - len(self._ready) - self._being_made
+        self._count()
+        being_made = self._ordered - self._made
+        missing = len(self._wanted) + _SPARES - len(self._ready) - being_made
         missing = min(missing, _MOST_ALIVE - self._alive)
         if missing <= 0:
             return
         self._alive += missing
-        self._being_made += missing
+        self._ordered += missing
         self._on_change(self._alive)
         for _ in range(missing):
             self._to_make.put(None)
+
+    def _count(self) -> None:
+        """Take those that were closed for gone. Whenever a guest comes or goes is often enough."""
+        if self._gone:
+            while self._gone:
+                self._gone.pop()
+                self._alive -= 1
+            self._on_change(self._alive)
 
     def _begin(self) -> None:
         self._loop.call_soon_threadsafe(self._begun, self._engine.open_isolate())
@@ -93,15 +106,15 @@ class Supply:
     def _make(self) -> None:
         while True:
             self._to_make.get()
-            isolate = self._engine.open_isolate()
-            self._loop.call_soon_threadsafe(self._made, isolate)
+            self._ready.append(self._engine.open_isolate())
+            self._made += 1
+            # Who asks puts itself down before it looks: one of the two sees the other.
+            if self._wanted:
+                self._loop.call_soon_threadsafe(self._serve)
 
-    def _made(self, isolate: Isolate) -> None:
-        self._being_made -= 1
-        if self._wanted:
-            self._wanted.popleft()(isolate)
-        else:
-            self._ready.append(isolate)
+    def _serve(self) -> None:
+        while self._wanted and self._ready:
+            self._wanted.popleft()(self._ready.popleft())
 
     def _close(self) -> None:
         while True:
@@ -109,9 +122,6 @@ class Supply:
 
     def _close_one(self, isolate: Isolate) -> None:
         isolate.close()
-        self._loop.call_soon_threadsafe(self._closed)
-
-    def _closed(self) -> None:
-        self._alive -= 1
-        self._on_change(self._alive)
-        self._order()
+        self._gone.append(None)
+        if self._wanted:
+            self._loop.call_soon_threadsafe(self._order)

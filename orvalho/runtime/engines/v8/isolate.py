@@ -49,6 +49,17 @@ _SYNTAX_ERROR: Final = 201
 # More than any record can have: what is longer was not written by the prelude.
 _MOST_BYTES: Final = 400 << 20
 _PATIENCE_S: Final = 5.0
+# What only puts something into a queue or reads a number, and never waits for an isolate. To let go
+# of the interpreter's lock around it would hand that to whoever waits for it, twice a call.
+_BRIEF: Final = (
+    "mr_alloc_string_val",
+    "mr_call_function",
+    "mr_eval",
+    "mr_free_value",
+    "mr_hard_memory_limit_reached",
+    "mr_set_hard_memory_limit",
+    "mr_set_soft_memory_limit",
+)
 # The calls whose outcome nobody waits for tell only when they break.
 _QUIET, _ASKED, _NOTIFY, _MADE = range(4)
 
@@ -58,6 +69,10 @@ class V8:
 
     def __init__(self) -> None:
         self.dll: Any = init_mini_racer(flags=_FLAGS, ignore_duplicate_init=True)
+        self.brief: Any = ctypes.PyDLL(self.dll._name, handle=self.dll._handle)
+        for name in _BRIEF:
+            known, function = getattr(self.dll, name), getattr(self.brief, name)
+            function.argtypes, function.restype = known.argtypes, known.restype
         self._isolates: dict[int, V8Isolate] = {}
         self._numbers = itertools.count(1)
         # One callback for all isolates, so that none can be freed while V8 still calls it.
@@ -83,6 +98,7 @@ class V8Isolate:
     def __init__(self, v8: V8, prepare: Callable[[str, str, Modules], Linked]) -> None:
         self._v8 = v8
         self._dll = v8.dll
+        self._brief = v8.brief
         self._prepare = prepare
         self._report: Callable[[Turn], Any] = _ignore
         self._programs: tuple[Program, ...] = ()
@@ -94,7 +110,9 @@ class V8Isolate:
         self._thread: int | None = None
         self._cpu_before_s = 0.0
         self._answered = threading.Event()
-        self._answer: tuple[int, bytes, Any] = (0, b"", None)
+        self._answer: tuple[int, bytes] = (0, b"")
+        # What V8 has made and we hold on to: an array without items, then the prelude's function.
+        self._made: list[Any] = []
         self._first_id = v8.register(self)
         self._context = self._dll.mr_init_context(v8.callback)
         try:
@@ -111,8 +129,8 @@ class V8Isolate:
         if linked.problems:
             report(Turn(_syntax_error(linked.problems[0], program)))
             return
-        self._dll.mr_set_hard_memory_limit(self._context, start.memory_bytes)
-        self._dll.mr_set_soft_memory_limit(self._context, start.memory_bytes // 4)
+        self._brief.mr_set_hard_memory_limit(self._context, start.memory_bytes)
+        self._brief.mr_set_soft_memory_limit(self._context, start.memory_bytes // 4)
         self._cpu_before_s = self._thread_cpu_s()
         self._turn(_start_text(start, program, linked.plan))
 
@@ -139,7 +157,7 @@ class V8Isolate:
                 os.sched_setscheduler(self._thread, os.SCHED_IDLE, os.sched_param(0))
 
     def is_out_of_memory(self) -> bool:
-        return bool(self._dll.mr_hard_memory_limit_reached(self._context))
+        return bool(self._brief.mr_hard_memory_limit_reached(self._context))
 
     def close(self) -> None:
         self._dll.mr_free_context(self._context)
@@ -159,18 +177,18 @@ class V8Isolate:
     def arrived(self, which: int, raw: Any) -> None:
         value = raw.contents
         kind, size = value.type, value.len
-        text, kept = b"", None
+        text = b""
         if kind == _STRING or kind >= _FIRST_ERROR:
             text = ctypes.string_at(value.value.value_ptr, size) if size < _MOST_BYTES else b""
         if which == _MADE and not text:
-            kept = raw
+            self._made.append(raw)
         else:
-            self._dll.mr_free_value(self._context, raw)
+            self._brief.mr_free_value(self._context, raw)
         if which == _MADE:
             if self._clock is None:
                 self._clock = time.pthread_getcpuclockid(threading.get_ident())
                 self._thread = threading.get_native_id()
-            self._answer = (kind, text, kept)
+            self._answer = (kind, text)
             self._answered.set()
         elif which == _NOTIFY:
             self._report(Turn(None))
@@ -209,32 +227,33 @@ class V8Isolate:
         self._call(b"D", _ASKED)
 
     def _call(self, text: bytes, which: int) -> None:
-        value = self._dll.mr_alloc_string_val(self._context, text, len(text), _STRING)
-        self._dll.mr_call_function(
+        value = self._brief.mr_alloc_string_val(self._context, text, len(text), _STRING)
+        self._brief.mr_call_function(
             self._context, self._enter, value, self._no_arguments, self._first_id | which
         )
-        self._dll.mr_free_value(self._context, value)
+        self._brief.mr_free_value(self._context, value)
 
     def _eval(self, text: bytes, callback_id: int) -> None:
-        value = self._dll.mr_alloc_string_val(self._context, text, len(text), _STRING)
-        self._dll.mr_eval(self._context, value, callback_id)
-        self._dll.mr_free_value(self._context, value)
+        value = self._brief.mr_alloc_string_val(self._context, text, len(text), _STRING)
+        self._brief.mr_eval(self._context, value, callback_id)
+        self._brief.mr_free_value(self._context, value)
 
     # ---- before there is any guest -----------------------------------------------------------
 
     def _boot(self) -> None:
-        """The prelude answers an array that will serve as "no arguments", with the prelude's own
-        function on it: reading that is safe while no guest's code has run."""
-        dll, context = self._dll, self._context
-        self._ask(partial(self._eval, PRELUDE))
-        self._no_arguments = self._answer[2]
-        key = dll.mr_alloc_string_val(context, b"enter", 5, _STRING)
-        self._enter = dll.mr_get_object_item(context, self._no_arguments, key)
+        """The prelude answers its one function, and an empty array serves as "no arguments": what
+        is done with both is safe while no guest's code has run."""
+        dll, brief, context = self._dll, self._brief, self._context
+        for text in (b"[]", PRELUDE):
+            self._eval(text, self._first_id | _MADE)
+        # This waits for its turn, and so for both. Each wait takes two switches of threads.
         notify = dll.mr_make_js_callback(context, self._first_id | _NOTIFY)
+        if len(self._made) != 2:
+            raise Unavailable("V8 does not answer")
+        self._no_arguments, self._enter = self._made
         quiet = self._first_id | _QUIET
-        dll.mr_call_function(context, self._enter, notify, self._no_arguments, quiet)
-        for value in (notify, key):
-            dll.mr_free_value(context, value)
+        brief.mr_call_function(context, self._enter, notify, self._no_arguments, quiet)
+        brief.mr_free_value(context, notify)
         self._call(SOURCES, _QUIET)
 
     def _ask(self, begin: Callable[[int], Any]) -> tuple[int, bytes]:
@@ -242,7 +261,7 @@ class V8Isolate:
         begin(self._first_id | _MADE)
         if not self._answered.wait(_PATIENCE_S):
             raise Unavailable("V8 does not answer")
-        return self._answer[:2]
+        return self._answer
 
     def _thread_cpu_s(self) -> float:
         return time.clock_gettime(self._clock) if self._clock is not None else 0.0

@@ -45,8 +45,8 @@ def _prelude(files: dict[str, str]) -> bytes:
     numbers = {name: order.index(file) for name, file in parts.items()}
     names = json.dumps(list(scope.GLOBALS))
     text = (
-        "((PARTS, GLOBALS, MOST_CHARACTERS) => Object.assign([], {enter:"
-        f"{_compact(_read('prelude.js'))}}}))"
+        "((PARTS, GLOBALS, MOST_CHARACTERS) =>"
+        f"{_compact(_read('prelude.js'))})"
         f"({json.dumps({'__proto__': None, **numbers})},{names},{_MOST_CHARACTERS})"
         "\n//# sourceURL=orvalho:prelude"
     )
