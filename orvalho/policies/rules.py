@@ -180,7 +180,7 @@ class _Reader:
         shape = _SHAPES.get(kind)
         if shape is None:
             self._problem(fields[0][0], f'a line starts with "p" or "g", not "{kind}"')
-        elif len(fields) != len(shape) and (kind, len(fields)) != ("p", len(shape) + 1):
+        elif len(fields) != len(shape) and not _is_conditional(kind, fields):
             problem = f"a {kind} line has {len(shape)} fields ({', '.join(shape)})"
             self._problem(fields[-1][0], f"{problem}, this one has {len(fields)}")
         elif empty := [place for place, (_, value) in enumerate(fields) if not value]:
@@ -320,6 +320,12 @@ _FORBIDDEN: Final = {
     "?": 'the only wildcards are "*" and "**"',
 } | dict.fromkeys("()[]{}", 'brackets mean nothing here ("*" stands for one in a name)')
 FORBIDDEN_CHARACTERS: Final = frozenset((*_FORBIDDEN, ","))
+
+
+def _is_conditional(kind: str, fields: list[tuple[int, str]]) -> bool:
+    """A path with a comma in it makes a field too many as well."""
+    has_condition = kind == "p" and len(fields) == len(_SHAPES["p"]) + 1
+    return has_condition and fields[-2][1] in ("allow", "deny", "")
 
 
 def _fields(line: str) -> list[tuple[int, str]]:
