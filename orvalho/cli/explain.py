@@ -28,8 +28,10 @@ def _decision(decision: DecisionState) -> Iterator[str]:
     yield f"  {verdict}    {decision.action} {decision.object}{times}"
     if decision.rule is not None:
         yield f"    rule     {decision.rule}  {decision.text or ''}".rstrip()
-    elif not decision.allowed:
+    elif decision.unmet is None and not decision.allowed:
         yield "    rule     none speaks for it"
+    if decision.unmet is not None:
+        yield f"    hangs    {decision.unmet}"
     if decision.nearest is not None:
         yield f"    nearest  {decision.nearest}"
     if decision.suggestion is not None:

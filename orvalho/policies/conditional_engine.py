@@ -41,7 +41,7 @@ class ConditionalEngine:
             return self._everything.decide(request)
         now = self._reads()
         truths = tuple(condition.holds(now) for condition in self._conditions)
-        decision = replace(self._engine(False, truths).decide(request), lasting=False)
+        decision = replace(self._engine(truths, hopes=False).decide(request), lasting=False)
         rule = decision.rule
         if decision.allowed:
             return decision
@@ -49,25 +49,25 @@ class ConditionalEngine:
             # A rule of the same words may stand there twice, under two conditions.
             truth = rule.condition.holds(now) if rule.condition else True
             return decision if truth else replace(decision, unmet=_unmet(rule, truth, now))
-        hoped = self._engine(True, truths).decide(request)
+        hoped = self._engine(truths, hopes=True).decide(request)
         if hoped.allowed and hoped.rule is not None and hoped.rule.condition is not None:
             truth = hoped.rule.condition.holds(now)
             unmet = _unmet(hoped.rule, truth, now)
             return replace(decision, nearest=hoped.rule, suggestion=None, unmet=unmet)
         return decision
 
-    def _engine(self, hopes: bool, truths: tuple[Truth, ...]) -> PolicyEngine:  # noqa: FBT001
+    def _engine(self, truths: tuple[Truth, ...], *, hopes: bool) -> PolicyEngine:
         key = (hopes, truths)
         with self._lock:
             engine = self._engines.get(key)
             if engine is None:
-                engine = self._engines[key] = self._make(self._counting(hopes, truths))
+                engine = self._engines[key] = self._make(self._counting(truths, hopes=hopes))
                 if len(self._engines) > _ENGINES:
                     self._engines.popitem(last=False)
             self._engines.move_to_end(key)
             return engine
 
-    def _counting(self, hopes: bool, truths: tuple[Truth, ...]) -> RuleSet:  # noqa: FBT001
+    def _counting(self, truths: tuple[Truth, ...], *, hopes: bool) -> RuleSet:
         """The rules that count; with `hopes`, also each allow whose condition does not hold."""
         known = dict(zip(self._conditions, truths, strict=True))
 

@@ -90,8 +90,6 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     lines = []
     for row in rows:
         last = len(row) - 1
-        cells = (
-            cell if at == last else cell.ljust(widths[at]) for at, cell in enumerate(row)
-        )
+        cells = (cell if at == last else cell.ljust(widths[at]) for at, cell in enumerate(row))
         lines.append(" ".join(cells).rstrip(" "))
     return lines

@@ -194,10 +194,11 @@ class _Reader:
         condition = None
         if len(fields) > _RULE_FIELDS:
             column, text = fields.pop()
-            condition = parse_condition(text)
-            if isinstance(condition, str):
-                self._problem(column, condition)
+            parsed = parse_condition(text)
+            if isinstance(parsed, str):
+                self._problem(column, parsed)
                 return
+            condition = parsed
         values = tuple(value for _, value in fields)
         row = ("p", *values, condition.text if condition else "")
         if not self._is_sound(fields) or not self._is_new(fields[0][0], row):
