@@ -28,7 +28,7 @@ def _decision(decision: DecisionState) -> Iterator[str]:
     yield f"  {verdict}    {decision.action} {decision.object}{times}"
     if decision.rule is not None:
         yield f"    rule     {decision.rule}  {decision.text or ''}".rstrip()
-    elif decision.unmet is None and not decision.allowed:
+    elif not decision.allowed:
         yield "    rule     none speaks for it"
     if decision.unmet is not None:
         yield f"    hangs    {decision.unmet}"

@@ -71,14 +71,14 @@ def diff_lines(reply: PolicyDiffed) -> Iterator[str]:
     since = duration(reply.since_s)
     for name in reply.added:
         yield f"{name} would be a new file"
-    for count, groups, verb, now in (
-        (reply.refused_count, reply.refused, "refused", "allowed"),
-        (reply.allowed_count, reply.allowed, "allowed", "refused"),
+    for count, groups, verb, other in (
+        (reply.refused_count, reply.refused, "refused", "allow"),
+        (reply.allowed_count, reply.allowed, "allowed", "refuse"),
     ):
         colon = ":" if groups else ""
         yield (
             f"would have {verb} {_count(count)} of {_count(reply.requests)} requests in {since}"
-            f" that are {now} now{colon}"
+            f" that the rules in use {other}{colon}"
         )
         for group in groups:
             yield from _group(group)
@@ -90,8 +90,8 @@ def _group(group: ChangedRequests) -> Iterator[str]:
     more = group.distinct - len(group.objects)
     objects = ", ".join(group.objects) + (f" and {_count(more)} more" if more else "")
     yield f"  {_count(group.times)}x  {what}: {objects}"
-    yield f"      now   {group.before or 'no rule speaks for it'}"
-    yield f"      then  {group.after or 'no rule speaks for it'}"
+    yield f"      in use  {group.before or 'no rule speaks for it'}"
+    yield f"      new     {group.after or 'no rule speaks for it'}"
 
 
 def unused_lines(reply: PolicyUnusedReply) -> Iterator[str]:

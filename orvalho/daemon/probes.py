@@ -1,4 +1,4 @@
-"""What the conditions of rules are about: the time, the battery, the network, as this machine tells.
+"""What the conditions of rules are about: the time, the battery and the network of this machine.
 
 A file of the owner's (`policy.readings`) speaks first; what it does not say is looked up: the
 battery in Linux' power_supply class (Documentation/ABI/testing/sysfs-class-power) or by Termux:API,
@@ -9,6 +9,7 @@ by what kind of interface the default route leads over. What nobody tells is not
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +88,7 @@ class Probes:
         self._routes = routes
         self._seen: _Asked | None = None
         self._told: _Asked | None = None
+        self._stirred = anyio.Event()
 
     def readings(self) -> Readings:
         """What is so now. What the file says is read anew each time."""
@@ -102,16 +104,22 @@ class Probes:
             found.insert(0, _read_file(path))
         return replace(_first_known(found), moment=local_moment(time.time()))
 
+    def stir(self) -> None:
+        """The rules are others now: look at once what they need. On the event loop."""
+        self._stirred.set()
+
     async def run(self, needed: Callable[[], frozenset[Probe]]) -> None:
         """Ask the programs for what `needed` names, for ever."""
         while True:
+            self._stirred = anyio.Event()
             if needed():
                 try:
                     told = await to_thread.run_sync(_ask_programs, needed())
                     self._told = _Asked(time.monotonic(), told)
                 except Exception:  # noqa: BLE001 -- the top of a task that must go on
                     _log.exception("probes.failed")
-            await anyio.sleep(_EVERY_S if needed() else 1.0)
+            with anyio.move_on_after(_EVERY_S if needed() else None):
+                await self._stirred.wait()
 
     def _look(self) -> Readings:
         battery, charging = read_power(self._power)
@@ -227,9 +235,11 @@ def _first_known(found: Sequence[Readings]) -> Readings:
 def _read_file(path: str) -> Readings:
     """What the owner's file says; nothing, if it cannot be read as that."""
     try:
-        with Path(path).expanduser().open("rb") as file:
-            found = msgspec.json.decode(file.read(_MOST_BYTES), type=_File)
-    except (OSError, msgspec.DecodeError):
+        # Without O_NONBLOCK a pipe would keep the whole daemon waiting.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        with os.fdopen(os.open(Path(path).expanduser(), flags), "rb") as file:
+            found = msgspec.json.decode(file.read(_MOST_BYTES) or b"", type=_File)
+    except (OSError, RuntimeError, msgspec.DecodeError):
         return Readings()
     battery = found.battery if found.battery is not None and 0 <= found.battery <= 100 else None
     return Readings(battery=battery, charging=found.charging, metered=found.metered)

@@ -466,6 +466,7 @@ class _Wiring:
         house = self._built
         reloaded = await to_thread.run_sync(house.policy.reload)
         house.problems["policy"] = reloaded.problems
+        self.probes.stir()
         for problem in reloaded.problems:
             _log.error("policy kept as it was: %s", problem)
         if not reloaded.problems and (reloaded.added or reloaded.removed):

@@ -118,12 +118,12 @@ class Unmet:
 class Decision:
     """The answer, and the rule that gave it.
 
-    `rule` is the first deny that matches, else the first allow, else None: nothing speaks of it,
-    which is a refusal. Only in that last case are set: `nearest`, the rule that came closest,
-    `suggestion`, the smallest line that would allow it, and `group`, `@name`, whose members may.
-    `unmet`: the rule whose condition is why it is refused now. `lasting`: no condition took part,
-    so the same question has the same answer for as long as the rules stay; only such a decision
-    may be kept and used again.
+    `rule` is the first deny that matches, else the first allow, else an allow whose condition does
+    not hold, else None: nothing speaks of it, which is a refusal. Only in that last case are set:
+    `nearest`, the rule that came closest, `suggestion`, the smallest line that would allow it, and
+    `group`, `@name`, whose members may. `unmet`: the condition that is why it is refused now.
+    `lasting`: no condition took part, so the same question has the same answer for as long as the
+    rules stay; only such a decision may be kept and used again.
     """
 
     allowed: bool

@@ -53,7 +53,7 @@ class ConditionalEngine:
         if hoped.allowed and hoped.rule is not None and hoped.rule.condition is not None:
             truth = hoped.rule.condition.holds(now)
             unmet = _unmet(hoped.rule, truth, now)
-            return replace(decision, nearest=hoped.rule, suggestion=None, unmet=unmet)
+            return Decision(False, hoped.rule, unmet=unmet, lasting=False)
         return decision
 
     def _engine(self, truths: tuple[Truth, ...], *, hopes: bool) -> PolicyEngine:

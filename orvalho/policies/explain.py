@@ -56,9 +56,9 @@ def sentence(request: AccessRequest, decision: Decision) -> str:
     asked = f"{request.subject.spoken} {may} {request.action} {request.object}"
     verb = "allows" if decision.allowed else "denies"
     if decision.unmet:
-        unmet = decision.unmet
-        verb = "allows" if unmet.rule.effect == "allow" else "denies"
-        why = f"{unmet.rule.where} {verb} it {unmet.reason}"
+        rule = decision.unmet.rule
+        verb = "allows" if rule.effect == "allow" else "denies"
+        why = f"{rule.where} {verb} it {decision.unmet.reason}"
     elif decision.rule:
         why = f"{decision.rule.where} {verb} it"
     elif decision.group:

@@ -67,7 +67,7 @@ class IndexedEngine:
         if allow is not None:
             return Decision(True, allow, lasting=False)
         if unmet:
-            return Decision(False, nearest=unmet[0].rule, unmet=unmet[0], lasting=False)
+            return Decision(False, unmet[0].rule, unmet=unmet[0], lasting=False)
         # A deny that does not count now is all that matches.
         return replace(self._nearest.refusal(request), lasting=False)
 

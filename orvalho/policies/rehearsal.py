@@ -26,11 +26,12 @@ OLDER: Final = f"beyond the newest {MAX_REQUESTS} requests"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One request of the audit log, and the text of the rule that decided then. `at` is in Unix
-    seconds."""
+    """One request of the audit log, the answer it got, and the text of the rule that gave it. `at`
+    is in Unix seconds."""
 
     at: float
     request: AccessRequest
+    allowed: bool
     rule_text: str | None
 
 
@@ -52,7 +53,7 @@ Recall = Callable[[str], Subject | None]
 def read_rows(connection: sqlite3.Connection, since_at: float) -> list[tuple[object, ...]]:
     """The decisions of the audit log since that moment, newest first: for `past`."""
     cursor = connection.execute(
-        "select at, actor, context, action, object, rule_text, words from audit"
+        "select at, actor, context, action, object, allowed, rule_text, words from audit"
         " left join audit_subject on audit_subject.id = audit.subject order by seq desc"
     )
     rows: list[tuple[object, ...]] = []
@@ -69,7 +70,7 @@ def past(rows: Sequence[tuple[object, ...]], recall: Recall) -> Past:
     an older entry has only a name, and `recall` says who that is."""
     found = Past()
     subjects: dict[tuple[object, object], Subject | None] = {}
-    for at, actor, context, action, object_, rule_text, words in rows[:MAX_REQUESTS]:
+    for at, actor, context, action, object_, allowed, rule_text, words in rows[:MAX_REQUESTS]:
         who = (actor, words)
         if who not in subjects:
             subjects[who] = _subject(str(words)) if words else recall(str(actor))
@@ -81,7 +82,7 @@ def past(rows: Sequence[tuple[object, ...]], recall: Recall) -> Past:
         else:
             request = AccessRequest(subject, str(context), str(action), str(object_))
             text = None if rule_text is None else str(rule_text)
-            found.requests.append(Recorded(float(str(at)), request, text))
+            found.requests.append(Recorded(float(str(at)), request, bool(allowed), text))
     if len(rows) > MAX_REQUESTS:
         found.skip(OLDER)
     return found
@@ -128,7 +129,8 @@ def rehearse(found: Past, now: MakeEngine, then: MakeEngine) -> Rehearsal:
     refused: dict[tuple[str | None, ...], Changed] = {}
     allowed: dict[tuple[str | None, ...], Changed] = {}
     asked = 0
-    for each, (old, new) in _answers(found, now, then):
+    for each, answers in _answers(found, now, then):
+        old, new = (_settled(each, answer) for answer in answers)
         if _hangs(old) or _hangs(new):
             skipped[HANGING] = skipped.get(HANGING, 0) + 1
             continue
@@ -155,6 +157,15 @@ def _answers(found: Past, *make: MakeEngine) -> Iterator[tuple[Recorded, tuple[D
         yield each, answers
 
 
+def _settled(each: Recorded, decision: Decision) -> Decision:
+    """The answer that is known after all: the very rule on whose condition it hangs gave it then,
+    so that the condition held or did not."""
+    rule = decision.unmet.rule if decision.unmet else None
+    if rule is None or not _hangs(decision) or rule.text != each.rule_text:
+        return decision
+    return Decision(each.allowed, rule, lasting=False)
+
+
 def _hangs(decision: Decision) -> bool:
     return decision.unmet is not None and decision.unmet.truth is None
 
@@ -176,8 +187,7 @@ def _count(
 
 
 def _told(decision: Decision) -> str | None:
-    rule = decision.unmet.rule if decision.unmet else decision.rule
-    return f"{rule.where}: {rule.text}" if rule else None
+    return f"{decision.rule.where}: {decision.rule.text}" if decision.rule else None
 
 
 def _by_times(groups: dict[tuple[str | None, ...], Changed]) -> tuple[Changed, ...]:
@@ -202,8 +212,6 @@ def unused(found: Past, rules: RuleSet, make: MakeEngine) -> Unused:
     for _, (decision,) in _answers(found, make):
         if decision.rule is not None:
             needed.add(decision.rule.order)
-        if decision.unmet is not None:
-            needed.add(decision.unmet.rule.order)
     idle = [r for r in rules.rules if r.order not in needed and r.text not in texts]
     return Unused(
         len(found.requests),

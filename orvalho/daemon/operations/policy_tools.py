@@ -60,7 +60,7 @@ class PolicyToolOperations:
             refused=_groups(seen.refused),
             allowed=_groups(seen.allowed),
             skipped=_skipped(seen.skipped),
-            added=tuple(name for name in files if name not in known),
+            added=() if request.whole else tuple(name for name in files if name not in known),
         )
 
     async def unused(self, request: tools.PolicyUnused) -> Replies:
@@ -92,7 +92,7 @@ class PolicyToolOperations:
         since_at = time.time() - since_s
         rows = await self._house.store.read(partial(read_rows, since_at=since_at))
         # Names are looked up here: the trust book is the event loop's.
-        names = {str(row[1]) for row in rows if not row[6]}
+        names = {str(row[1]) for row in rows if not row[7]}
         known = {name: self._recall(name) for name in names}
         return await to_thread.run_sync(past, rows, known.get)
 
