@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, policies, policy_tools, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -48,6 +48,11 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
+    "policy-tested": (policy_tools.PolicyTested, "policy test"),
+    "policy-diffed": (policy_tools.PolicyDiffed, "policy diff"),
+    "policy-unused": (policy_tools.PolicyUnusedReply, "policy unused"),
+    "policy-formatted": (policy_tools.PolicyFormatted, "policy fmt"),
+    "policy-installed": (policy_tools.PolicyInstalled, "policy edit"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),

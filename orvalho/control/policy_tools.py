@@ -84,7 +84,7 @@ class PolicyUnusedReply(Message, frozen=True, kw_only=True, tag=tag):
 # ---- told by the daemon's own program, with no daemon: the files are all it takes -----------
 
 
-class TestState(Message, frozen=True, kw_only=True):
+class RuleTestState(Message, frozen=True, kw_only=True):
     """One `#?` line: `test` is `file:line`, `text` what it expects, `by` the rule that decided."""
 
     test: str
@@ -98,7 +98,7 @@ class PolicyTested(Message, frozen=True, kw_only=True, tag=tag):
 
     passed: int
     failed: int
-    tests: tuple[TestState, ...]
+    tests: tuple[RuleTestState, ...]
     problems: tuple[str, ...]
 
 

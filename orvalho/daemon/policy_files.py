@@ -17,7 +17,7 @@ from orvalho.control.policy_tools import (
     PolicyFormatted,
     PolicyInstalled,
     PolicyTested,
-    TestState,
+    RuleTestState,
 )
 from orvalho.daemon.home import Home
 from orvalho.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -39,7 +39,7 @@ def answer(home: Home, task: str, words: Sequence[str]) -> Message:
     if not home.is_initialised:
         raise NotFound("this device is not set up yet: there are no keys", hint="orvalho init")
     if task == "test":
-        return tested(home)
+        return outcome(home)
     if task == "draft":
         return drafted(home, words[0])
     if task == "install":
@@ -47,11 +47,11 @@ def answer(home: Home, task: str, words: Sequence[str]) -> Message:
     return formatted(home, [Path(word) for word in words], writes=task == "fmt")
 
 
-def tested(home: Home) -> PolicyTested:
+def outcome(home: Home) -> PolicyTested:
     """Each test of the files as they are now."""
     checked = _book(home).check()
     tests = tuple(
-        TestState(
+        RuleTestState(
             test=each.test.where,
             text=each.test.text,
             passed=each.passed,
@@ -95,18 +95,24 @@ def drafted(home: Home, name: str) -> PolicyDrafted:
 
     Raises:
         NotFound: no context and no file of rules is called so.
+        Unavailable: the disk fails.
     """
     path, draft, note = _places(home, name)
     if draft.exists() and note.exists():
         was = note.read_text().strip()
         return PolicyDrafted(name=path.name, draft=str(draft), was=was, kept=True)
-    content = _current(path)
-    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    was = _digest(content)
-    for place, written in ((draft, content or b""), (note, was.encode())):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(place, flags, 0o600), "wb") as file:
-            file.write(written)
+    try:
+        content = _current(path)
+        was = _digest(content)
+        draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place, written in ((draft, content or b""), (note, was.encode())):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(place, flags, 0o600), "wb") as file:
+                file.write(written)
+    except OSError as error:
+        raise Unavailable(
+            f"policy/{path.name} cannot be drafted: {error.strerror or error}", where=str(draft)
+        ) from error
     return PolicyDrafted(name=path.name, draft=str(draft), was=was)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from orvalho.errors import InvalidInput
-from orvalho.policies.rules import read_files, test_parts
+from orvalho.policies.rules import read_files, parts_of_test
 
 # One path longer than this pushes no other line's columns to the right.
 _WIDEST: Final = 40
@@ -69,7 +69,7 @@ def _block(kind: str, lines: list[str]) -> list[str]:
 def _tests(lines: list[str]) -> list[str]:
     rows = []
     for line in lines:
-        parts = test_parts(line)
+        parts = parts_of_test(line)
         given = ["when", *parts.given] if parts.given else []
         rows.append((" ".join(given), parts.words))
     # The words of a test stand below each other, also where only some say what they suppose.

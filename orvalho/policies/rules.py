@@ -234,7 +234,7 @@ class _Reader:
             self.memberships.append(Membership(self._file, self._line, member, group))
 
     def _read_test(self, line: str, text: str) -> None:
-        parts = test_parts(text)
+        parts = parts_of_test(text)
         given = parse_given(parts.given)
         words = parts.words
         if isinstance(given, str):
@@ -285,7 +285,7 @@ class _Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class TestParts:
+class RuleTestParts:
     """A `#?` line: the words after `when`, and the five of the test; `skipped` characters stand
     between its `#?` and the first of these."""
 
@@ -294,14 +294,14 @@ class TestParts:
     skipped: int
 
 
-def test_parts(text: str) -> TestParts:
+def parts_of_test(text: str) -> RuleTestParts:
     """Take a line apart that starts with `#?`. Whether the parts are right is for the reader."""
     rest = text[2:]
     if rest.split(maxsplit=1)[:1] != ["when"]:
-        return TestParts([], rest.split(maxsplit=4), 0)
+        return RuleTestParts([], rest.split(maxsplit=4), 0)
     found = re.search(r"\s(?:allow|deny)\s", rest)
     start = found.start() if found else len(rest)
-    return TestParts(rest[:start].split()[1:], rest[start:].split(maxsplit=4), start)
+    return RuleTestParts(rest[:start].split()[1:], rest[start:].split(maxsplit=4), start)
 
 
 _TEST_SHAPE: Final = "#? [when battery=31 ...] allow|deny subject context action object"
