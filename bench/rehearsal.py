@@ -51,7 +51,7 @@ async def rehearsed_s(requests: int) -> float:
             started = time.perf_counter()
             rows = await store.read(partial(read_rows, since_at=0.0))
             found = await to_thread.run_sync(past, rows, lambda actor: None)
-            now, then = book.draft({}), book.draft({"policy/peer.csv": new})
+            now, then = book.propose({}), book.propose({"policy/peer.csv": new})
             assert now.make is not None and then.make is not None, then.problems
             seen = await to_thread.run_sync(rehearse, found, now.make, then.make)
             took_s = time.perf_counter() - started

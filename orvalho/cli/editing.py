@@ -47,7 +47,7 @@ def edit_draft(session: Session, name: str) -> int:
         if not _again(session):
             break
     if session.screen.as_json:
-        session.screen.document({**plain(reply), "draft": drafted.draft})
+        session.screen.document(plain(reply))
     session.screen.notice(
         f"policy/{reply.name} is as it was: the draft has {many(len(reply.problems), 'mistake')}"
         f" and is kept in {drafted.draft}"

@@ -123,11 +123,13 @@ class PolicyDrafted(Message, frozen=True, kw_only=True, tag=tag):
 
 class PolicyInstalled(Message, frozen=True, kw_only=True, tag=tag):
     """`installed`: the draft stands in the file's place now, and is gone. `problems` kept it from
-    that; with neither, the draft said nothing new, and is gone."""
+    that, and `draft` is where it is kept; with neither, it said nothing new, and is gone. With
+    `installed`, `problems` are those of other files, which were there before."""
 
     name: str
     installed: bool
     problems: tuple[str, ...] = ()
+    draft: str | None = None
 
 
 Request = PolicyDiff | PolicyUnused

@@ -141,7 +141,8 @@ def installed(home: Home, name: str) -> PolicyInstalled:
     known = set(book.problems)
     mistakes = [text for text in found if text.startswith(f"{file}:") or text not in known]
     if mistakes:
-        return PolicyInstalled(name=path.name, installed=False, problems=tuple(mistakes))
+        told = tuple(mistakes)
+        return PolicyInstalled(name=path.name, installed=False, problems=told, draft=str(draft))
     put_in_place(path, content, was=current)
     _drop(draft, note)
     return PolicyInstalled(name=path.name, installed=True, problems=found)
@@ -203,6 +204,10 @@ def _current(path: Path) -> bytes | None:
         return read_rule_file(path)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise Unavailable(
+            f"{path.name} cannot be read: {error.strerror or error}", where=str(path)
+        ) from error
 
 
 def _named(home: Home) -> list[tuple[str, Path]]:

@@ -58,7 +58,7 @@ class _Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Proposal:
     """Rules that are not in force, and what makes an engine of them; with problems, neither."""
 
     files: tuple[str, ...]
@@ -123,13 +123,13 @@ class PolicyBook:
         """The same, as if `files` (`policy/x.csv` and its content) stood among the others."""
         return _checked(self._read(self._files(files)))
 
-    def draft(self, files: Mapping[str, bytes], *, instead: bool = False) -> Draft:
+    def propose(self, files: Mapping[str, bytes], *, instead: bool = False) -> Proposal:
         """Rules as they would be with these files: among the others, in place of those of the same
         names, or `instead` of all of them. Their tests are not asked."""
         found = list(files.items()) if instead else self._files(files)
         reading = self._reading(found)
         make, problems = self._maker(reading)
-        return Draft(reading.files, reading.rules, make, tuple(map(str, problems)))
+        return Proposal(reading.files, reading.rules, make, tuple(map(str, problems)))
 
     @property
     def rules(self) -> RuleSet:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from orvalho.errors import InvalidInput
-from orvalho.policies.rules import read_files, parts_of_test
+from orvalho.policies.rules import parts_of_test, read_files
 
 # One path longer than this pushes no other line's columns to the right.
 _WIDEST: Final = 40

@@ -89,7 +89,7 @@ async def test_what_would_be_refused_and_allowed_is_told_with_its_rules(
     await record(store, book, (ANA, "fs.read", "/photos/secret/x"), (ANA, "kv.read", "x"))
     new = RULES.replace("p, gil@laptop, peer, fs.read, /photos/**, allow\n", "#\n")
     new += "p, ana@tablet, peer, kv.read, x, allow\n"
-    draft, now = book.draft({"policy/peer.csv": new.encode()}), book.draft({})
+    draft, now = book.propose({"policy/peer.csv": new.encode()}), book.propose({})
     assert draft.make and now.make
 
     found = rehearse(await recorded(store), now.make, draft.make)
@@ -111,7 +111,7 @@ async def test_what_would_be_refused_and_allowed_is_told_with_its_rules(
 async def test_the_same_rules_change_nothing(store: Store, home: Path) -> None:
     book = open_book(home, RULES)
     await record(store, book, (GIL, "fs.read", "/photos/1"), (ANA, "fs.write", "/x"))
-    now = book.draft({})
+    now = book.propose({})
     assert now.make
 
     found = rehearse(await recorded(store), now.make, now.make)
@@ -124,7 +124,7 @@ async def test_rules_that_nobody_needed_are_named_those_that_deny_apart(
 ) -> None:
     book = open_book(home, RULES)
     await record(store, book, (GIL, "fs.read", "/photos/1"), (GIL, "fs.read", "/photos/secret/x"))
-    now = book.draft({})
+    now = book.propose({})
     assert now.make and now.rules
 
     idle = unused(await recorded(store), now.rules, now.make)
@@ -175,7 +175,7 @@ async def test_the_time_of_each_request_counts(store: Store, home: Path) -> None
     await record(store, book, (GIL, "fs.read", "/photos/1"))
     await record(store, book, (GIL, "fs.read", "/photos/1"), at=night)
     new = RULES.replace("allow\n", "allow, hours=08:00-20:00\n", 1)
-    draft, now = book.draft({"policy/peer.csv": new.encode()}), book.draft({})
+    draft, now = book.propose({"policy/peer.csv": new.encode()}), book.propose({})
     assert draft.make and now.make
 
     found = rehearse(await recorded(store), now.make, draft.make)
@@ -191,9 +191,9 @@ async def test_what_hung_on_the_battery_is_known_from_what_was_answered_then(
     await record(store, charged, (GIL, "fs.read", "/photos/1"))
     empty = open_book(home, hanging, Readings(charging=False))
     await record(store, empty, (GIL, "fs.read", "/photos/2"))
-    now = empty.draft({})
-    deny = empty.draft({"policy/x.csv": b"p, *, peer, fs.read, /**, deny\n"})
-    other = empty.draft({"policy/peer.csv": b"p, *, peer, fs.read, /**, allow, battery>40\n"})
+    now = empty.propose({})
+    deny = empty.propose({"policy/x.csv": b"p, *, peer, fs.read, /**, deny\n"})
+    other = empty.propose({"policy/peer.csv": b"p, *, peer, fs.read, /**, allow, battery>40\n"})
     assert now.make and deny.make and other.make
 
     found = rehearse(await recorded(store), now.make, deny.make)
@@ -208,7 +208,7 @@ async def test_what_hung_on_the_battery_is_known_from_what_was_answered_then(
 async def test_a_draft_with_a_mistake_has_no_engine(home: Path) -> None:
     book = open_book(home, RULES)
 
-    draft = book.draft({"policy/x.csv": b"p, gil, peer, fs.raed, /x, deny\n"})
+    draft = book.propose({"policy/x.csv": b"p, gil, peer, fs.raed, /x, deny\n"})
 
     assert draft.make is None
     assert draft.problems == (

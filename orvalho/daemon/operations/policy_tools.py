@@ -18,7 +18,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import InvalidInput, NotFound
 from orvalho.policies.access import Rule, Subject
-from orvalho.policies.book import Draft
+from orvalho.policies.book import Proposal
 from orvalho.policies.rehearsal import Changed, Past, past, read_rows, rehearse, unused
 
 Replies = AsyncIterator[control.Reply]
@@ -42,7 +42,7 @@ class PolicyToolOperations:
         """
         book = self._house.policy
         files = {f"policy/{each.name}": each.content for each in request.files}
-        new = await to_thread.run_sync(partial(book.draft, files, instead=request.whole))
+        new = await to_thread.run_sync(partial(book.propose, files, instead=request.whole))
         old = await self._now()
         if new.make is None or old.make is None:
             raise InvalidInput(
@@ -77,9 +77,9 @@ class PolicyToolOperations:
             skipped=_skipped(idle.skipped),
         )
 
-    async def _now(self) -> Draft:
+    async def _now(self) -> Proposal:
         """The rules of the files as they are, which are those in force unless one is broken."""
-        now = await to_thread.run_sync(self._house.policy.draft, {})
+        now = await to_thread.run_sync(self._house.policy.propose, {})
         if now.make is None:
             raise InvalidInput(
                 f"the policy files have mistakes: {now.problems[0]}",
