@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orvalho.errors import InvalidInput
 from orvalho.policies.access import AccessRequest, Decision
-from orvalho.policies.conditions import Probe, Reads, clock_alone
+from orvalho.policies.conditions import Probe, Reads, clock_alone, spoken
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
@@ -140,6 +140,12 @@ class PolicyBook:
     def probes(self) -> frozenset[Probe]:
         """What the conditions of the rules in force ask of the machine."""
         return self._probes
+
+    def readings(self) -> dict[Probe, str | None]:
+        """What is so now of each thing that a condition in force asks of the machine, in words;
+        None where it is not known."""
+        now = self._reads()
+        return {probe: spoken(probe, now) for probe in self._probes}
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -167,14 +167,18 @@ def _all(way: tuple[Term, ...], now: Readings) -> Truth:
     return answer
 
 
+def spoken(probe: Probe, now: Readings) -> str | None:
+    """A reading in words, `battery 31`, `not charging`; None when it is not known."""
+    if probe == "battery":
+        return None if now.battery is None else f"battery {now.battery}"
+    value = now.charging if probe == "charging" else now.metered
+    return None if value is None else probe if value else f"not {probe}"
+
+
 def _now(term: Term, now: Readings) -> str:
-    if isinstance(term, Battery):
-        return f"battery {'unknown' if now.battery is None else now.battery}"
-    if isinstance(term, Switch):
-        value = now.charging if term.probe == "charging" else now.metered
-        if value is None:
-            return f"{term.probe} unknown"
-        return term.probe if value else f"not {term.probe}"
+    if isinstance(term, (Battery, Switch)):
+        probe: Probe = "battery" if isinstance(term, Battery) else term.probe
+        return spoken(probe, now) or f"{probe} unknown"
     return str(now.moment) if now.moment else "the time unknown"
 
 

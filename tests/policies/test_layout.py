@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 from hypothesis import assume, given, settings
@@ -140,3 +141,28 @@ def test_it_says_what_it_said_and_a_second_time_changes_nothing(drawn: list[str]
     comments = [line.strip(" \t\r") for line in text.split("\n")]
     kept = [line for line in comments if line.startswith("#") and not line.startswith("#?")]
     assert [x for x in once.split("\n") if x.startswith("#") and not x.startswith("#?")] == kept
+
+
+def test_ten_thousand_damaged_files_are_refused_or_laid_out_for_good() -> None:
+    sound = (
+        b"p, gil@laptop, peer, fs.read, /photos/**, allow, charging or battery>40\n"
+        b"#? when battery=3 charging=yes allow * peer fs.read /x y\n"
+        b"g, ana@laptop, @family\n"
+    )
+    dice = random.Random(7)
+    refused = 0
+    for _ in range(10_000):
+        damaged = bytearray(sound)
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(damaged))
+            damaged[at : at + dice.randint(0, 2)] = dice.choice(
+                (b"", b",", b"#", b"?", b"=", b" \t", b"\n", b"\r", b"@", b"*", b"\xff", b"\x00")
+            )
+        try:
+            once = laid_out(NAME, bytes(damaged))
+        except InvalidInput:
+            refused += 1
+            continue
+        assert meaning(once) == meaning(damaged.decode())
+        assert laid_out(NAME, once.encode()) == once
+    assert 1000 < refused < 9999

@@ -113,6 +113,9 @@ def test_a_script_runs_only_while_the_condition_holds(
     assert sends(laptop).json == "hi"
     readings.write_text('{"battery": 5, "charging": false}')
     assert sends(laptop).status == 3
+    told = phone.does("doctor")
+    assert "conditions: battery 5" in told
+    assert "conditions: not charging" in told
 
 
 def test_hours_are_those_of_the_devices_clock(devices: tuple[Device, Device]) -> None:
