@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from orvalho.cli import output
 from tests.cli.test_output import misfit
-from tests.scenarios.devices import Device, Printed, two_devices, wait_until
+from tests.scenarios.devices import LIMIT_S, Device, Printed, two_devices, wait_until
 
 SCHEMAS = Path(output.__file__).parent / "schemas"
 PAGE = Path(__file__).parents[2] / "docs/policies.md"
@@ -213,3 +216,34 @@ def test_an_edit_with_a_mistake_is_kept_and_gone_on_with(
     assert "changed by somebody else" in theirs.err
     assert file.read_text() == "# theirs\n"
     assert draft.read_text() == "# ours\n"
+
+
+def test_on_a_terminal_one_is_asked_to_edit_again(tmp_path: Path) -> None:
+    device = Device("laptop", tmp_path / "laptop")
+    device.init()
+    good = "p, laptop, root, fs.read, /x, allow"
+    program = editor(
+        tmp_path,
+        f'if [ -e "{tmp_path}/twice" ]; then echo "{good}" > "$1"',
+        f'else touch "{tmp_path}/twice"; echo "p, oops" > "$1"; fi',
+    )
+    keyboard, terminal = os.openpty()
+    try:
+        os.write(keyboard, b"y\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "orvalho", "policy", "edit", "root"],
+            env=device.environ | {"VISUAL": program},
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+
+    assert done.returncode == 0, done
+    assert "Edit again?" in done.stderr
+    assert "this one has 2" in done.stdout
+    assert device.policy("root").read_text() == f"{good}\n"
