@@ -23,6 +23,7 @@ from bench import (
     links,
     nats,
     policy,
+    rehearsal,
     scripts,
 )
 from bench.table import Row, show
@@ -30,6 +31,7 @@ from bench.table import Row, show
 PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "command": command.measure,
     "policy": policy.measure,
+    "rehearsal": rehearsal.measure,
     "scripts": scripts.measure,
     "engines": engines.measure,
     "engine-costs": engine_costs.measure,

@@ -30,6 +30,8 @@ def _decision(decision: DecisionState) -> Iterator[str]:
         yield f"    rule     {decision.rule}  {decision.text or ''}".rstrip()
     elif not decision.allowed:
         yield "    rule     none speaks for it"
+    if decision.unmet is not None:
+        yield f"    hangs    {decision.unmet}"
     if decision.nearest is not None:
         yield f"    nearest  {decision.nearest}"
     if decision.suggestion is not None:

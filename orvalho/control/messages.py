@@ -18,6 +18,7 @@ from orvalho.control import (
     pairing,
     planning,
     policies,
+    policy_tools,
     road,
     seeing,
 )
@@ -236,6 +237,7 @@ Request = (
     | policies.Request
     | planning.Request
     | grants.Request
+    | policy_tools.Request
 )
 
 
@@ -530,4 +532,5 @@ Reply = (
     | policies.Reply
     | planning.Reply
     | grants.Reply
+    | policy_tools.Reply
 )

@@ -62,7 +62,8 @@ class AuditEntry(Message, frozen=True, kw_only=True, tag=tag):
 
 class DecisionState(Message, frozen=True, kw_only=True):
     """One decision: `rule` is `file:line`, `text` the rule itself; for a refusal with no rule,
-    `nearest` is the line that came closest and `suggestion` the line that would allow it."""
+    `nearest` is the line that came closest and `suggestion` the line that would allow it.
+    `unmet`: the condition on which it hung, `only if charging; now not charging`."""
 
     action: str
     object: str
@@ -72,6 +73,7 @@ class DecisionState(Message, frozen=True, kw_only=True):
     nearest: str | None
     suggestion: str | None
     times: int
+    unmet: str | None = None
 
 
 Request = GroupList | GroupShow | PolicyCheck | Audit

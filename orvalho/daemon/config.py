@@ -108,9 +108,12 @@ class Relay(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none"."""
+    """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none".
+    `readings`: a JSON file that says what conditions of rules are about, `{"battery": 31,
+    "charging": false, "metered": true}`, where the machine itself does not tell."""
 
     explain_to: str = "own"
+    readings: str = ""
 
 
 class Node(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

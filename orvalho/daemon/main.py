@@ -35,7 +35,7 @@ _log = logging.getLogger("orvalho.daemon")
 def main(argv: Sequence[str]) -> int:
     """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`, `bugreport`
     and `config-set` are for one that may not start, and answer as the daemon would;
-    `config-example` needs none, and `wasm` looks at binaries."""
+    `config-example` needs none, `policy` handles files of rules, and `wasm` looks at binaries."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
     verbs = parser.add_subparsers(dest="verb")
@@ -49,9 +49,12 @@ def main(argv: Sequence[str]) -> int:
     set_parser.add_argument("key")
     set_parser.add_argument("value")
     looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
+    policy_parser = verbs.add_parser("policy")
+    policy_parser.add_argument("task", choices=("test", "fmt", "fmt-check", "draft", "install"))
+    policy_parser.add_argument("words", nargs="*")
     wasm_parser = verbs.add_parser("wasm")
     wasm_parser.add_argument("path")
-    for sub in (run_parser, init_parser, set_parser, wasm_parser, *looks):
+    for sub in (run_parser, init_parser, set_parser, wasm_parser, policy_parser, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -68,6 +71,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if arguments.verb == "config-set":
             sys.stdout.buffer.write(_set(home, arguments.key, arguments.value))
+            return 0
+        if arguments.verb == "policy":
+            sys.stdout.buffer.write(_policy(home, arguments.task, arguments.words))
             return 0
         if arguments.verb in _LOOKS:
             sys.stdout.buffer.write(_looked_at(home, arguments.verb))
@@ -96,6 +102,17 @@ def _set(home: Home, key: str, value: str) -> bytes:
     except OrvalhoError as error:
         return msgspec.json.encode(Failed(**error.parts()))
     return msgspec.json.encode(Note(text=text))
+
+
+def _policy(home: Home, task: str, words: Sequence[str]) -> bytes:
+    # Here, since `run` needs none of it.
+    from orvalho.control.messages import Failed  # noqa: PLC0415
+    from orvalho.daemon.policy_files import answer  # noqa: PLC0415
+
+    try:
+        return msgspec.json.encode(answer(home, task, words))
+    except OrvalhoError as error:
+        return msgspec.json.encode(Failed(**error.parts()))
 
 
 def _looked_at(home: Home, verb: str) -> bytes:

@@ -45,6 +45,7 @@ from orvalho.daemon.operations.pair import admit
 from orvalho.daemon.operations.table import Actors, table
 from orvalho.daemon.parting import Parting
 from orvalho.daemon.peer_words import unapproved
+from orvalho.daemon.probes import Probes
 from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
@@ -158,6 +159,7 @@ async def open_daemon(
                     tasks.start_soon(wiring.nats.run, house.mesh)
                     tasks.start_soon(Retention(house).run)
                     tasks.start_soon(house.committer.run)
+                    tasks.start_soon(wiring.probes.run, lambda: house.policy.probes)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -171,6 +173,7 @@ class _Wiring:
     """Holds what is made on the way to a House."""
 
     scripts: ScriptHandler
+    probes: Probes
     _caller: CallerHandler
     _parting: Parting
 
@@ -270,7 +273,10 @@ class _Wiring:
         )
         groups = Groups(home.groups)
         groups_read = groups.reload()
-        policy = PolicyBook(home.config, lambda: [context.name for context in contexts.list()])
+        probes = self.probes = Probes(lambda: self._settings.policy.readings)
+        policy = PolicyBook(
+            home.config, lambda: [context.name for context in contexts.list()], probes.readings
+        )
         house = House(
             home=home,
             settings=self._loaded,
@@ -470,6 +476,7 @@ class _Wiring:
         house = self._built
         reloaded = await to_thread.run_sync(house.policy.reload)
         house.problems["policy"] = reloaded.problems
+        self.probes.stir()
         for problem in reloaded.problems:
             _log.error("policy kept as it was: %s", problem)
         if not reloaded.problems and (reloaded.added or reloaded.removed):

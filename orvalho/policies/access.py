@@ -11,6 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from orvalho.policies.conditions import Condition, Truth
+
 ACTIONS: Final = (
     "script.send",  # our context sends a script to that target
     "script.run",  # a peer's script runs in this context
@@ -67,7 +69,8 @@ class AccessRequest:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `p` line. `order` counts the rules of a set from 0, across its files."""
+    """One `p` line. `order` counts the rules of a set from 0, across its files. `condition` is its
+    sixth column; None: it counts at all times."""
 
     file: str
     line: int
@@ -77,6 +80,7 @@ class Rule:
     action: str
     object: str
     effect: Effect
+    condition: Condition | None = None
 
     @property
     def where(self) -> str:
@@ -84,20 +88,42 @@ class Rule:
 
     @property
     def fields(self) -> tuple[str, str, str, str, str]:
+        """The five columns that Casbin knows: without the condition."""
         return (self.subject, self.context, self.action, self.object, self.effect)
 
     @property
     def text(self) -> str:
-        return ", ".join(("p", *self.fields))
+        row = ", ".join(("p", *self.fields))
+        return f"{row}, {self.condition.text}" if self.condition else row
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """A rule that hangs on its condition: an allow that does not count now, or a deny that counts
+    because it cannot be told (`truth` is None). `now`: `battery 31, not charging`."""
+
+    rule: Rule
+    truth: Truth
+    now: str
+
+    @property
+    def reason(self) -> str:
+        """`only if charging or battery>40; now battery 31, not charging`"""
+        only = "only if" if self.rule.effect == "allow" else "if"
+        condition = self.rule.condition.text if self.rule.condition else ""
+        return f"{only} {condition}; now {self.now}"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The answer, and the rule that gave it.
 
-    `rule` is the first deny that matches, else the first allow, else None: nothing speaks of it,
-    which is a refusal. Only in that last case are set: `nearest`, the rule that came closest,
-    `suggestion`, the smallest line that would allow it, and `group`, `@name`, whose members may.
+    `rule` is the first deny that matches, else the first allow, else an allow whose condition does
+    not hold, else None: nothing speaks of it, which is a refusal. Only in that last case are set:
+    `nearest`, the rule that came closest, `suggestion`, the smallest line that would allow it, and
+    `group`, `@name`, whose members may. `unmet`: the condition that is why it is refused now.
+    `lasting`: no condition took part, so the same question has the same answer for as long as the
+    rules stay; only such a decision may be kept and used again.
     """
 
     allowed: bool
@@ -105,6 +131,8 @@ class Decision:
     nearest: Rule | None = None
     suggestion: str | None = None
     group: str | None = None
+    unmet: Unmet | None = None
+    lasting: bool = True
 
 
 def object_mistake(action: str, text: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -61,14 +62,28 @@ def kept_by_age(database: Database) -> None:
         database.conn.execute(statement)
 
 
+def told_apart(database: Database) -> None:
+    """Who asked, as the rules saw it: all the words that held, once for each different set; and
+    the condition on which a refusal hung."""
+    for statement in (
+        "create table audit_subject (id integer primary key, words text not null) strict",
+        "alter table audit add column subject integer",
+        "alter table audit add column unmet text",
+    ):
+        database.conn.execute(statement)
+
+
 MIGRATIONS: Final = Migrations("audit")
 MIGRATIONS()(append_only_table)
 MIGRATIONS()(kept_by_age)
+MIGRATIONS()(told_apart)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line. `actor` is who asked, a name or a key; `at` is Unix seconds; `rule` and `nearest`
-    are `file:line`. `seq` grows with each entry; it is 0 until the entry is written."""
+    are `file:line`. `unmet`: the condition on which a refusal hung, and what was so. `words`: the
+    key of who asked, then all that rules may call it; written, but not read back. `seq` grows with
+    each entry; it is 0 until the entry is written."""
 
     at: float
     actor: str
@@ -83,6 +98,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None = None
     text: str = ""
     seq: int = 0
+    unmet: str | None = None
+    words: tuple[str, ...] = ()
 
 
 def decided(
@@ -103,6 +120,8 @@ def decided(
         suggestion=decision.suggestion,
         run=run,
         text=text,
+        unmet=decision.unmet.reason if decision.unmet else None,
+        words=(request.subject.key, *sorted(request.subject.names - {request.subject.key})),
     )
 
 
@@ -140,7 +159,8 @@ class Audit:
     def stage(self, connection: sqlite3.Connection, entry: Entry) -> int:
         """Write `entry` in the caller's transaction of the store; its `seq`."""
         row = msgspec.structs.asdict(entry)
-        cursor = connection.execute(_INSERT, [row[name] for name in _COLUMNS])
+        subject = _stage_subject(connection, entry.words) if entry.words else None
+        cursor = connection.execute(_INSERT, [*(row[name] for name in _COLUMNS), subject])
         for follower in self._followers:
             follower.ring()
         return int(cursor.lastrowid or 0)
@@ -187,12 +207,20 @@ class Audit:
 
 
 _PAGE: Final = 256
-_FIELDS: Final = tuple(field.name for field in msgspec.structs.fields(Entry))
+_FIELDS: Final = tuple(f.name for f in msgspec.structs.fields(Entry) if f.name != "words")
 _COLUMNS: Final = tuple(name for name in _FIELDS if name != "seq")
 _INSERT: Final = (
-    f"insert into audit ({', '.join(_COLUMNS)}) values ({', '.join('?' * len(_COLUMNS))})"
+    f"insert into audit ({', '.join(_COLUMNS)}, subject) values ({'?, ' * len(_COLUMNS)}?)"
 )
 _SELECT: Final = f"select {', '.join(_FIELDS)} from audit"
+
+
+def _stage_subject(connection: sqlite3.Connection, words: tuple[str, ...]) -> int:
+    """The number of a set of words, made from it: nothing has to be looked up for it first."""
+    text = "\n".join(words)
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
+    connection.execute("insert or ignore into audit_subject values (?, ?)", [number, text])
+    return number
 
 
 def _entries(
@@ -225,4 +253,9 @@ def stage_pruned(connection: sqlite3.Connection, before: float, limit: int) -> i
     if old:
         connection.execute("update audit_kept set since = max(since, ?)", [before])
         connection.executemany("delete from audit where seq = ?", [[seq] for seq in old])
+    if 0 < len(old) < limit:
+        connection.execute(
+            "delete from audit_subject where id not in"
+            " (select subject from audit where subject is not null)"
+        )
     return len(old)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from orvalho.errors import InvalidInput
 from orvalho.policies.access import AccessRequest, Decision, Rule
+from orvalho.policies.conditions import Probe, Reads, clock_alone, spoken
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
-from orvalho.policies.rule_set import Problem, RuleSet, failed_tests
-from orvalho.policies.rules import Reading, read_directory
+from orvalho.policies.rule_set import (
+    MakeEngine,
+    Problem,
+    RuleSet,
+    Tested,
+    failures,
+    run_tests,
+)
+from orvalho.policies.rules import Reading, read_directory, read_files, rule_files
 from orvalho.policies.shipped import is_shipped_model
 
 
@@ -28,22 +36,36 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the files say now. `problems` keep them from being used; `warnings` do not."""
+    """What the files say now. `problems` keep them from being used; `warnings` do not. `tests`:
+    what came of each `#?` line, none where a line is broken."""
 
     files: tuple[str, ...]
     rules: int
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    tests: tuple[Tested, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Files as read: with problems, or with rules and an engine that passed their tests."""
+    """Files as read: with problems, or with rules that passed their tests and what makes an engine
+    of them."""
 
     reading: Reading
-    engine: PolicyEngine | None
+    make: MakeEngine | None
     problems: tuple[Problem, ...]
+    tests: tuple[Tested, ...] = ()
     is_shipped: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Rules that are not in force, and what makes an engine of them; with problems, neither."""
+
+    files: tuple[str, ...]
+    rules: RuleSet | None
+    make: MakeEngine | None
+    problems: tuple[str, ...]
 
 
 class PolicyBook:
@@ -54,10 +76,18 @@ class PolicyBook:
     any thread, also while another one reloads.
     """
 
-    def __init__(self, config_dir: Path, contexts: Callable[[], Collection[str]]) -> None:
-        """`contexts`: the names of the contexts that live here, asked for at each reading."""
+    def __init__(
+        self,
+        config_dir: Path,
+        contexts: Callable[[], Collection[str]],
+        reads: Reads = clock_alone,
+    ) -> None:
+        """`contexts`: the names of the contexts that live here, asked for at each reading of the
+        files. `reads`: what is so now, for the conditions of rules."""
         self._directory = config_dir
         self._contexts = contexts
+        self._reads = reads
+        self._probes: frozenset[Probe] = frozenset()
         self._rules = RuleSet()
         self._engine: PolicyEngine = IndexedEngine(self._rules)
         self._holding: PolicyEngine | None = None
@@ -91,26 +121,48 @@ class PolicyBook:
         self._reloads += 1
         self.problems = tuple(map(str, candidate.problems))
         rules = candidate.reading.rules
-        if rules is None or candidate.engine is None:
+        if rules is None or candidate.make is None:
             return Reloaded(0, 0, self.problems)
         self.warnings = tuple(map(str, candidate.reading.warnings))
         before, after = _rows(self._rules), _rows(rules)
-        self._rules, self._engine = rules, candidate.engine
+        self._rules, self._engine = rules, candidate.make(self._reads)
+        self._probes = rules.probes
         held = RuleSet(rules.holds, rules.memberships, (), rules.groups)
-        self._holding = IndexedEngine(held) if rules.holds else None
+        self._holding = IndexedEngine(held, reads=self._reads) if rules.holds else None
         self._takes_grants = candidate.is_shipped
         return Reloaded(len(after - before), len(before - after), ())
 
     def check(self) -> Checked:
         """Read the files as they are now, without using them."""
-        candidate = self._read()
-        rules = candidate.reading.rules
-        return Checked(
-            candidate.reading.files,
-            len(rules.rules) if rules else 0,
-            tuple(map(str, candidate.problems)),
-            tuple(map(str, candidate.reading.warnings)),
-        )
+        return _checked(self._read())
+
+    def check_with(self, files: Mapping[str, bytes]) -> Checked:
+        """The same, as if `files` (`policy/x.csv` and its content) stood among the others."""
+        return _checked(self._read(self._files(files)))
+
+    def propose(self, files: Mapping[str, bytes], *, instead: bool = False) -> Proposal:
+        """Rules as they would be with these files: among the others, in place of those of the same
+        names, or `instead` of all of them. Their tests are not asked."""
+        found = list(files.items()) if instead else self._files(files)
+        reading = self._reading(found)
+        make, problems = self._maker(reading)
+        return Proposal(reading.files, reading.rules, make, tuple(map(str, problems)))
+
+    @property
+    def rules(self) -> RuleSet:
+        """Those in force."""
+        return self._rules
+
+    @property
+    def probes(self) -> frozenset[Probe]:
+        """What the conditions of the rules in force ask of the machine."""
+        return self._probes
+
+    def readings(self) -> dict[Probe, str | None]:
+        """What is so now of each thing that a condition in force asks of the machine, in words;
+        None where it is not known."""
+        now = self._reads()
+        return {probe: spoken(probe, now) for probe in self._probes}
 
     def statistics(self) -> dict[str, int]:
         return {
@@ -121,38 +173,73 @@ class PolicyBook:
             "problems": len(self.problems),
         }
 
-    def _read(self) -> _Candidate:
-        reading = read_directory(
-            self._directory, contexts=self._contexts(), groups=self._group_names()
-        )
-        if reading.rules is None:
-            return _Candidate(reading, None, reading.problems)
-        try:
-            engine, is_shipped = self._engine_for(reading.rules)
-        except InvalidInput as error:
-            return _Candidate(reading, None, (Problem("model.conf", 0, 0, error.message),))
-        failed = failed_tests(reading.rules, engine)
-        return _Candidate(reading, None if failed else engine, tuple(failed), is_shipped)
+    def _read(self, files: Sequence[tuple[str, bytes]] | None = None) -> _Candidate:
+        reading = self._reading(files)
+        make, problems = self._maker(reading)
+        if make is None or reading.rules is None:
+            return _Candidate(reading, None, problems)
+        tests = run_tests(reading.rules, make)
+        failed = tuple(failures(tests))
+        return _Candidate(reading, None if failed else make, failed, tests, self._is_shipped())
 
-    def _engine_for(self, rules: RuleSet) -> tuple[PolicyEngine, bool]:
-        """And whether it decides by the shipped model."""
+    def _reading(self, files: Sequence[tuple[str, bytes]] | None) -> Reading:
+        contexts, groups = self._contexts(), self._group_names()
+        if files is None:
+            return read_directory(self._directory, contexts=contexts, groups=groups)
+        return read_files(files, contexts=contexts, groups=groups)
+
+    def _files(self, changed: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+        return sorted({**dict(rule_files(self._directory)), **changed}.items())
+
+    def _maker(self, reading: Reading) -> tuple[MakeEngine | None, tuple[Problem, ...]]:
+        if reading.rules is None:
+            return None, reading.problems
+        try:
+            make = self._engine_for(reading.rules)
+            # A model that cannot be used says so when its engine is made.
+            make(clock_alone)
+        except InvalidInput as error:
+            return None, (Problem("model.conf", 0, 0, error.message),)
+        return make, ()
+
+    def _engine_for(self, rules: RuleSet) -> MakeEngine:
         path = self._directory / "model.conf"
         try:
             model = path.read_text(encoding="utf-8") if path.exists() else None
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"cannot be read: {error}", where=str(path)) from error
         if model is None or is_shipped_model(model):
-            return LibraryGuard(rules, IndexedEngine), True
+            return lambda reads: LibraryGuard(rules, partial(IndexedEngine, reads=reads))
         # Most homes never need Casbin, which takes 60 ms and 8 MB to import.
         from orvalho.policies.casbin_engine import CasbinEngine  # noqa: PLC0415
+        from orvalho.policies.conditional_engine import ConditionalEngine  # noqa: PLC0415
 
-        return LibraryGuard(rules, partial(CasbinEngine, model=model)), False
+        casbin = partial(CasbinEngine, model=model)
+        return lambda reads: LibraryGuard(
+            rules, partial(ConditionalEngine, reads=reads, make=casbin)
+        )
+
+    def _is_shipped(self) -> bool:
+        """Whether the shipped model decides."""
+        path = self._directory / "model.conf"
+        return not path.exists() or is_shipped_model(path.read_text(encoding="utf-8"))
 
     def _group_names(self) -> list[str]:
         directory = self._directory / "groups"
         return [path.name for path in directory.iterdir()] if directory.is_dir() else []
 
 
-def _rows(rules: RuleSet) -> frozenset[tuple[str, ...]]:
-    members = (("g", row.member, row.group) for row in rules.memberships)
-    return frozenset((*(rule.fields for rule in rules.rules), *members))
+def _checked(candidate: _Candidate) -> Checked:
+    rules = candidate.reading.rules
+    return Checked(
+        candidate.reading.files,
+        len(rules.rules) if rules else 0,
+        tuple(map(str, candidate.problems)),
+        tuple(map(str, candidate.reading.warnings)),
+        candidate.tests,
+    )
+
+
+def _rows(rules: RuleSet) -> frozenset[str]:
+    members = (f"g, {row.member}, {row.group}" for row in rules.memberships)
+    return frozenset((*(rule.text for rule in rules.rules), *members))

@@ -39,7 +39,8 @@ class CasbinEngine:
         self._rules = rules
         self._model = model
         self._globs: dict[str, Glob] = {r.object: compile_glob(r.object) for r in rules.rules}
-        self._by_fields = {rule.fields: rule for rule in rules.rules}
+        # Under two conditions, the same words may stand there twice: the first is cited.
+        self._by_fields = {rule.fields: rule for rule in reversed(rules.rules)}
         self._enforcers: OrderedDict[tuple[str, frozenset[str]], Any] = OrderedDict()
         self._lock = threading.Lock()
         _try_out(model, rules.rules)

@@ -13,7 +13,7 @@ from orvalho.policies.audit import Entry
 @dataclass(frozen=True, slots=True)
 class Explained:
     """One decision, however many `times` it was made. `rule` and `nearest` are `file:line`;
-    `text` is the deciding rule itself."""
+    `text` is the deciding rule itself; `unmet`: on what it hung, `only if charging; now ...`."""
 
     action: str
     object: str
@@ -23,6 +23,7 @@ class Explained:
     nearest: str | None
     suggestion: str | None
     times: int
+    unmet: str | None = None
 
 
 def explain(entries: Iterable[Entry]) -> tuple[Explained, ...]:
@@ -43,6 +44,7 @@ def explain(entries: Iterable[Entry]) -> tuple[Explained, ...]:
                 entry.nearest,
                 entry.suggestion,
                 1,
+                entry.unmet,
             )
         )
     return tuple(found.values())
@@ -53,7 +55,11 @@ def sentence(request: AccessRequest, decision: Decision) -> str:
     may = "may" if decision.allowed else "may not"
     asked = f"{request.subject.spoken} {may} {request.action} {request.object}"
     verb = "allows" if decision.allowed else "denies"
-    if decision.rule:
+    if decision.unmet:
+        rule = decision.unmet.rule
+        verb = "allows" if rule.effect == "allow" else "denies"
+        why = f"{rule.where} {verb} it {decision.unmet.reason}"
+    elif decision.rule:
         why = f"{decision.rule.where} {verb} it"
     elif decision.group:
         why = f"{decision.group} may, and it is {_outside(request, decision.group)}"
@@ -74,14 +80,18 @@ def _family(action: str) -> str:
 
 def refusal(request: AccessRequest, decision: Decision) -> Denied:
     """The error for a decision that is not allowed: the rule, and what the owner could do."""
+    if decision.unmet:
+        rule = decision.unmet.rule
+        hint = f"look at {rule.where}: {rule.text}"
+        return Denied(sentence(request, decision), rule=rule.where, hint=hint)
     if decision.rule:
         hint = f"look at {decision.rule.where}: {decision.rule.text}"
     elif decision.suggestion:
         hint = f"add to policy/{request.context}.csv: {decision.suggestion}"
     else:
         hint = "orvalho policy check"
-    rule = decision.rule.where if decision.rule else None
+    cited = decision.rule.where if decision.rule else None
     near = decision.nearest
     is_alike = near is not None and _family(near.action) in ("*", _family(request.action))
-    where = f"{near.where} comes closest: {near.text}" if near and is_alike and not rule else None
-    return Denied(sentence(request, decision), rule=rule, where=where, hint=hint)
+    where = f"{near.where} comes closest: {near.text}" if near and is_alike and not cited else None
+    return Denied(sentence(request, decision), rule=cited, where=where, hint=hint)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from orvalho.policies.access import ANY, PAIRED, AccessRequest, Effect, Rule, Subject
+from orvalho.policies.access import ANY, PAIRED, AccessRequest, Decision, Effect, Rule, Subject
+from orvalho.policies.conditions import UNKNOWN, Probe, Readings, Reads
 from orvalho.policies.engine import PolicyEngine
 
 
@@ -35,7 +37,8 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class RuleTest:
-    """One `#?` line. Its subject is judged by that one word (and as a paired peer)."""
+    """One `#?` line. Its subject is judged by that one word (and as a paired peer), its conditions
+    by what is `given` in it: not by the time or the machine on which it is read."""
 
     file: str
     line: int
@@ -44,6 +47,37 @@ class RuleTest:
     action: str
     object: str
     effect: Effect
+    given: Readings = UNKNOWN
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.effect} {self.subject} {self.context} {self.action} {self.object}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A test and what the rules answer."""
+
+    test: RuleTest
+    decision: Decision
+
+    @property
+    def passed(self) -> bool:
+        return self.decision.allowed == (self.test.effect == "allow")
+
+    @property
+    def by(self) -> str:
+        """The rule that decided, in words."""
+        decision = self.decision
+        if decision.unmet:
+            rule = decision.unmet.rule
+            verb = "allows" if rule.effect == "allow" else "denies"
+            return f"{rule.where} ({rule.text}), which {verb} it {decision.unmet.reason}"
+        return f"{decision.rule.where} ({decision.rule.text})" if decision.rule else "no rule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +99,46 @@ class RuleSet:
         more = [self.groups[name] for name in subject.names if name in self.groups]
         return subject.names.union(*more)
 
+    @property
+    def probes(self) -> frozenset[Probe]:
+        """What the conditions ask of the machine."""
+        return frozenset[Probe]().union(*(r.condition.probes for r in self.rules if r.condition))
 
-def failed_tests(rules: RuleSet, engine: PolicyEngine) -> list[Problem]:
-    """The `#?` lines that `engine` answers otherwise, each with the rule that made it so."""
-    problems = []
+
+# Makes the engine of some rules, which asks for readings as these are given.
+MakeEngine = Callable[[Reads], PolicyEngine]
+
+
+def run_tests(rules: RuleSet, make: MakeEngine) -> tuple[Tested, ...]:
+    """What an engine of these rules answers to each `#?` line, in the order of the files."""
+    given = [UNKNOWN]
+    engine = make(lambda: given[0])
+    results = []
     for test in rules.tests:
-        decision = engine.decide(
-            AccessRequest(_tested(test.subject), test.context, test.action, test.object)
-        )
-        if decision.allowed != (test.effect == "allow"):
-            by = f"{decision.rule.where} ({decision.rule.text})" if decision.rule else "no rule"
-            said = "allowed" if decision.allowed else "denied"
-            problems.append(
-                Problem(test.file, test.line, 0, f"this test fails: it is {said}, by {by}")
-            )
+        given[0] = test.given
+        request = AccessRequest(_tested(test.subject), test.context, test.action, test.object)
+        results.append(Tested(test, engine.decide(request)))
+    return tuple(results)
+
+
+def failures(results: Sequence[Tested]) -> list[Problem]:
+    """The tests that fail: what was expected, and which rule decided; the first hundred."""
+    failed = [each for each in results if not each.passed]
+    problems = [
+        Problem(each.test.file, each.test.line, 0, _failure(each)) for each in failed[:_TOLD]
+    ]
+    if more := failed[_TOLD:]:
+        text = f"this test fails, and {len(more) - 1} after it" if len(more) > 1 else "fails too"
+        problems.append(Problem(more[0].test.file, more[0].test.line, 0, text))
     return problems
+
+
+def _failure(result: Tested) -> str:
+    said = "allowed" if result.decision.allowed else "denied"
+    return f"this test fails: {result.test.effect} was expected, but it is {said}, by {result.by}"
+
+
+_TOLD: Final = 100
 
 
 def _tested(word: str) -> Subject:

@@ -2,12 +2,18 @@
 
 The files are Casbin's CSV: `p, subject, context, action, object, effect` and
 `g, member, @group`. Casbin itself reads such files leniently, and there a misspelled `deny` means
-allow; here each mistake is found before a rule is used. A line that starts with `#` is a comment,
-one that starts with `#?` is a test which must hold: `#? deny gil@laptop peer fs.read /secret/x`.
+allow; here each mistake is found before a rule is used. A sixth column is a condition
+(`policies/conditions.py`): Casbin alone refuses such a line, where a comment would be passed over
+and the rule count at all times. A line that starts with `#` is a comment, one that starts with `#?`
+is a test which must hold: `#? deny gil@laptop peer fs.read /secret/x`.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +30,7 @@ from orvalho.policies.access import (
     is_unprintable,
     object_mistake,
 )
+from orvalho.policies.conditions import parse_condition, parse_given
 from orvalho.policies.globs import glob_mistake
 from orvalho.policies.rule_set import Membership, Problem, RuleSet, RuleTest
 from orvalho.policies.subjects import group_mistake, subject_mistake
@@ -43,24 +50,43 @@ class Reading:
     warnings: tuple[Problem, ...]
 
 
+def rule_files(config_dir: Path) -> list[tuple[str, bytes]]:
+    """`policy/*.csv` under `config_dir`, in the order of their names: (name, content).
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return [
+        (f"policy/{path.name}", read_rule_file(path))
+        for path in sorted((config_dir / "policy").iterdir())
+        if path.suffix == ".csv" and not path.name.startswith(".")
+    ]
+
+
 def read_directory(
     config_dir: Path, *, contexts: Collection[str] | None = None, groups: Collection[str] = ()
 ) -> Reading:
-    """Read `policy/*.csv` under `config_dir`, in the order of their names, as one.
-
-    `contexts` are the names that a rule may name (None: any); `groups` are those that exist as
-    directories of keys.
-    """
-    files: list[tuple[str, bytes]] = []
+    """`read_files` of `rule_files`."""
     try:
-        for path in sorted((config_dir / "policy").iterdir()):
-            if path.suffix == ".csv" and not path.name.startswith("."):
-                with path.open("rb") as file:
-                    files.append((f"policy/{path.name}", file.read(MAX_FILE_BYTES + 1)))
+        files = rule_files(config_dir)
     except OSError as error:
         problem = Problem("policy", 0, 0, f"cannot be read: {error.strerror or error}")
         return Reading((), None, (problem,), ())
     return read_files(files, contexts=contexts, groups=groups)
+
+
+def read_rule_file(path: Path) -> bytes:
+    """What a file of rules holds, and a byte more where it is too large. A link is followed.
+
+    Raises:
+        OSError: it cannot be read, or is no file: a pipe would keep whoever reads it for ever.
+    """
+    # Without O_NONBLOCK the opening itself waits for the other end of a pipe.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, f"{path.name} is not a file")
+        return file.read(MAX_FILE_BYTES + 1)
 
 
 def read_files(
@@ -69,7 +95,11 @@ def read_files(
     contexts: Collection[str] | None = None,
     groups: Collection[str] = (),
 ) -> Reading:
-    """Like `read_directory`, for (name, content) pairs."""
+    """Read (name, content) pairs, such as `policy/peer.csv` and its bytes, as one.
+
+    `contexts` are the names that a rule may name (None: any); `groups` are those that exist as
+    directories of keys.
+    """
     reader = _Reader(contexts)
     for name, content in files:
         reader.read(name, content)
@@ -154,19 +184,28 @@ class _Reader:
         shape = _SHAPES.get(kind)
         if shape is None:
             self._problem(fields[0][0], f'a line starts with "p" or "g", not "{kind}"')
-        elif len(fields) != len(shape):
+        elif len(fields) != len(shape) and not _is_conditional(kind, fields):
             problem = f"a {kind} line has {len(shape)} fields ({', '.join(shape)})"
             self._problem(fields[-1][0], f"{problem}, this one has {len(fields)}")
         elif empty := [place for place, (_, value) in enumerate(fields) if not value]:
-            self._problem(fields[empty[0]][0], f"the {shape[empty[0]]} is missing")
+            self._problem(fields[empty[0]][0], f"the {(*shape, 'condition')[empty[0]]} is missing")
         elif kind == "p":
             self._read_rule(fields[1:])
         else:
             self._read_membership(fields[1:])
 
     def _read_rule(self, fields: list[tuple[int, str]]) -> None:
+        condition = None
+        if len(fields) > _RULE_FIELDS:
+            column, text = fields.pop()
+            parsed = parse_condition(text)
+            if isinstance(parsed, str):
+                self._problem(column, parsed)
+                return
+            condition = parsed
         values = tuple(value for _, value in fields)
-        if not self._is_sound(fields) or not self._is_new(fields[0][0], ("p", *values)):
+        row = ("p", *values, condition.text if condition else "")
+        if not self._is_sound(fields) or not self._is_new(fields[0][0], row):
             return
         subject, context, action, object_, effect = values
         order = len(self.rules)
@@ -180,6 +219,7 @@ class _Reader:
                 action=action,
                 object=object_,
                 effect="deny" if effect == "deny" else "allow",
+                condition=condition,
             )
         )
         if effect == HOLD:
@@ -200,19 +240,24 @@ class _Reader:
             self.memberships.append(Membership(self._file, self._line, member, group))
 
     def _read_test(self, line: str, text: str) -> None:
-        words = text[2:].split(maxsplit=4)
+        parts = parts_of_test(text)
+        given = parse_given(parts.given)
+        words = parts.words
+        if isinstance(given, str):
+            self._problem(0, given)
+            return
         if len(words) != 5:
-            self._problem(0, "a test is `#? allow|deny subject context action object`")
+            self._problem(0, f"a test is `{_TEST_SHAPE}`")
             return
         effect, subject, context, action, object_ = words
-        columns = [line.find(words[0], line.find("#?") + 2)]
+        columns = [line.find(words[0], line.find("#?") + 2 + parts.skipped)]
         for word in words[1:]:
             columns.append(line.find(word, columns[-1] + 1))
         order = (1, 2, 3, 4, 0)  # a test names its effect first, a rule last
         if self._is_sound([(columns[place] + 1, words[place]) for place in order]):
             answer: Effect = "deny" if effect == "deny" else "allow"
             self.tests.append(
-                RuleTest(self._file, self._line, subject, context, action, object_, answer)
+                RuleTest(self._file, self._line, subject, context, action, object_, answer, given)
             )
 
     def _is_new(self, column: int, row: tuple[str, ...]) -> bool:
@@ -251,6 +296,28 @@ def _effect_mistake(action: str, effect: str) -> str | None:
     return _word_mistake("effect", effect, ("allow", "deny", HOLD))
 
 
+@dataclass(frozen=True, slots=True)
+class RuleTestParts:
+    """A `#?` line: the words after `when`, and the five of the test; `skipped` characters stand
+    between its `#?` and the first of these."""
+
+    given: list[str]
+    words: list[str]
+    skipped: int
+
+
+def parts_of_test(text: str) -> RuleTestParts:
+    """Take a line apart that starts with `#?`. Whether the parts are right is for the reader."""
+    rest = text[2:]
+    if rest.split(maxsplit=1)[:1] != ["when"]:
+        return RuleTestParts([], rest.split(maxsplit=4), 0)
+    found = re.search(r"\s(?:allow|deny)\s", rest)
+    start = found.start() if found else len(rest)
+    return RuleTestParts(rest[:start].split()[1:], rest[start:].split(maxsplit=4), start)
+
+
+_TEST_SHAPE: Final = "#? [when battery=31 ...] allow|deny subject context action object"
+_RULE_FIELDS: Final = 5
 _SHAPES: Final = {
     "p": ("p", "subject", "context", "action", "object", "effect"),
     "g": ("g", "member", "@group"),
@@ -266,6 +333,12 @@ _FORBIDDEN: Final = {
     "?": 'the only wildcards are "*" and "**"',
 } | dict.fromkeys("()[]{}", 'brackets mean nothing here ("*" stands for one in a name)')
 FORBIDDEN_CHARACTERS: Final = frozenset((*_FORBIDDEN, ","))
+
+
+def _is_conditional(kind: str, fields: list[tuple[int, str]]) -> bool:
+    """A path with a comma in it makes a field too many as well."""
+    has_condition = kind == "p" and len(fields) == len(_SHAPES["p"]) + 1
+    return has_condition and fields[-2][1] in ("allow", "deny", "")
 
 
 def _fields(line: str) -> list[tuple[int, str]]:

@@ -12,7 +12,18 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, grants, libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import (
+    asking,
+    grants,
+    libraries,
+    logic,
+    mesh,
+    metering,
+    policies,
+    policy_tools,
+    road,
+    seeing,
+)
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -448,6 +459,42 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     ),
     policies.PolicyCheck: (
         policies.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),
+    ),
+    policy_tools.PolicyDiff: (
+        policy_tools.PolicyDiffed(
+            requests=9210,
+            since_s=2_592_000,
+            refused_count=14,
+            allowed_count=0,
+            refused=(
+                policy_tools.ChangedRequests(
+                    actor="gil@laptop",
+                    context="peer",
+                    action="fs.read",
+                    objects=("/photos/a.jpg",),
+                    distinct=14,
+                    times=14,
+                    before="policy/peer.csv:3: p, gil@laptop, peer, fs.read, /photos/**, allow",
+                    after=None,
+                ),
+            ),
+            allowed=(),
+            skipped=(policy_tools.Skipped(reason="who asked is no peer any more", times=3),),
+        ),
+    ),
+    policy_tools.PolicyUnused: (
+        policy_tools.PolicyUnusedReply(
+            requests=9210,
+            since_s=2_592_000,
+            rules=7,
+            allow=(
+                policy_tools.IdleRule(
+                    rule="policy/peer.csv:4", text="p, laptop, peer, kv.read, x, allow"
+                ),
+            ),
+            deny=(),
+            skipped=(),
+        ),
     ),
     road.TransportList: (
         road.TransportListReply(

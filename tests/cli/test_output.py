@@ -11,6 +11,7 @@ from orvalho.errors import InvalidInput
 from orvalho.policies import quotas
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+RULES = Path(quotas.__file__).parent / "defaults/default.csv"
 SCHEMAS = Path(output.__file__).parent / "schemas"
 
 JSON_COMMANDS = {
@@ -42,6 +43,8 @@ JSON_COMMANDS = {
     "policy-checked": ("policy", "check"),
     "grant": ("grant", "new", "--to", "bob"),
     "grants": ("grant", "ls"),
+    "policy-diffed": ("policy", "diff", str(RULES)),
+    "policy-unused": ("policy", "unused"),
     "workers": ("worker", "ls"),
     "transports": ("transports",),
     "settings": ("config", "show"),
@@ -73,6 +76,8 @@ JSON_COMMANDS = {
 }
 
 
+# What the daemon's own program answers; see scenarios/test_policy_tools.
+OFFLINE = ("policy-tested", "policy-formatted", "policy-installed")
 # What a name of several is answered with; see test_several.
 SEVERAL = ("resolved-all", "runs-of-several")
 
@@ -169,7 +174,8 @@ def test_errors_are_as_their_schema_says(orvalho, capsys):
 
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    assert set(names()) == {*JSON_COMMANDS, *PAIR_KINDS, *SEVERAL, "error", "init"}
+    others = {*PAIR_KINDS, *SEVERAL, *OFFLINE, "error", "init"}
+    assert set(names()) == {*JSON_COMMANDS, *others}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 
 

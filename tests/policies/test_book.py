@@ -153,8 +153,8 @@ def test_a_test_that_fails_blocks_the_load_and_is_named(home: Path) -> None:
     path.write_text("#? deny laptop peer fs.read /x\np, laptop, peer, fs.read, /**, allow\n")
 
     assert book.reload().problems == (
-        "policy/peer.csv:1: this test fails: it is allowed, by policy/peer.csv:2"
-        " (p, laptop, peer, fs.read, /**, allow)",
+        "policy/peer.csv:1: this test fails: deny was expected, but it is allowed, by"
+        " policy/peer.csv:2 (p, laptop, peer, fs.read, /**, allow)",
     )
     path.write_text("#? allow gil@laptop peer fs.read /x\np, laptop, peer, fs.read, /**, allow\n")
     assert book.reload().problems == ()

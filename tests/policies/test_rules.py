@@ -96,7 +96,7 @@ def test_a_broken_deny_line_never_means_allow(line: str) -> None:
     ("line", "told"),
     [
         ("p, *, peer, fs.read, /secret", "has 6 fields"),
-        ("p, *, peer, fs.read, /secret, deny, x", "has 6 fields"),
+        ("p, *, peer, fs.read, /secret, deny, x", 'unknown condition "x"'),
         ("p, *, peer, fs.read, /a,b, deny", "has 6 fields"),
         ("g, gil@laptop", "has 3 fields"),
         ("g, gil@laptop, @a, @b", "has 3 fields"),

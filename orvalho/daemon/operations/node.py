@@ -117,6 +117,7 @@ class NodeOperations:
                 yield control.Finding(level="problem", text=text, hint=hint)
         if not house.problems.get("policy"):
             yield _ok(f"policy: {house.policy.statistics()['rules']} rules are in force")
+        yield from (_reading(*each) for each in sorted(house.policy.readings().items()))
         if not house.contexts.list():
             yield control.Finding(
                 level="problem", text="there is no context", hint="orvalho ctx new NAME"
@@ -191,6 +192,17 @@ class NodeOperations:
                 for wall in sorted(missing)
             ),
         ]
+
+
+def _reading(probe: str, said: str | None) -> control.Finding:
+    """What a condition of a rule finds when it asks for this."""
+    if said is not None:
+        return _ok(f"conditions: {said}")
+    return control.Finding(
+        level="warning",
+        text=f"conditions: {probe} is not known here, so no rule allows anything by it",
+        hint="orvalho config set policy.readings FILE",
+    )
 
 
 def _ok(text: str) -> control.Finding:

@@ -32,6 +32,7 @@ from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.pair import PairOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
+from orvalho.daemon.operations.policy_tools import PolicyToolOperations
 from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
@@ -116,6 +117,7 @@ def table(house: House, ours: Actors) -> Table:
         **InboxOperations(house, ours.scripts.holding).table(),
         **MeteringOperations(house).table(),
         **GrantOperations(house).table(),
+        **PolicyToolOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
     }

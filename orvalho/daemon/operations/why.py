@@ -52,6 +52,7 @@ class WhyOperations:
                 nearest=each.nearest,
                 suggestion=each.suggestion,
                 times=each.times,
+                unmet=each.unmet,
             )
             for each in explain(here)
         ]
