@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from anyio import to_thread
 from sqlite_utils.migrations import Migrations
 
+from orvalho.contexts.bindings import Bindings
 from orvalho.errors import InvalidInput, LimitExceeded
 from orvalho.store import Store
 
@@ -19,6 +22,8 @@ _KEY_LIMIT_BYTES: Final = 512
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LIST_LIMIT: Final = 1000
 _LAST_CODE_POINT: Final = 0x10FFFF
+# What takes milliseconds to hold against a schema is not done on the event loop.
+_LARGE: Final = 16_384
 
 
 @MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
@@ -62,10 +67,18 @@ class KeyValue:
     Every method raises InvalidInput for what is no key.
     """
 
-    def __init__(self, store: Store, context: str, limits: KvLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        context: str,
+        limits: KvLimits,
+        bindings: Callable[[], Awaitable[Bindings]] | None = None,
+    ) -> None:
+        """`bindings` are the schemas that values must fit; without it, any value does."""
         self._store = store
         self._context = context
         self._limits = limits
+        self._bindings = bindings
 
     async def get(self, key: str) -> str | None:
         """The JSON text of the value; None when there is none."""
@@ -76,14 +89,29 @@ class KeyValue:
         """Keep a JSON text; durable when this returns.
 
         Raises:
-            InvalidInput: the value is not JSON.
+            InvalidInput: the value is not JSON, or does not fit the schema that is bound to it.
             LimitExceeded: it is too large, or the context is full. Nothing has changed then.
         """
         check_key(key)
-        size_bytes = self._checked_size(key, value)
+        kept = await self.fitting(key, value)
+        size_bytes = self._checked_size(key, kept)
         await self._store.transact(
-            "kv.put", lambda connection: self._put(connection, key, value, size_bytes)
+            "kv.put", lambda connection: self._put(connection, key, kept, size_bytes)
         )
+
+    async def fitting(self, key: str, value: str) -> str:
+        """The text that a JSON text is kept as under `key`, once the schema bound to it has let it
+        through; every write is put through this, also one that is committed later.
+
+        Raises:
+            InvalidInput, LimitExceeded: as `put`.
+        """
+        if self._bindings is None:
+            return value
+        bindings = await self._bindings()
+        if len(value) > _LARGE:
+            return await to_thread.run_sync(bindings.check_value, key, value)
+        return bindings.check_value(key, value)
 
     async def delete(self, key: str) -> bool:
         """Forget the value; False when there was none. Durable when this returns."""
@@ -189,7 +217,7 @@ def _delete(connection: sqlite3.Connection, context: str, key: str) -> bool:
 
 
 def _list(connection: sqlite3.Connection, context: str, prefix: str, count: int) -> list[str]:
-    after = _after_prefix(prefix)
+    after = after_prefix(prefix)
     bound = "" if after is None else " and key < ?"
     rows = connection.execute(
         f"select key from kv where context = ? and key >= ?{bound} order by key limit ?",
@@ -198,7 +226,7 @@ def _list(connection: sqlite3.Connection, context: str, prefix: str, count: int)
     return [row[0] for row in rows]
 
 
-def _after_prefix(prefix: str) -> str | None:
+def after_prefix(prefix: str) -> str | None:
     """The first text after all that start with `prefix`; None when nothing comes after."""
     while prefix:
         head, last = prefix[:-1], ord(prefix[-1])

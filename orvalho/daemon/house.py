@@ -110,4 +110,5 @@ class House:
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""
         total = parse_size(self.settings.config.quota.kv_bytes)
-        return KeyValue(self.store, context, KvLimits(_VALUE_BYTES, total, _VALUES))
+        limits = KvLimits(_VALUE_BYTES, total, _VALUES)
+        return KeyValue(self.store, context, limits, self.contexts.get(context).schemas.current)

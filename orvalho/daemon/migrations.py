@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orvalho.contexts import held, kv, refused, trust
+from orvalho.contexts import documents, held, kv, refused, trust
 from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
@@ -15,6 +15,7 @@ MIGRATIONS = (
     records.MIGRATIONS,
     held.MIGRATIONS,
     kv.MIGRATIONS,
+    documents.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
     usage.MIGRATIONS,
