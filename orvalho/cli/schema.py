@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, policies, road, schemas, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -48,6 +48,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
+    "document-schemas": (schemas.SchemaListReply, "ctx schema ls"),
+    "documents-checked": (schemas.SchemaChecked, "ctx schema check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),

@@ -88,6 +88,11 @@ class Bindings:
     def of_collection(self, name: str) -> Binding | None:
         return self._collections.get(name)
 
+    def binds(self, key: str) -> bool:
+        """Whether a schema is bound to a key."""
+        collection, slash, _ = key.partition("/")
+        return bool(slash) and collection in self._collections
+
     def of_file(self, place: VirtualPath) -> tuple[Binding, ...]:
         """Those bound to a path of the tree. Capitals do not matter: some systems that a tree may
         be copied to take them for the same."""
@@ -102,8 +107,7 @@ class Bindings:
         schema is bound to it.
 
         Raises:
-            InvalidInput: it does not fit, with every mistake in `detail`; or no schema can be
-                asked.
+            InvalidInput: it does not fit, with every mistake; or no schema can be asked.
             LimitExceeded: it is larger than a document may be.
         """
         if self.closed and not is_schema(place):
@@ -134,12 +138,18 @@ class Bindings:
         """What is wrong with a document that lies there already, a line each."""
         try:
             _refuse_size(binding, at, len(raw))
-            self._check(binding, at, raw)
+            return [each.line for each in self._held(binding, at, raw)[1]]
         except (InvalidInput, LimitExceeded) as error:
-            return error.detail.splitlines() if error.detail else [error.message]
-        return []
+            return [error.message]
 
     def _check(self, binding: Binding, at: str, raw: bytes) -> Any:
+        document, mistakes = self._held(binding, at, raw)
+        if mistakes:
+            told = "; ".join(each.line for each in mistakes)
+            raise InvalidInput(f"{at} does not fit: {told}", where=at)
+        return document
+
+    def _held(self, binding: Binding, at: str, raw: bytes) -> tuple[Any, list[Mistake]]:
         if binding.schema is None:
             raise InvalidInput(
                 f"{at} is bound to {binding.file}, which is broken: {binding.problem}",
@@ -147,9 +157,7 @@ class Bindings:
                 hint="orvalho ctx schema ls",
             )
         document = read_json(raw, at, max_depth=binding.schema.max_depth)
-        if mistakes := binding.schema.mistakes(document):
-            raise _misfit(binding, at, mistakes)
-        return document
+        return document, binding.schema.mistakes(document)
 
     def _closed(self, at: str) -> InvalidInput:
         return InvalidInput(
@@ -174,7 +182,9 @@ def read_bindings(read: Callable[[str], bytes | None]) -> Bindings:
     try:
         tables = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Bindings(closed=f"{where}: {error}")
+        place = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
+        at = f":{place[1]}:{place[2]}" if place else ""
+        return Bindings(closed=f"{where}{at}: {str(error).partition(' (at')[0]}")
     if len(tables) > MAX_SCHEMAS:
         return Bindings(closed=f"{where}: at most {MAX_SCHEMAS} schemas are bound")
     try:
@@ -208,9 +218,7 @@ def _read_binding(name: str, table: Any, read: Callable[[str], bytes | None]) ->
     return Binding(name, schema, problem, places, collection)
 
 
-def _compiled(
-    name: str, read: Callable[[str], bytes | None]
-) -> tuple[Schema | None, str | None]:
+def _compiled(name: str, read: Callable[[str], bytes | None]) -> tuple[Schema | None, str | None]:
     file = f"schema/{name}.json"
     try:
         raw = read(f"{name}.json")
@@ -299,13 +307,3 @@ def _refuse_size(binding: Binding, at: str, size_bytes: int) -> None:
             f" bytes, {at} has {size_bytes}",
             where=at,
         )
-
-
-def _misfit(binding: Binding, at: str, mistakes: list[Mistake]) -> InvalidInput:
-    first = mistakes[0]
-    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    return InvalidInput(
-        f"{at} does not fit {binding.file}: {first.pointer or '/'}: {first.text}{more}",
-        where=at,
-        detail="\n".join(each.line for each in mistakes),
-    )

@@ -173,6 +173,17 @@ class Documents:
             )
         )
 
+    async def texts(self, collection: str, after: str, count: int) -> list[tuple[str, str]]:
+        """(key, JSON text) of the next documents behind the key `after`, "" for the first."""
+        low = f"{check_collection(collection)}/"
+        return await self._store.read(
+            lambda connection: list(
+                itertools.islice(
+                    _Source(connection, self._context, collection, ()).by_key(after or low), count
+                )
+            )
+        )
+
     async def _keep_indexes(self, collection: str, fields: tuple[str, ...]) -> None:
         """Have the indexes that the schema declares, and no others. A long table is gone through
         in many transactions, so that nobody waits long."""
@@ -222,8 +233,8 @@ def _keep_some(
 ) -> None:
     """One step towards the indexes that are declared: some hundred rows of work."""
     rows = _rows(connection, context, collection)
-    for field, (id_, high, _) in rows.items():
-        if field not in fields or not high:
+    for field, (id_, covered, _) in rows.items():
+        if field not in fields or not covered:
             _drop_some(connection, id_)
             return
     low, high = f"{collection}/", after_prefix(f"{collection}/")
@@ -347,9 +358,7 @@ class _Candidates:
         if exact is not None:
             self._bounds = [_bounds(id_, "==", exact.operand)]
         elif choice is not None:
-            self._bounds = list(
-                dict.fromkeys(_bounds(id_, "==", each) for each in choice.operand)
-            )
+            self._bounds = list(dict.fromkeys(_bounds(id_, "==", each) for each in choice.operand))
         elif ranges := [each for each in conditions if each.word != "!="]:
             given = [_bounds(id_, each.word, each.operand) for each in ranges]
             sql = " and ".join(each for each, _ in given)

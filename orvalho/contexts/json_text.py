@@ -84,7 +84,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"the name {ascii(name[:80])} stands twice in one object")
+                raise ValueError(f"the name {name[:80]!a} stands twice in one object")
             seen.add(name)
     return found
 

@@ -95,9 +95,14 @@ class KeyValue:
         check_key(key)
         kept = await self.fitting(key, value)
         size_bytes = self._checked_size(key, kept)
-        await self._store.transact(
-            "kv.put", lambda connection: self._put(connection, key, kept, size_bytes)
-        )
+        is_bound = self._bindings is None or (await self._bindings()).binds(key)
+
+        def put(connection: sqlite3.Connection) -> None:
+            self._put(connection, key, kept, size_bytes)
+            if not is_bound:
+                _outdate_indexes(connection, self._context, key)
+
+        await self._store.transact("kv.put", put)
 
     async def fitting(self, key: str, value: str) -> str:
         """The text that a JSON text is kept as under `key`, once the schema bound to it has let it
@@ -190,6 +195,15 @@ def check_key(key: str) -> str:
             where=ascii(key[:80]),
         )
     return key
+
+
+def _outdate_indexes(connection: sqlite3.Connection, context: str, key: str) -> None:
+    """Have the indexes over `key` made anew: they were declared by a schema that is no longer
+    bound, and what it would have refused may not be found by them (`documents.py`)."""
+    connection.execute(
+        "update kv_index set built_to = low where context = ? and ? >= low and ? < high",
+        (context, key, key),
+    )
 
 
 def _get(connection: sqlite3.Connection, context: str, key: str) -> str | None:

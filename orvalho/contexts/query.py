@@ -255,7 +255,7 @@ def read_query(asked: Asked) -> Query:
 def _condition(name: str, path: Path, word: str, operand: Any) -> Condition:
     if word not in _WORDS:
         raise InvalidInput(
-            f"{ascii(word[:40])} compares nothing: write one of {', '.join(_WORDS)}",
+            f"{word[:40]!a} compares nothing: write one of {', '.join(_WORDS)}",
             where=ascii(name[:80]),
         )
     if word in _COMPARING and rank(operand) not in (NUMBER, TEXT):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
 from orvalho.contexts.bindings import FOLDER, Bindings, is_schema, read_bindings
-from orvalho.contexts.filesystem import VirtualPath
+from orvalho.contexts.filesystem import GuardedFS, VirtualPath
 from orvalho.contexts.fs_shim import fs_errors
 from orvalho.contexts.schema import MAX_SCHEMA_BYTES
 from orvalho.errors import OrvalhoError
 
-if TYPE_CHECKING:
-    from orvalho.contexts.files import Mount
-    from orvalho.contexts.filesystem import GuardedFS
+T = TypeVar("T")
 
 # What the owner changes with an editor is seen at the latest so long after.
 FRESH_S: Final = 1.0
@@ -26,16 +24,23 @@ _UNSURE_S: Final = 2.0
 _State = tuple[tuple[str, int, float], ...]
 
 
+class Tree(Protocol):
+    """A context's own tree, `files.Mount`."""
+
+    async def read(self, call: Callable[[GuardedFS], T]) -> T: ...
+
+
 class Schemas:
     """What may be written to one context, as its `/schema` says now."""
 
-    def __init__(self, mount: Mount, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, mount: Tree, clock: Callable[[], float] = time.monotonic) -> None:
         """`mount` is the context's own tree."""
         self._mount = mount
         self._clock = clock
         self._bindings = Bindings()
         self._state: _State | None = None
         self._looked_at: float | None = None
+        self._changes = 0
         self._looking = anyio.Lock()
 
     async def current(self) -> Bindings:
@@ -44,18 +49,23 @@ class Schemas:
         if self._is_fresh():
             return self._bindings
         async with self._looking:
-            if not self._is_fresh():
-                looked_at = self._clock()
-                # Told to forget while we look: then we looked too early.
-                self._looked_at = looked_at
-                found = await self._mount.read(self._look)
+            while not self._is_fresh():
+                changes, looked_at = self._changes, self._clock()
+                try:
+                    found = await self._mount.read(self._look)
+                except (OSError, OrvalhoError) as error:
+                    found = None, Bindings(closed=f"schema: it cannot be read: {_told(error)}")
                 if found is not None:
                     self._state, self._bindings = found
+                # Changed while we looked: then we may have looked too early.
+                if changes == self._changes:
+                    self._looked_at = looked_at
         return self._bindings
 
     def changed(self, place: VirtualPath) -> None:
         """Something at `place` has been written, moved or removed through this node."""
         if place == "/" or is_schema(place):
+            self._changes += 1
             self._looked_at = None
 
     def _is_fresh(self) -> bool:
@@ -71,9 +81,12 @@ class Schemas:
                 return None
             found = read_bindings(lambda name: _read(tree, name))
         except (fs_errors.FSError, OSError, OrvalhoError) as error:
-            why = getattr(error, "message", None) or str(error)
-            return None, Bindings(closed=f"schema: it cannot be read: {why}")
+            return None, Bindings(closed=f"schema: it cannot be read: {_told(error)}")
         return state, found
+
+
+def _told(error: Exception) -> str:
+    return error.message if isinstance(error, OrvalhoError) else str(error)
 
 
 def _files(tree: Any) -> _State:

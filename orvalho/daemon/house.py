@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from orvalho.contexts.context import Context, Contexts
+from orvalho.contexts.documents import Documents
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
@@ -112,3 +113,7 @@ class House:
         total = parse_size(self.settings.config.quota.kv_bytes)
         limits = KvLimits(_VALUE_BYTES, total, _VALUES)
         return KeyValue(self.store, context, limits, self.contexts.get(context).schemas.current)
+
+    def documents_of(self, context: str) -> Documents:
+        """The collections in that store, for who asks about many values at once."""
+        return Documents(self.store, context, self.contexts.get(context).schemas.current)

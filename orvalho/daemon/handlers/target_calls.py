@@ -18,6 +18,7 @@ from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
+from orvalho.runtime.web.documents import document_calls
 from orvalho.runtime.web.node import node_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
 
@@ -48,9 +49,11 @@ class CallTable(Mapping[str, HostCall]):
 
 
 def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, HostCall]:
-    """`target.fs.*`, `target.kv.*` and `target.node.*`."""
+    """`target.fs.*`, `target.kv.*`, `target.docs.*` and `target.node.*`."""
+    values = house.values_of(context.name)
     calls = file_calls("target", context.files(gate.decide), gate)
-    calls |= key_value_calls("target", house.values_of(context.name), gate)
+    calls |= key_value_calls("target", values, gate)
+    calls |= document_calls("target", values, house.documents_of(context.name), gate)
     calls |= node_calls("target", partial(_facts, house), gate)
     return {name: _audited(name, call, gate) for name, call in calls.items()}
 

@@ -33,6 +33,7 @@ from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
+from orvalho.daemon.operations.schemas import SchemaOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
@@ -114,6 +115,7 @@ def table(house: House, ours: Actors) -> Table:
         **MeteringOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
+        **SchemaOperations(house).table(),
     }
 
 
