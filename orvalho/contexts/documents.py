@@ -72,10 +72,10 @@ def _note(row: str) -> str:
 
 
 def _forget(row: str) -> str:
+    # By the key, not by what the entry must have been: another SQLite may have made it.
     return (
-        "delete from kv_entry where (index_id, kind, value, key) in"
-        f" (select id, {_KIND.format(row=row)}, {_VALUE.format(row=row)}, {row}.key"
-        f" from kv_index where {_COVERS.format(row=row)});"
+        f"delete from kv_entry where key = {row}.key and index_id in"
+        f" (select id from kv_index where {_COVERS.format(row=row)});"
     )
 
 
@@ -93,6 +93,7 @@ def create_indexes(database: Any) -> None:
         """create table kv_entry (
              index_id integer not null, kind integer not null, value any not null,
              key text not null, primary key (index_id, kind, value, key)) strict, without rowid""",
+        "create index kv_entry_by_key on kv_entry (key, index_id)",
         f"create trigger kv_entry_put after insert on kv begin {_note('new')} end",
         f"create trigger kv_entry_replace after update on kv begin {_forget('old')}"
         f" {_note('new')} end",

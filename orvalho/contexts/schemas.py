@@ -50,7 +50,7 @@ class Schemas:
             return self._bindings
         async with self._looking:
             while not self._is_fresh():
-                changes, looked_at = self._changes, self._clock()
+                changes = self._changes
                 try:
                     found = await self._mount.read(self._look)
                 except (OSError, OrvalhoError) as error:
@@ -59,7 +59,7 @@ class Schemas:
                     self._state, self._bindings = found
                 # Changed while we looked: then we may have looked too early.
                 if changes == self._changes:
-                    self._looked_at = looked_at
+                    self._looked_at = self._clock()
         return self._bindings
 
     def changed(self, place: VirtualPath) -> None:
