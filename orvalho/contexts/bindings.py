@@ -183,7 +183,7 @@ def read_bindings(read: Callable[[str], bytes | None]) -> Bindings:
         tables = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         place = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
-        at = f":{place[1]}:{place[2]}" if place else ""
+        at = f":{place[1]}:{place[2]}" if place else f":{len(raw.splitlines())}"
         return Bindings(closed=f"{where}{at}: {str(error).partition(' (at')[0]}")
     if len(tables) > MAX_SCHEMAS:
         return Bindings(closed=f"{where}: at most {MAX_SCHEMAS} schemas are bound")

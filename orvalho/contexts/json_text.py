@@ -123,7 +123,7 @@ def _refuse_half_pairs(value: Any, place: str) -> None:
 
 def _is_deeper(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         below: list[Any] = []
         for each in level:
             if isinstance(each, dict):

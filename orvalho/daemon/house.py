@@ -35,7 +35,7 @@ from orvalho.scripts.runs import Runs
 from orvalho.store import Store
 
 _VALUE_BYTES: Final = 1 << 20
-_VALUES: Final = 100_000
+_VALUES: Final = 1_000_000
 
 
 @dataclass(slots=True)
