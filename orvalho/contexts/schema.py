@@ -15,14 +15,16 @@ from typing import Any, Final
 import jsonschema_rs
 
 from orvalho.contexts.json_text import line_of, read_json
-from orvalho.contexts.schema_work import allowed_depth
+from orvalho.contexts.schema_work import measure_work
 from orvalho.errors import InvalidInput
 
 MAX_SCHEMA_BYTES: Final = 256 << 10
 _SCHEMA_DEPTH: Final = 100
 _MOST_MISTAKES: Final = 20
+# Of a document's size times what is applied to each place of it: about a second's work.
+_MOST_TELLING: Final = 20_000_000
 _TEXT: Final = 160
-_PATTERN_BYTES: Final = 1 << 20
+_PATTERN_BYTES: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Schema:
             raise InvalidInput(f"{name}: a schema is an object, or true or false", where=name)
         self.indexed: tuple[str, ...] = self._read_indexed(value)
         try:
-            self.max_depth = _allowed_depth(value, name)
+            self.max_depth, self._applied = _work(value, name)
             self._validator = jsonschema_rs.Draft202012Validator(
                 value,
                 retriever=_refuse_to_fetch,
@@ -80,9 +82,14 @@ class Schema:
             raise InvalidInput(f"{name}: {_short(str(error))}", where=name) from error
 
     def mistakes(self, document: Any) -> list[Mistake]:
-        """Everything wrong with a document, the first 20 of it; empty when it fits."""
+        """Everything wrong with a document, the first 20 of it; empty when it fits. Of a very
+        large one, only that it does not: the validator lists all mistakes there are, each with its
+        value, before it gives the first."""
         if self._validator.is_valid(document):
             return []
+        if _size(document, _MOST_TELLING // self._applied) * self._applied > _MOST_TELLING:
+            text = "it does not fit; its mistakes are told one by one when there is less in it"
+            return [Mistake("", text, f"{self.name}:1")]
         found = islice(self._validator.iter_errors(document), _MOST_MISTAKES + 1)
         mistakes = [self._mistake(error) for error in found]
         if len(mistakes) > _MOST_MISTAKES:
@@ -102,9 +109,20 @@ class Schema:
         return tuple(dict.fromkeys(given))
 
 
-def _allowed_depth(value: Any, name: str) -> int:
+def _size(document: Any, most: int) -> int:
+    """A thousand for each value, and one for each character; not counted far beyond `most`."""
+    pending, found = [document], 0
+    while pending and found <= most:
+        at = pending.pop()
+        below = list(at.values()) if isinstance(at, dict) else at if isinstance(at, list) else []
+        found += 1000 * len(below) + (len(at) if isinstance(at, str) else 0)
+        pending += [each for each in below if isinstance(each, (dict, list, str))]
+    return found
+
+
+def _work(value: Any, name: str) -> tuple[int, int]:
     try:
-        return allowed_depth(value)
+        return measure_work(value)
     except InvalidInput as error:
         raise InvalidInput(f"{name}: {error.message}", where=name) from error
 

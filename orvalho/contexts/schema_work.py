@@ -18,6 +18,7 @@ from orvalho.errors import InvalidInput
 # Applications to one place of a document, with all above it on its path.
 _MOST_WORK: Final = 2_000
 _MOST_PARTS: Final = 20_000
+_MOST_PATTERNS: Final = 50
 # What is refused: it names parts in ways that only a validator can follow.
 _UNFOLLOWED: Final = ("$dynamicRef", "$recursiveRef")
 
@@ -44,26 +45,25 @@ class _Below:
             yield from more
 
 
-def allowed_depth(schema: Any) -> int:
-    """How deep a document may nest so that no place of it costs more than 2,000 applications; at
-    most 64.
+def measure_work(schema: Any) -> tuple[int, int]:
+    """(how deep a document may nest, applications to one place of it then). No place costs more
+    than 2,000 applications, and no document nests more than 64 deep.
 
     Raises:
         InvalidInput: the schema alone costs more, or names its parts in an unusual way.
     """
     if isinstance(schema, bool):
-        return MAX_DEPTH
+        return MAX_DEPTH, 1
     parts = _Parts(schema)
     work = dict.fromkeys(parts.reached, 0)
+    known = 0
     for depth in range(MAX_DEPTH + 1):
         work = {part: parts.cost(part, work) for part in parts.reached}
-        if work[id(schema)] > _MOST_WORK:
-            if depth < 1:
-                break
-            return depth - 1
-    else:
-        return MAX_DEPTH
-    raise InvalidInput(f"the schema is applied more than {_MOST_WORK} times to one value")
+        now = work[id(schema)]
+        if now > _MOST_WORK:
+            return depth - 1, known
+        known = now
+    return MAX_DEPTH, known
 
 
 class _Parts:
@@ -174,13 +174,16 @@ class _Parts:
 
 
 def _anchors(schema: Any) -> Iterator[tuple[str, Any]]:
-    pending, seen = [schema], 0
+    pending, seen, patterns = [schema], 0, 0
     while pending:
         at = pending.pop()
         seen += 1
         if seen > _MOST_PARTS:
             raise InvalidInput(f"a schema has at most {_MOST_PARTS} parts")
         if isinstance(at, dict):
+            patterns += len(_dict(at.get("patternProperties"))) + ("pattern" in at)
+            if patterns > _MOST_PATTERNS:
+                raise InvalidInput(f"a schema has at most {_MOST_PATTERNS} patterns")
             if at is not schema and isinstance(at.get("$id"), str):
                 raise InvalidInput('a part of a schema here has no "$id" of its own')
             if isinstance(at.get("$anchor"), str):
