@@ -84,12 +84,12 @@ async def test_what_does_not_fit_is_not_moved_to_where_it_is_bound(files, tree):
     await bind(files)
     await files.write("/other/bad.json", b"{}")
     await files.write("/other/good.json", GOOD)
-    with pytest.raises(InvalidInput, match="contacts/bad.json does not fit"):
+    with pytest.raises(InvalidInput, match=r"contacts/bad.json does not fit"):
         await files.move("/other/bad.json", "/contacts/bad.json")
     await files.move("/other/good.json", "/contacts/good.json")
 
     await files.remove("/contacts", recursive=True)
-    with pytest.raises(InvalidInput, match="contacts/bad.json does not fit"):
+    with pytest.raises(InvalidInput, match=r"contacts/bad.json does not fit"):
         await files.move("/other", "/contacts")
     assert (tree / "other/bad.json").exists()
     assert not (tree / "contacts").exists()
@@ -137,7 +137,9 @@ async def test_capitals_are_no_way_around_a_schema(files):
 @pytest.mark.parametrize("broken", [b"{", b'{"type": "strin"}', b'{"$ref": "http://127.0.0.1:1/"}'])
 async def test_nothing_is_written_where_a_broken_schema_is_bound(context, files, broken):
     await bind(files, contact=broken)
-    with pytest.raises(InvalidInput, match="contacts/a.json is bound to schema/contact.json, which is broken"):
+    with pytest.raises(
+        InvalidInput, match=r"contacts/a.json is bound to schema/contact.json, which is broken"
+    ):
         await files.write("/contacts/a.json", GOOD)
     await files.write("/other/a.json", b"{")
     assert (await context.schemas.current()).problems[0].startswith("schema/contact.json")
@@ -159,7 +161,10 @@ async def test_a_schema_that_is_gone_is_a_broken_one(files):
     ("toml", "said"),
     [
         ("[contact", "schema/bindings.toml:1: "),
-        ("\n\n[contact]\nfile = 'a/*.json'", "schema/bindings.toml:3: [contact] has files and kv, and no 'file'"),
+        (
+            "\n\n[contact]\nfile = 'a/*.json'",
+            "schema/bindings.toml:3: [contact] has files and kv, and no 'file'",
+        ),
         ("[a]\nkv = 'x'\n[b]\nkv = 'x'", "schema/bindings.toml:3: [a] and [b] are bound to one"),
         ("contact = 3", "[contact] is a table"),
         ("[contact]\nfiles = 3", "a glob or a list"),
@@ -211,7 +216,11 @@ async def test_a_schema_folder_that_cannot_be_read_closes(context, files, tree, 
 @pytest.mark.parametrize(
     ("glob", "fits", "not_"),
     [
-        ("contacts/*.json", ["/contacts/a.json", "/contacts/.json"], ["/contacts/a/b.json", "/a.json", "/contacts/ajson"]),
+        (
+            "contacts/*.json",
+            ["/contacts/a.json", "/contacts/.json"],
+            ["/contacts/a/b.json", "/a.json", "/contacts/ajson"],
+        ),
         ("**/*.json", ["/a.json", "/a/b/c.json"], ["/a.jso", "/json"]),
         ("a/**", ["/a/b", "/a/b/c", "/a"], ["/b/a"]),
         ("a/**/z", ["/a/z", "/a/b/z", "/a/b/c/z"], ["/a/zz", "/z"]),
@@ -244,7 +253,15 @@ async def test_values_are_held_against_the_schema_of_their_collection(context, f
         values = KeyValue(store, "alice", LIMITS, context.schemas.current)
         await values.put("contacts/ana", '{ "email" : "ana@example.org" }')
         assert await values.get("contacts/ana") == '{"email":"ana@example.org"}'
-        for bad in ("{}", "3", "null", "{", '{"email":"a@b.c","email":"a@b.c"}', '"\\ud800"', "\ud800"):
+        for bad in (
+            "{}",
+            "3",
+            "null",
+            "{",
+            '{"email":"a@b.c","email":"a@b.c"}',
+            '"\\ud800"',
+            "\ud800",
+        ):
             with pytest.raises(InvalidInput):
                 await values.put("contacts/ana", bad)
         with pytest.raises(LimitExceeded, match="document_bytes"):
@@ -285,7 +302,6 @@ async def test_two_changes_within_one_tick_of_the_clock_are_both_seen(context, f
         with file.open("r+b") as opened:
             opened.write(text)
             opened.truncate()
-
 
         os.utime(file, ns=(status.st_mtime_ns, status.st_mtime_ns))
         clock[0] += 2.0

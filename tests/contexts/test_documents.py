@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -125,7 +126,9 @@ def plain_query(docs, where, order):
     if order:
         name = order.removeprefix("-")
         is_down = order.startswith("-")
-        keyed = sorted(fitting, key=lambda each: plain_key(plain_value(each[1], name)), reverse=is_down)
+        keyed = sorted(
+            fitting, key=lambda each: plain_key(plain_value(each[1], name)), reverse=is_down
+        )
         # reverse= keeps equal ones in their order
         fitting = keyed
     return [id_ for id_, _ in fitting]
@@ -134,14 +137,26 @@ def plain_query(docs, where, order):
 # ---- the property ----------------------------------------------------------------------------
 
 TEXTS = st.one_of(
-    st.sampled_from(["", "a", "b", "Porto", "porto", "a\0b", "a\0a", "\u00e9", "\U0001f600", "\\u", "\\/"]),
+    st.sampled_from(
+        ["", "a", "b", "Porto", "porto", "a\0b", "a\0a", "\u00e9", "\U0001f600", "\\u", "\\/"]
+    ),
     st.integers(0, 3).map(lambda n: "x" * 63 + "yz" * n),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
 )
 NUMBERS = st.one_of(
     st.integers(-3, 3),
     st.sampled_from(
-        [2**53, 2**53 + 1, float(2**53), 2**63 - 1, 2**63, 2**63 + 1, -(2**63) - 1, 10**40, 10**40 + 1]
+        [
+            2**53,
+            2**53 + 1,
+            float(2**53),
+            2**63 - 1,
+            2**63,
+            2**63 + 1,
+            -(2**63) - 1,
+            10**40,
+            10**40 + 1,
+        ]
     ),
     st.floats(allow_nan=False, allow_infinity=False, width=16),
     st.sampled_from([1e308, -0.0, 0.5]),
@@ -229,9 +244,15 @@ async def test_an_index_finds_what_was_there_before_it_and_what_is_put_by_sql(tm
         shelf.bindings = bound("city")
         assert await shelf.ids(where={"city": "Porto"}) == ["escaped", "twice"]
 
-        await shelf.store.transact("test.sql", lambda connection: connection.execute(
-            "update kv set value = '{\"city\":\"Faro\"}' where key = 'things/twice'"
-        ) and None)
+        await shelf.store.transact(
+            "test.sql",
+            lambda connection: (
+                connection.execute(
+                    "update kv set value = '{\"city\":\"Faro\"}' where key = 'things/twice'"
+                )
+                and None
+            ),
+        )
         assert await shelf.ids(where={"city": "Faro"}) == ["twice"]
         assert await shelf.ids(where={"city": "Porto"}) == ["escaped"]
 
@@ -253,10 +274,12 @@ async def test_an_index_that_is_no_longer_declared_leaves_nothing_behind(tmp_pat
         await shelf.ids()
         shelf.bindings = bound("n")
         assert await shelf.ids(where={"city": "Porto", "n": {">": 2}}) == ["i3", "i4"]
-        counts = await shelf.store.read(lambda connection: (
-            connection.execute("select count(*) from kv_index").fetchone()[0],
-            connection.execute("select count(*) from kv_entry").fetchone()[0],
-        ))
+        counts = await shelf.store.read(
+            lambda connection: (
+                connection.execute("select count(*) from kv_index").fetchone()[0],
+                connection.execute("select count(*) from kv_entry").fetchone()[0],
+            )
+        )
         assert counts == (1, 5)
 
 
@@ -331,7 +354,7 @@ async def test_a_long_collection_is_indexed_in_many_short_transactions(tmp_path)
         {"limit": 1001},
         {"after": "x"},
         {"after": "[1]"},
-        {"after": '[1, 2]'},
+        {"after": "[1, 2]"},
         {"after": '{"a": 1}'},
         {"after": "[[[" * 500},
         {"order": "-"},
@@ -401,9 +424,13 @@ async def test_what_nobody_can_read_spoils_no_query(tmp_path):
         shelf.bindings = Bindings()
         await shelf.put("huge", "0")
         huge = '{"n": ' + "9" * 5000 + "}"
-        await shelf.store.transact("test.sql", lambda connection: connection.execute(
-            "update kv set value = ? where key = 'things/huge'", (huge,)
-        ) and None)
+        await shelf.store.transact(
+            "test.sql",
+            lambda connection: (
+                connection.execute("update kv set value = ? where key = 'things/huge'", (huge,))
+                and None
+            ),
+        )
         await shelf.put("deep", "[" * 500 + "]" * 500)
         await shelf.put("good", {"n": 1})
         shelf.bindings = bound("n")
@@ -432,7 +459,7 @@ async def test_a_flood_of_queries_lets_others_through(tmp_path):
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
                 tasks.start_soon(ask)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             await shelf.put("other", {})
             order.append("put")
         assert order.index("put") < 99, "a put does not wait for all that is asked"

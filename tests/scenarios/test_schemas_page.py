@@ -59,7 +59,8 @@ STARLARK = """\
 # ///
 def main(job):
     contacts = job.target.docs("contacts")
-    contacts.put("__proto__", {"name": "P", "email": "p@example.org", "city": "Faro", "__proto__": 1})
+    doc = {"name": "P", "email": "p@example.org", "city": "Faro", "__proto__": 1}
+    contacts.put("__proto__", doc)
     bad = job.attempt("target.docs.put", "contacts", "bad", {"name": 3})
     found = contacts.query({"where": {"city": "Faro"}})["docs"]
     return [found, bad.ok, bad.error.name, contacts.get("none"), contacts.list({"prefix": "__"}),
@@ -95,7 +96,12 @@ def test_documents_take_the_rights_on_their_keys(devices: tuple[Device, Device])
         printed = laptop.types("script", "send", "peer@phone2", str(file))
         assert printed.status == 3
         assert f"needs {needs}" in printed.err
-    for call in ('docs("../x").get("a")', 'docs("contacts").get("")', "docs(3).get('a')", "docs().list()"):
+    for call in (
+        'docs("../x").get("a")',
+        'docs("contacts").get("")',
+        "docs(3).get('a')",
+        "docs().list()",
+    ):
         file.write_text(f"export default ({{ target }}) => target.{call};")
         printed = laptop.types("script", "send", "peer@phone2", str(file))
         assert "InvalidInput" in printed.err
