@@ -79,11 +79,8 @@ def test_very_many_mistakes_are_cut_and_long_or_odd_values_are_shortened():
         ('{"$ref": "#"}', "refers to itself"),
         ('{"allOf": [{"$ref": "#"}]}', "refers to itself"),
         (
-            (
-                '{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"not": {"$ref": "#/$defs/a"}}},'
-                ' "$ref": "#/$defs/a"}',
-                "refers to itself",
-            ),
+            '{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"not": {"$ref": "#/$defs/a"}}},'
+            ' "$ref": "#/$defs/a"}',
             "refers to itself",
         ),
         ('{"$defs": {"a": {"$id": "http://127.0.0.1:1/a"}}}', '"$id"'),
