@@ -25,6 +25,7 @@ from bench import (
     policy,
     rehearsal,
     scripts,
+    values,
 )
 from bench.table import Row, show
 
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "links": links.measure,
     "nats": nats.measure,
     "file": files.measure,
+    "values": values.measure,
 }
 
 

@@ -19,10 +19,11 @@ _TOKEN: Final = re.compile(
 _REGEX: Final = re.compile(r"/(?![*/])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/")
 
 _MEMBERS: Final = {
-    "target": ("fs", "id", "kv", "name", "node"),
+    "target": ("docs", "fs", "id", "kv", "name", "node"),
     "caller": ("fs", "id", "kv", "name"),
     "fs": ("exists", "list", "mkdir", "move", "read", "remove", "stat", "write"),
     "kv": ("delete", "get", "list", "put"),
+    "docs": ("delete", "get", "list", "put", "query"),
     "node": ("facts",),
 }
 _SCOPE: Final = ("await", "caller", "log", "params", "target")
@@ -63,6 +64,8 @@ def complete_word(
         return len(path[2]), paths(path[1], path[2])
     if member := re.search(r"\b(?:target|caller)\.(fs|kv|node)\.(\w*)$", text):
         return len(member[2]), _begin(_MEMBERS[member[1]], member[2])
+    if member := re.search(r"""\btarget\.docs\(\s*(?:"[^"]*"|'[^']*')\s*\)\.(\w*)$""", text):
+        return len(member[1]), _begin(_MEMBERS["docs"], member[1])
     if member := re.search(r"\b(target|caller)\.(\w*)$", text):
         return len(member[2]), _begin(_MEMBERS[member[1]], member[2])
     if word := re.search(r"(?<![\w.$\"'`/])(\w+)$", text):

@@ -20,6 +20,7 @@ from orvalho.control import (
     policies,
     policy_tools,
     road,
+    schemas,
     seeing,
 )
 from orvalho.control import messages as m
@@ -69,6 +70,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "policy-unused": (policy_tools.PolicyUnusedReply, "policy unused"),
     "policy-formatted": (policy_tools.PolicyFormatted, "policy fmt"),
     "policy-installed": (policy_tools.PolicyInstalled, "policy edit"),
+    "document-schemas": (schemas.SchemaListReply, "ctx schema ls"),
+    "documents-checked": (schemas.SchemaChecked, "ctx schema check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),

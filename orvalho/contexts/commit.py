@@ -304,6 +304,8 @@ class Committer:
     async def _place(self, prepared: Prepared) -> None:
         context = prepared.context
         context.commits += 1
+        if any(each.whole.startswith("/schema") for each in prepared.placings):
+            context.schemas.changed(VirtualPath("/schema"))
         if not prepared.placings:
             return
         try:

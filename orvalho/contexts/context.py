@@ -17,6 +17,7 @@ from orvalho.contexts.identity import Identity, Key, Signer, certify
 from orvalho.contexts.mounts.disk import RootFS
 from orvalho.contexts.names import check_label, near_miss
 from orvalho.contexts.namespace import Namespace
+from orvalho.contexts.schemas import Schemas
 from orvalho.errors import InvalidInput, NotFound, Unavailable
 
 
@@ -52,6 +53,7 @@ class Context:
         self.turn = anyio.Semaphore(1)
         # How many there were since the start.
         self.commits = 0
+        self.schemas = Schemas(root)
 
     @property
     def key(self) -> Key:
@@ -59,7 +61,7 @@ class Context:
 
     def files(self, check: Check) -> ContextFiles:
         """Its files, as far as `check` lets through. `check` is called on the event loop."""
-        return ContextFiles(self.name, self.mounts, check)
+        return ContextFiles(self.name, self.mounts, check, self.schemas)
 
     async def usage(self) -> StorageUse:
         """What its tree holds now, as counted; the first call measures it.

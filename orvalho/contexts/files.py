@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 import anyio
 from anyio import from_thread, to_thread
 
+from orvalho.contexts.bindings import Bindings
 from orvalho.contexts.filesystem import (
     Check,
     Escape,
@@ -30,6 +31,7 @@ from orvalho.contexts.filesystem import (
 )
 from orvalho.contexts.fs_shim import fs_errors
 from orvalho.contexts.namespace import Namespace
+from orvalho.contexts.schemas import Schemas
 from orvalho.errors import (
     Conflict,
     Denied,
@@ -47,6 +49,7 @@ _READERS: Final = 4
 _NAMES_TRIED: Final = 1000
 _CHUNK_BYTES: Final = 1 << 20
 _DETAILS: Final = ("basic", "details")
+_UNBOUND: Final = Bindings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,18 @@ class ContextFiles:
         NotFound, Conflict, LimitExceeded (quota), Unavailable (the disk failed).
     """
 
-    def __init__(self, owner: str, namespace: Namespace[Mount], check: Check) -> None:
+    def __init__(
+        self,
+        owner: str,
+        namespace: Namespace[Mount],
+        check: Check,
+        schemas: Schemas | None = None,
+    ) -> None:
+        """`schemas` are what documents must fit; a write that does not is InvalidInput."""
         self._owner = owner
         self._namespace = namespace
         self._check = check
+        self._schemas = schemas
 
     async def read(self, path: str, max_bytes: int) -> bytes:
         """The whole file; LimitExceeded when it has more than `max_bytes`."""
@@ -142,8 +153,15 @@ class ContextFiles:
         """Replace the file or make it; on disk when this returns, and never seen half-written."""
         place = self._allowed("fs.write", path)
         mount, rest = self._resolve(place)
+        bindings = await self._bindings()
+
+        def write(tree: GuardedFS) -> None:
+            bindings.check_file(place, len(contents), lambda: contents)
+            tree.writebytes(rest, contents)
+
         with self._errors(place, missing="there is no directory for {at}"):
-            await mount.write(lambda tree: tree.writebytes(rest, contents))
+            await mount.write(write)
+        self._changed(place)
 
     async def adopt(
         self, path: str, source: Path, sha256: bytes, *, reuses: bool
@@ -154,6 +172,7 @@ class ContextFiles:
         place = self._allowed("fs.write", path)
         mount, rest = self._resolve(place)
         prefix = place[: len(place) - len(rest)]
+        bindings = await self._bindings()
 
         def adopt(tree: GuardedFS) -> tuple[VirtualPath, bool]:
             size_bytes = source.stat().st_size
@@ -161,6 +180,7 @@ class ContextFiles:
                 if not tree.exists(name):
                     if name != rest:
                         from_thread.run_sync(self._check, "fs.write", VirtualPath(prefix + name))
+                    bindings.check_file(VirtualPath(prefix + name), size_bytes, source.read_bytes)
                     tree.adopt(name, source, size_bytes)
                     return VirtualPath(prefix + name), True
                 if reuses and _holds(tree, name, size_bytes, sha256):
@@ -169,7 +189,9 @@ class ContextFiles:
             raise fs_errors.DestinationExists(rest)
 
         with self._errors(place, missing="there is no directory for {at}"):
-            return await mount.write(adopt)
+            adopted = await mount.write(adopt)
+        self._changed(place)
+        return adopted
 
     async def list(self, path: str) -> list[Entry]:
         """What is in a directory, by name. Links and special files are not there."""
@@ -240,6 +262,7 @@ class ContextFiles:
 
         with self._errors(place):
             await mount.write(remove)
+        self._changed(place)
 
     async def move(self, source: str, target: str) -> None:
         """Rename a file or directory; Conflict when the target exists. Both ends, and everything
@@ -256,18 +279,33 @@ class ContextFiles:
                 f"{here} and {there} lie in different trees: copy, then remove", where=here
             )
 
+        bindings = await self._bindings()
+
         def move(tree: GuardedFS) -> None:
             if tree.exists(target_rest):
                 raise fs_errors.DestinationExists(target_rest)
             if not tree.isdir(rest):
+                _check_moved(tree, rest, there, bindings)
                 tree.move(rest, target_rest)
                 return
-            tails = [below[len(rest) :] for below, _ in walk(tree, rest)]
-            from_thread.run_sync(self._check_moves, here, there, tails)
+            below = [(inside[len(rest) :], info.is_dir) for inside, info in walk(tree, rest)]
+            from_thread.run_sync(self._check_moves, here, there, [tail for tail, _ in below])
+            for tail, is_dir in below:
+                if not is_dir:
+                    _check_moved(tree, rest + tail, VirtualPath(there + tail), bindings)
             tree.movedir(rest, target_rest, create=True)
 
         with self._errors(here, there, missing="there is no such file, or no such directory: {at}"):
             await mount.write(move)
+        self._changed(here)
+        self._changed(there)
+
+    async def _bindings(self) -> Bindings:
+        return _UNBOUND if self._schemas is None else await self._schemas.current()
+
+    def _changed(self, place: VirtualPath) -> None:
+        if self._schemas is not None:
+            self._schemas.changed(place)
 
     def _allowed(self, action: FileAction, path: str) -> VirtualPath:
         place = virtual_path(path)
@@ -357,6 +395,10 @@ _MEANINGS: Final[tuple[tuple[Any, type[OrvalhoError], str], ...]] = (
     (fs_errors.PathError, InvalidInput, "{at} is no path that this disk can hold"),
     (fs_errors.InsufficientStorage, LimitExceeded, "disk_space: the disk is full at {at}"),
 )
+
+
+def _check_moved(tree: GuardedFS, rest: str, there: VirtualPath, bindings: Bindings) -> None:
+    bindings.check_file(there, tree.getsize(rest), lambda: tree.readbytes(rest))
 
 
 def _checked_before(action: FileAction, path: VirtualPath) -> None:

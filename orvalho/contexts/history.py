@@ -218,6 +218,26 @@ def first_values(
     )
 
 
+def last_seq(connection: sqlite3.Connection, context: str) -> int:
+    """The number of a context's last commit; 0 before the first."""
+    row = connection.execute(
+        "select max(seq) from commits where context = ?", (context,)
+    ).fetchone()
+    return int(row[0] or 0)
+
+
+def values_changed(
+    connection: sqlite3.Connection, context: str, low: str, high: str | None, seq: int
+) -> bool:
+    """Whether a commit after `seq` changed a key from `low` on; up to `high`, if there is one."""
+    bound = "" if high is None else " and key < ?"
+    found = connection.execute(
+        f"select 1 from value_versions where seq > ? and context = ? and key >= ?{bound} limit 1",
+        (seq, context, low, *(() if high is None else (high,))),
+    )
+    return found.fetchone() is not None
+
+
 def unsettled(connection: sqlite3.Connection) -> list[Commit]:
     """Commits that may not be on the disk yet, from the first to the last."""
     rows = connection.execute(

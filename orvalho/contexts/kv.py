@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
+from anyio import to_thread
 from sqlite_utils.migrations import Migrations
 
+from orvalho.contexts.bindings import Bindings
+from orvalho.contexts.history import last_seq, values_changed
 from orvalho.errors import InvalidInput, LimitExceeded
 from orvalho.store import Store
 
@@ -19,6 +23,8 @@ _KEY_LIMIT_BYTES: Final = 512
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LIST_LIMIT: Final = 1000
 _LAST_CODE_POINT: Final = 0x10FFFF
+# What takes milliseconds to hold against a schema is not done on the event loop.
+_LARGE: Final = 16_384
 
 
 @MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
@@ -71,10 +77,18 @@ class KeyValue:
     Every method raises InvalidInput for what is no key.
     """
 
-    def __init__(self, store: Store, context: str, limits: KvLimits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        context: str,
+        limits: KvLimits,
+        bindings: Callable[[], Awaitable[Bindings]] | None = None,
+    ) -> None:
+        """`bindings` are the schemas that values must fit; without it, any value does."""
         self._store = store
         self._context = context
         self._limits = limits
+        self._bindings = bindings
 
     async def get(self, key: str) -> str | None:
         """The JSON text of the value; None when there is none."""
@@ -85,14 +99,42 @@ class KeyValue:
         """Keep a JSON text; durable when this returns.
 
         Raises:
-            InvalidInput: the value is not JSON.
+            InvalidInput: the value is not JSON, or does not fit the schema that is bound to it.
             LimitExceeded: it is too large, or the context is full. Nothing has changed then.
         """
         check_key(key)
-        size_bytes = self._checked_size(key, value)
-        await self._store.transact(
-            "kv.put", lambda connection: self._put(connection, key, value, size_bytes)
-        )
+        kept = await self.fitting(key, value)
+        size_bytes = self._checked_size(key, kept)
+        is_bound = await self.binds(key)
+
+        def put(connection: sqlite3.Connection) -> None:
+            self._put(connection, key, kept, size_bytes)
+            if not is_bound:
+                _outdate_indexes(connection, self._context, key)
+
+        await self._store.transact("kv.put", put)
+
+    async def binds(self, key: str) -> bool:
+        """Whether a schema says what is kept under a key; so too where there are no schemas."""
+        return self._bindings is None or (await self._bindings()).binds(key)
+
+    async def last_commit(self) -> int:
+        """The number of the context's last commit."""
+        return await self._store.read(lambda connection: last_seq(connection, self._context))
+
+    async def fitting(self, key: str, value: str) -> str:
+        """The text that a JSON text is kept as under `key`, once the schema bound to it has let it
+        through; every write is put through this, also one that is committed later.
+
+        Raises:
+            InvalidInput, LimitExceeded: as `put`.
+        """
+        if self._bindings is None:
+            return value
+        bindings = await self._bindings()
+        if len(value) > _LARGE:
+            return await to_thread.run_sync(bindings.check_value, key, value)
+        return bindings.check_value(key, value)
 
     async def delete(self, key: str) -> bool:
         """Forget the value; False when there was none. Durable when this returns."""
@@ -155,8 +197,14 @@ class KeyValue:
     ) -> tuple[str, ...]:
         return tuple(_list(connection, self._context, prefix, count))
 
-    def stage(self, connection: sqlite3.Connection, key: str, value: str | None) -> None:
-        """Keep a value, or forget it where that is None.
+    def has_changed(self, connection: sqlite3.Connection, prefix: str, seq: int) -> bool:
+        """Whether a commit after that one changed a key that starts so."""
+        return values_changed(connection, self._context, prefix, after_prefix(prefix), seq)
+
+    def stage(
+        self, connection: sqlite3.Connection, key: str, value: str | None, *, is_bound: bool = True
+    ) -> None:
+        """Keep a value, or forget it where that is None. `is_bound`: what `binds` said of the key.
 
         Raises:
             LimitExceeded: the context is full.
@@ -165,6 +213,8 @@ class KeyValue:
             _delete(connection, self._context, key)
         else:
             self._put(connection, key, value, len(value.encode()) + len(key.encode()))
+            if not is_bound:
+                _outdate_indexes(connection, self._context, key)
 
     def _checked_size(self, key: str, value: str) -> int:
         try:
@@ -223,6 +273,15 @@ def check_key(key: str) -> str:
     return key
 
 
+def _outdate_indexes(connection: sqlite3.Connection, context: str, key: str) -> None:
+    """Have the indexes over `key` made anew: they were declared by a schema that is no longer
+    bound, and what it would have refused may not be found by them (`documents.py`)."""
+    connection.execute(
+        "update kv_index set built_to = low where context = ? and ? >= low and ? < high",
+        (context, key, key),
+    )
+
+
 def _get(connection: sqlite3.Connection, context: str, key: str) -> str | None:
     row = connection.execute(
         "select value from kv where context = ? and key = ?", (context, key)
@@ -248,7 +307,7 @@ def _delete(connection: sqlite3.Connection, context: str, key: str) -> bool:
 
 
 def _list(connection: sqlite3.Connection, context: str, prefix: str, count: int) -> list[str]:
-    after = _after_prefix(prefix)
+    after = after_prefix(prefix)
     bound = "" if after is None else " and key < ?"
     rows = connection.execute(
         f"select key from kv where context = ? and key >= ?{bound} order by key limit ?",
@@ -257,7 +316,7 @@ def _list(connection: sqlite3.Connection, context: str, prefix: str, count: int)
     return [row[0] for row in rows]
 
 
-def _after_prefix(prefix: str) -> str | None:
+def after_prefix(prefix: str) -> str | None:
     """The first text after all that start with `prefix`; None when nothing comes after."""
     while prefix:
         head, last = prefix[:-1], ord(prefix[-1])

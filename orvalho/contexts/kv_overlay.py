@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 
 import msgspec
 
@@ -17,6 +18,8 @@ class FrozenValues(msgspec.Struct, frozen=True, kw_only=True):
     pending: dict[str, str | None]
     seen: dict[str, str | None]
     lists: list[tuple[str, int, tuple[str, ...]]]
+    watched: dict[str, int] = msgspec.field(default_factory=dict)
+    unbound: tuple[str, ...] = ()
 
 
 class KeyValueOverlay:
@@ -30,6 +33,9 @@ class KeyValueOverlay:
         self._pending: dict[str, str | None] = {}
         self._seen: dict[str, str | None] = {}
         self._lists: dict[tuple[str, int], tuple[str, ...]] = {}
+        self._watched: dict[str, int] = {}
+        # Keys of no collection with a schema.
+        self._unbound: set[str] = set()
         self._use: KvUse | None = None
 
     @property
@@ -39,7 +45,7 @@ class KeyValueOverlay:
     @property
     def has_looked(self) -> bool:
         """Whether anything of the store below was asked for."""
-        return bool(self._seen or self._lists)
+        return bool(self._seen or self._lists or self._watched)
 
     def changes(self) -> list[ValueChange]:
         """By key; some may stay as they are."""
@@ -56,6 +62,9 @@ class KeyValueOverlay:
 
     async def put(self, key: str, value: str) -> None:
         check_key(key)
+        value = await self._lower.fitting(key, value)
+        if not await self._lower.binds(key):
+            self._unbound.add(key)
         old = self._pending[key] if key in self._pending else await self._found(key)
         self._use = self._lower.check(self._use or KvUse(0, 0), key, value, old)
         self._pending[key] = value
@@ -81,16 +90,29 @@ class KeyValueOverlay:
         keys |= {key for key, value in ours.items() if value is not None}
         return sorted(keys)[:count]
 
+    @property
+    def pending(self) -> Mapping[str, str | None]:
+        """What is not written yet; None for what is deleted."""
+        return self._pending
+
+    async def watch(self, prefix: str) -> None:
+        """All keys that start so were asked about from here on."""
+        if prefix not in self._watched:
+            self._watched[prefix] = await self._lower.last_commit()
+
     def freeze(self) -> FrozenValues:
         return FrozenValues(
             pending=dict(self._pending),
             seen=dict(self._seen),
             lists=[(*asked, keys) for asked, keys in self._lists.items()],
+            watched=dict(self._watched),
+            unbound=tuple(self._unbound),
         )
 
     def thaw(self, frozen: FrozenValues) -> None:
         """Be again what `freeze` was called on."""
         self._pending, self._seen = dict(frozen.pending), dict(frozen.seen)
+        self._watched, self._unbound = dict(frozen.watched), set(frozen.unbound)
         self._lists = {(prefix, count): keys for prefix, count, keys in frozen.lists}
 
     def refuse_stale(self, connection: sqlite3.Connection) -> None:
@@ -100,6 +122,9 @@ class KeyValueOverlay:
         for key, value in self._seen.items():
             if self._lower.staged_get(connection, key) != value:
                 raise ContextChanged(f"the value {key} was changed meanwhile", where=key)
+        for prefix, seq in self._watched.items():
+            if self._lower.has_changed(connection, prefix, seq):
+                raise ContextChanged(f"the values {prefix}* were changed meanwhile", where=prefix)
         for (prefix, count), keys in self._lists.items():
             if self._lower.staged_list(connection, prefix, count) != keys:
                 raise ContextChanged(f"the keys {prefix}* were changed meanwhile", where=prefix)
@@ -111,7 +136,7 @@ class KeyValueOverlay:
             LimitExceeded: the context is full.
         """
         for key, value in sorted(self._pending.items(), key=lambda each: each[1] is not None):
-            self._lower.stage(connection, key, value)
+            self._lower.stage(connection, key, value, is_bound=key not in self._unbound)
 
     async def _found(self, key: str) -> str | None:
         if key not in self._seen:

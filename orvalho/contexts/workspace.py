@@ -79,7 +79,7 @@ class Workspace:
 
     def files(self, check: Check) -> ContextFiles:
         """The context's files as the run sees and changes them."""
-        return ContextFiles(self.context.name, self._namespace, check)
+        return ContextFiles(self.context.name, self._namespace, check, self.context.schemas)
 
     @property
     def is_changed(self) -> bool:

@@ -20,6 +20,7 @@ from orvalho.control import (
     policies,
     policy_tools,
     road,
+    schemas,
     seeing,
 )
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
@@ -238,6 +239,7 @@ Request = (
     | planning.Request
     | grants.Request
     | policy_tools.Request
+    | schemas.Request
 )
 
 
@@ -533,4 +535,5 @@ Reply = (
     | planning.Reply
     | grants.Reply
     | policy_tools.Reply
+    | schemas.Reply
 )

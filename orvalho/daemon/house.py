@@ -8,6 +8,7 @@ from typing import Final
 
 from orvalho.contexts.commit import Committer
 from orvalho.contexts.context import Context, Contexts
+from orvalho.contexts.documents import Documents
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
@@ -37,7 +38,7 @@ from orvalho.scripts.runs import Runs
 from orvalho.store import Store
 
 _VALUE_BYTES: Final = 1 << 20
-_VALUES: Final = 100_000
+_VALUES: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -115,7 +116,12 @@ class House:
     def values_of(self, context: str) -> KeyValue:
         """The key-value store of one of our contexts."""
         total = parse_size(self.settings.config.quota.kv_bytes)
-        return KeyValue(self.store, context, KvLimits(_VALUE_BYTES, total, _VALUES))
+        limits = KvLimits(_VALUE_BYTES, total, _VALUES)
+        return KeyValue(self.store, context, limits, self.contexts.get(context).schemas.current)
+
+    def documents_of(self, context: str) -> Documents:
+        """The collections in that store, for who asks about many values at once."""
+        return Documents(self.store, context, self.contexts.get(context).schemas.current)
 
     def workspace(self, context: Context) -> Workspace:
         """What a run reads and changes of a context, until it is committed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orvalho.contexts import contents, held, history, kv, refused, trust
+from orvalho.contexts import contents, documents, held, history, kv, refused, trust
 from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
@@ -17,6 +17,7 @@ MIGRATIONS = (
     kv.MIGRATIONS,
     contents.MIGRATIONS,
     history.MIGRATIONS,
+    documents.MIGRATIONS,
     audit.MIGRATIONS,
     runs.MIGRATIONS,
     usage.MIGRATIONS,

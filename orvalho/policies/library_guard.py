@@ -1,5 +1,6 @@
 """Writing below `/lib` of a context's tree: its files are code, which runs with the rights of
-whoever imports it. So a rule about everything does not speak of it, only one that names `/lib`.
+whoever imports it. And below `/schema`, which says what others may write. So a rule about
+everything does not speak of these, only one that names them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.nearest import smallest_allow
 from orvalho.policies.rule_set import RuleSet
 
-_FOLDER: Final = "lib"
+_FOLDERS: Final = ("lib", "schema")
 _CHANGING: Final = ("fs.write", "fs.remove")
 
 
 def names_code(path: str) -> bool:
-    """Whether a path or glob is `/lib` or begins there. Capitals count as well: some systems
-    take them for the same."""
-    return path.startswith("/") and path[1:].partition("/")[0].casefold() == _FOLDER
+    """Whether a path or glob is `/lib` or `/schema`, or begins there. Capitals count as well: some
+    systems take them for the same."""
+    return path.startswith("/") and path[1:].partition("/")[0].casefold() in _FOLDERS
 
 
 def changes_code(request: AccessRequest) -> bool:
-    """Whether it takes a rule that names `/lib` to allow this."""
+    """Whether it takes a rule that names its folder to allow this."""
     return request.action in _CHANGING and names_code(request.object)
 
 

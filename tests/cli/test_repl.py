@@ -182,6 +182,8 @@ def test_inputs_that_go_on(text):
         ("x = caller.", 0, ["fs", "id", "kv", "name"]),
         ("await target.fs.m", 1, ["mkdir", "move"]),
         ("target.kv.", 0, ["delete", "get", "list", "put"]),
+        ('await target.docs("contacts").q', 1, ["query"]),
+        ("target.d", 1, ["docs"]),
         (":q", 2, [":quit"]),
         ("'ta", 0, []),
         ("other.ta", 0, []),

@@ -31,7 +31,9 @@ def ask(engine: type[PolicyEngine], policy: str, action: str, path: str) -> Deci
     return LibraryGuard(reading.rules, engine).decide(AccessRequest(GIL, "peer", action, path))
 
 
-@pytest.mark.parametrize("path", ["/lib", "/lib/a.js", "/LIB/a.js", "/lib/**"])
+@pytest.mark.parametrize(
+    "path", ["/lib", "/lib/a.js", "/LIB/a.js", "/lib/**", "/schema", "/Schema/x.json"]
+)
 @pytest.mark.parametrize("action", ["fs.write", "fs.remove"])
 def test_a_rule_about_everything_does_not_speak_of_code(
     engine: type[PolicyEngine], action: str, path: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orvalho.cli.output import age, moment, size
+from orvalho.cli.output import age, many, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
@@ -16,6 +16,8 @@ from orvalho.control.messages import (
     FilesReply,
     Note,
 )
+from orvalho.control.schemas import SchemaCheck, SchemaChecked, SchemaList, SchemaListReply
+from orvalho.errors import InvalidInput
 
 
 @click.group(
@@ -52,6 +54,84 @@ def ls(session: Session, path: str | None) -> None:
             _show_contexts(session, client.ask(ContextList(), ContextListReply))
         else:
             _show_files(session, client.ask(ContextFiles(path=path), FilesReply))
+
+
+@command.group(
+    "schema",
+    cls=Noun,
+    examples=(
+        "orvalho ctx schema ls",
+        "orvalho ctx schema check alice",
+        "orvalho ctx schema check --json",
+    ),
+)
+def schema() -> None:
+    """Schemas: what documents must look like. They lie in /schema of a context's own tree."""
+
+
+@schema.command(
+    "ls",
+    cls=Verb,
+    examples=(
+        "orvalho ctx schema ls",
+        "orvalho ctx schema ls alice",
+        "orvalho ctx schema ls --json",
+    ),
+)
+@click.argument("context", metavar="[CONTEXT]", required=False)
+@click.pass_obj
+def schema_ls(session: Session, context: str | None) -> None:
+    """What each schema is bound to, and what is wrong with it."""
+    with session.connect() as client:
+        reply = client.ask(SchemaList(context=context), SchemaListReply)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+        return
+    rows = [
+        (
+            each.context,
+            each.schema,
+            ", ".join(each.files) or None,
+            each.kv,
+            ", ".join(each.indexed) or None,
+            each.problem or "good",
+        )
+        for each in reply.schemas
+    ]
+    session.screen.table(("context", "schema", "files", "kv", "index", "state"), rows)
+    for name, why in reply.closed:
+        session.screen.line(f"{name} takes no writes but to /schema: {why}")
+
+
+@schema.command(
+    "check",
+    cls=Verb,
+    examples=(
+        "orvalho ctx schema check",
+        "orvalho ctx schema check alice",
+        "orvalho ctx schema check --json",
+    ),
+)
+@click.argument("context", metavar="[CONTEXT]", required=False)
+@click.pass_obj
+def schema_check(session: Session, context: str | None) -> None:
+    """Hold what lies there already against the schemas; tell all that does not fit."""
+    with session.connect() as client:
+        reply = client.ask(SchemaCheck(context=context), SchemaChecked)
+    if session.screen.as_json:
+        session.screen.document(plain(reply))
+    else:
+        session.screen.lines(reply.problems)
+        for misfit in reply.misfits:
+            session.screen.line(f"{misfit.context}:{misfit.at}")
+            session.screen.lines(f"  {mistake}" for mistake in misfit.mistakes)
+    if reply.found or reply.problems:
+        raise InvalidInput(
+            f"{reply.found} of {many(reply.documents, 'document')} do not fit, and"
+            f" {many(len(reply.problems), 'schema')} cannot be used"
+        )
+    if not session.screen.as_json and not session.screen.quiet:
+        session.screen.line(f"{many(reply.documents, 'document')}: good")
 
 
 def _show_contexts(session: Session, reply: ContextListReply) -> None:

@@ -9,7 +9,9 @@ from functools import cached_property, partial
 import msgspec
 from anyio import to_thread
 
+from orvalho.contexts.documents import Documents, Page
 from orvalho.contexts.identity import Key
+from orvalho.contexts.query import Asked
 from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
@@ -18,6 +20,7 @@ from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
+from orvalho.runtime.web.documents import document_calls
 from orvalho.runtime.web.node import node_calls
 from orvalho.scripts.messages import CallerCall, CallerReply, ScriptError, decode, encode
 from orvalho.scripts.plan import PlannedCall
@@ -60,11 +63,25 @@ class _Staged:
         """Nothing can have happened yet."""
 
 
+class _SeenDocuments(Documents):
+    """Documents whose queries a run is held to: they must answer the same at its commit."""
+
+    def __init__(self, house: House, workspace: Workspace) -> None:
+        context, values = workspace.context, workspace.values
+        super().__init__(house.store, context.name, context.schemas.current, lambda: values.pending)
+        self._values = values
+
+    async def query(self, collection: str, asked: Asked) -> Page:
+        await self._values.watch(f"{collection}/")
+        return await super().query(collection, asked)
+
+
 def target_calls(house: House, workspace: Workspace, gate: RunGate) -> dict[str, HostCall]:
-    """`target.fs.*`, `target.kv.*` and `target.node.*`."""
-    staged = _Staged(gate)
+    """`target.fs.*`, `target.kv.*`, `target.docs.*` and `target.node.*`."""
+    staged, values = _Staged(gate), workspace.values
     calls = file_calls("target", workspace.files(gate.decide), staged)
-    calls |= key_value_calls("target", workspace.values, staged)
+    calls |= key_value_calls("target", values, staged)
+    calls |= document_calls("target", values, _SeenDocuments(house, workspace), staged)
     calls |= node_calls("target", partial(_facts, house), gate)
     return {name: _audited(name, call, gate) for name, call in calls.items()}
 

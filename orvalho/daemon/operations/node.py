@@ -14,6 +14,7 @@ from orvalho.control import messages as control
 from orvalho.daemon import config as configuration
 from orvalho.daemon.house import House
 from orvalho.daemon.peer_words import peer_state, refused_hint
+from orvalho.daemon.schema_words import schema_problems
 
 Replies = AsyncIterator[control.Reply]
 
@@ -41,6 +42,7 @@ class NodeOperations:
             problems=(
                 *(text for texts in house.problems.values() for text in texts),
                 *(text for text, _ in house.mesh.problems()),
+                *await schema_problems(house),
             ),
         )
 

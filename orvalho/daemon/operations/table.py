@@ -36,6 +36,7 @@ from orvalho.daemon.operations.policy_tools import PolicyToolOperations
 from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
+from orvalho.daemon.operations.schemas import SchemaOperations
 from orvalho.daemon.operations.script import ScriptOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
@@ -120,6 +121,7 @@ def table(house: House, ours: Actors) -> Table:
         **PolicyToolOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
+        **SchemaOperations(house).table(),
     }
 
 

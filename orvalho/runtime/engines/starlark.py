@@ -46,6 +46,12 @@ def _kv(side):
     return lambda *args: _call(side + ".kv." + name, *args)
   return struct(get=op("get"), put=op("put"), delete=op("delete"), list=op("list"))
 
+def _docs(side):
+  def op(collection, name):
+    return lambda *args: _call(side + ".docs." + name, collection, *args)
+  return lambda collection: struct(get=op(collection, "get"), put=op(collection, "put"),
+    delete=op(collection, "delete"), list=op(collection, "list"), query=op(collection, "query"))
+
 def _node(side):
   return struct(facts=lambda: _call(side + ".node.facts"))
 
@@ -58,7 +64,7 @@ job = struct(
   params=_given["params"],
   caller=struct(id=_given["caller"]["id"], name=_given["caller"]["name"], fs=_fs("caller")),
   target=struct(id=_given["target"]["id"], name=_given["target"]["name"], fs=_fs("target"),
-    kv=_kv("target"), node=_node("target")),
+    kv=_kv("target"), docs=_docs("target"), node=_node("target")),
   attempt=lambda op, *args: _attempted(_attempt(op, *args)),
   sleep=_sleep, log=_log, debug=_debug, info=_info, warn=_warn, error=_error)
 print = _log

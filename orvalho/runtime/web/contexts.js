@@ -52,12 +52,21 @@
     }
     return made;
   };
+  const collections = (path, names) => (collection) => {
+    const made = {};
+    for (let i = 0; i < names.length; i++) {
+      const op = `${path}.${names[i]}`;
+      made[names[i]] = (...args) => call(op, [collection, ...args]);
+    }
+    return made;
+  };
   const files = ['read', 'readText', 'write', 'list', 'stat', 'exists', 'mkdir', 'remove', 'move'];
   return {
     __proto__: null, settle,
     'caller.fs': room('caller.fs', files),
     'target.fs': room('target.fs', files),
     'target.kv': room('target.kv', ['get', 'put', 'delete', 'list']),
+    'target.docs': collections('target.docs', ['get', 'put', 'delete', 'list', 'query']),
     'target.node': room('target.node', ['facts']),
   };
 }

@@ -33,6 +33,7 @@ PARTS: Final = {
     "caller.fs": "contexts.js",
     "target.fs": "contexts.js",
     "target.kv": "contexts.js",
+    "target.docs": "contexts.js",
     "target.node": "contexts.js",
 }
 

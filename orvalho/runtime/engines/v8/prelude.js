@@ -65,6 +65,7 @@
       offer(caller, 'fs', 'caller.fs');
       offer(target, 'fs', 'target.fs');
       offer(target, 'kv', 'target.kv');
+      offer(target, 'docs', 'target.docs');
       offer(target, 'node', 'target.node');
       let value = bare ? await body(caller, target, params, log) : await body();
       if (!bare && typeof value === 'function') value = await value({ caller, target, params, log });
