@@ -13,6 +13,7 @@ from orvalho.cli.output import FORMAT_VERSION
 from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
+from orvalho.control import why as w
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
@@ -46,7 +47,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "runs": (m.ScriptListReply, "script ls"),
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
-    "why": (m.WhyReply, "why"),
+    "why": (m.WhyReply, "why RUN"),
+    "why-asked": (w.WhyAsked, "why --who"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing, why
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -86,10 +86,11 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     `source`, `module`, `needs` and `modules` are as in ScriptCheck. `locked`: path -> digest of
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
-    (`/notes:rw`). `context`: which of our contexts is the caller (None: the first one). Streams
-    RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after RunQueued; when
-    the target cannot be reached and `wait` is false, ends after a second RunQueued whose `state` is
-    "queued".
+    (`/notes:rw`). `deny` are capabilities that the script is not to have, whatever its header says:
+    it goes into the signed call. `context`: which of our contexts is the caller (None: the first
+    one). Streams RunQueued, then RunOutput as it comes, then RunEnded; with `detach`, ends after
+    RunQueued; when the target cannot be reached and `wait` is false, ends after a second RunQueued
+    whose `state` is "queued".
     """
 
     to: str
@@ -105,6 +106,7 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     detach: bool = False
     modules: dict[str, str] = msgspec.field(default_factory=dict)
     locked: dict[str, str] | None = None
+    deny: tuple[str, ...] = ()
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -218,6 +220,7 @@ Request = (
     | libraries.Request
     | metering.Request
     | policies.Request
+    | why.Request
 )
 
 
@@ -418,6 +421,11 @@ class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """`chain` is what a request passes, in order, and `explained` each decision with the rules that
+    were tried: both as far as this node knows them. `shared`: full where the run was decided here,
+    else what its target tells: decisions, outcome or nothing. `edit`: what would have let the run
+    itself through, where that is no rule."""
+
     state: RunState
     caller_key: str
     signature: str
@@ -425,6 +433,10 @@ class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
     roles: tuple[str, ...]
     decisions: tuple[policies.DecisionState, ...]
     error: Failed | None
+    chain: tuple[why.Link, ...] = ()
+    explained: tuple[why.Explained, ...] = ()
+    shared: str = "full"
+    edit: why.Edit | None = None
 
 
 class WorkerState(Message, frozen=True, kw_only=True):
@@ -508,4 +520,5 @@ Reply = (
     | libraries.Reply
     | metering.Reply
     | policies.Reply
+    | why.Reply
 )

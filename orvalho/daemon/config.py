@@ -107,10 +107,20 @@ class Relay(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
+class Broker(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A program of the owner's that is asked, at its Unix `socket`, for leave to do `actions` that
+    the rules have allowed. What it does not allow within `timeout` is refused."""
+
+    socket: str = ""
+    actions: tuple[str, ...] = ()
+    timeout: str = "2s"
+
+
 class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none"."""
 
     explain_to: str = "own"
+    broker: Broker = Broker()
 
 
 class Node(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +187,7 @@ _DURATIONS: Final = (
     "mesh.heartbeat",
     "retention.runs",
     "retention.audit",
+    "policy.broker.timeout",
 )
 _SIZES: Final = (
     "limits.memory",
@@ -205,6 +216,10 @@ _FORMS: Final = {
     "mesh.bootstrap": (
         re.compile(r"[a-z0-9-]{1,63}=[a-z0-9+]+://\S{1,200}"),
         "laptop=ws://192.168.1.20:4455",
+    ),
+    "policy.broker.actions": (
+        re.compile(r"fs\.(read|write|remove)|kv\.(read|write)|node\.read|script\.run|lib\.call"),
+        "fs.write",
     ),
 }
 _LIST_LIMIT: Final = 64
@@ -403,6 +418,7 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
     _check_nats(config, _where("nats.stream", origins))
+    _check_broker(config.policy.broker, origins)
     if not 0 <= config.pairing.port <= 65535:
         where = _where("pairing.port", origins)
         raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
@@ -474,6 +490,18 @@ def _check_nats(config: Config, where: str) -> None:
         raise InvalidInput("nats.stream is a word of letters, digits, - and _", where=where)
     if stream and not any(address.startswith("nats") for address in config.listen):
         raise InvalidInput("nats.stream needs a NATS server in `listen`", where=where)
+
+
+def _check_broker(broker: Broker, origins: Mapping[str, str]) -> None:
+    if broker.actions and not broker.socket:
+        where = _where("policy.broker.actions", origins)
+        raise InvalidInput("policy.broker.actions needs policy.broker.socket", where=where)
+    if broker.socket and not Path(broker.socket).is_absolute():
+        where = _where("policy.broker.socket", origins)
+        raise InvalidInput("policy.broker.socket is a path that begins with /", where=where)
+    if not 0.01 <= parse_duration(broker.timeout) <= 60:
+        where = _where("policy.broker.timeout", origins)
+        raise InvalidInput("policy.broker.timeout is from 10ms to 1m", where=where)
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

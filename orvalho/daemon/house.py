@@ -12,6 +12,7 @@ from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
+from orvalho.daemon.broker import Broker
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.events import Events
 from orvalho.daemon.feed import Feed
@@ -49,6 +50,7 @@ class House:
     groups: Groups
     contexts: Contexts
     policy: PolicyBook
+    broker: Broker
     audit: Audit
     ledger: Ledger
     quotas: Quotas

@@ -224,7 +224,7 @@ class RunRecord:
     ) -> None:
         """What was allowed since the last time; what was refused was written down at once."""
         for each in arrival.gate.take_allowed() if arrival.gate else ():
-            entry = decided(each.request, each.decision, at=now, run=arrival.run)
+            entry = decided(each.request, each.decision, at=now, run=arrival.run, call=each.call)
             self._house.audit.stage(connection, entry)
 
     def _last_entry(self, arrival: Arrival, answer: ScriptEnded, now: float) -> Entry:

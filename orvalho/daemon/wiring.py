@@ -23,6 +23,7 @@ from orvalho.control import messages as control
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses, bodies, file_words, library_words
 from orvalho.daemon import config as configuration
+from orvalho.daemon.broker import Broker
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting, read_rest
@@ -274,6 +275,7 @@ class _Wiring:
             groups=groups,
             contexts=contexts,
             policy=policy,
+            broker=Broker(lambda: self._settings.policy.broker),
             audit=Audit(self._store),
             ledger=Ledger(
                 config.workers.runs_at_once,

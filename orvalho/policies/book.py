@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from orvalho.policies.access import AccessRequest, Decision
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
+from orvalho.policies.mend import Imagined
 from orvalho.policies.rule_set import Problem, RuleSet, failed_tests
-from orvalho.policies.rules import Reading, read_directory
+from orvalho.policies.rules import Reading, policy_texts, read_directory, read_files
 from orvalho.policies.shipped import is_shipped_model
 
 
@@ -70,6 +71,10 @@ class PolicyBook:
         self._denials += not decision.allowed
         return decision
 
+    def peek(self, request: AccessRequest) -> Decision:
+        """The answer to a question that nobody acts on: it is not counted."""
+        return self._engine.decide(request)
+
     def reload(self) -> Reloaded:
         """Read the files again, and use them from now on if all is well with them. Blocks for
         the reading: call it in a thread. What is wrong stays in `problems` until it is mended."""
@@ -95,6 +100,28 @@ class PolicyBook:
             tuple(map(str, candidate.reading.warnings)),
         )
 
+    @property
+    def rules(self) -> RuleSet:
+        """Those in force."""
+        return self._rules
+
+    def texts(self) -> list[tuple[str, bytes]]:
+        """(name, content) of each policy file as it is now.
+
+        Raises:
+            InvalidInput: one cannot be read.
+        """
+        try:
+            return policy_texts(self._directory)
+        except OSError as error:
+            raise InvalidInput(f"policy cannot be read: {error.strerror or error}") from error
+
+    def imagine(self, files: Sequence[tuple[str, bytes]]) -> Imagined:
+        """What these files would be in place of those on the disk. Nothing is used of it."""
+        reading = read_files(files, contexts=self._contexts(), groups=self._group_names())
+        candidate = self._candidate(reading)
+        return Imagined(tuple(files), reading.rules, candidate.engine, candidate.problems)
+
     def statistics(self) -> dict[str, int]:
         return {
             "rules": len(self._rules.rules),
@@ -108,6 +135,9 @@ class PolicyBook:
         reading = read_directory(
             self._directory, contexts=self._contexts(), groups=self._group_names()
         )
+        return self._candidate(reading)
+
+    def _candidate(self, reading: Reading) -> _Candidate:
         if reading.rules is None:
             return _Candidate(reading, None, reading.problems)
         try:

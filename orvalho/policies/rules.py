@@ -49,16 +49,26 @@ def read_directory(
     `contexts` are the names that a rule may name (None: any); `groups` are those that exist as
     directories of keys.
     """
-    files: list[tuple[str, bytes]] = []
     try:
-        for path in sorted((config_dir / "policy").iterdir()):
-            if path.suffix == ".csv" and not path.name.startswith("."):
-                with path.open("rb") as file:
-                    files.append((f"policy/{path.name}", file.read(MAX_FILE_BYTES + 1)))
+        files = policy_texts(config_dir)
     except OSError as error:
         problem = Problem("policy", 0, 0, f"cannot be read: {error.strerror or error}")
         return Reading((), None, (problem,), ())
     return read_files(files, contexts=contexts, groups=groups)
+
+
+def policy_texts(config_dir: Path) -> list[tuple[str, bytes]]:
+    """(name, content) of each `policy/*.csv`, in the order of their names.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    files: list[tuple[str, bytes]] = []
+    for path in sorted((config_dir / "policy").iterdir()):
+        if path.suffix == ".csv" and not path.name.startswith("."):
+            with path.open("rb") as file:
+                files.append((f"policy/{path.name}", file.read(MAX_FILE_BYTES + 1)))
+    return files
 
 
 def read_files(

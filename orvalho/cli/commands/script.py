@@ -88,6 +88,12 @@ def command() -> None:
     multiple=True,
     help="What the run may read (or also write) of our own context.",
 )
+@click.option(
+    "--deny",
+    metavar="CAPABILITY",
+    multiple=True,
+    help="What the script is not to do, whatever it says: target.fs.read:/secret/**",
+)
 @click.option("--as", "context", metavar="CONTEXT", help="Which of our contexts sends it.")
 @click.option(
     "--expires",
@@ -113,6 +119,7 @@ def send(
     pairs: tuple[str, ...],
     params_file: str | None,
     expose: tuple[str, ...],
+    deny: tuple[str, ...],
     context: str | None,
     expires_s: int,
     wait: bool,
@@ -141,6 +148,7 @@ def send(
         needs=needs,
         params=msgspec.Raw(script_params(pairs, params_file)),
         expose=expose,
+        deny=deny,
         context=context,
         expires_s=expires_s,
         wait=wait,

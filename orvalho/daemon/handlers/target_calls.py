@@ -52,6 +52,7 @@ def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, Hos
     calls = file_calls("target", context.files(gate.decide), gate)
     calls |= key_value_calls("target", house.values_of(context.name), gate)
     calls |= node_calls("target", partial(_facts, house), gate)
+    calls |= gate.rights.calls()
     return {name: _audited(name, call, gate) for name, call in calls.items()}
 
 
@@ -77,7 +78,9 @@ def _refused_there(told: ScriptError, gate: RunGate) -> OrvalhoError:
 def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
     async def audited(argument: str) -> str:
         try:
-            return await call(argument)
+            if gate.broker is None:
+                return await call(argument)
+            return await gate.broker.within_call(next(gate.calls), name, call, argument)
         except Denied as error:
             gate.note_escape(name, error)
             raise
@@ -93,6 +96,9 @@ def caller_calls(
 
     def over_the_link(name: str) -> HostCall:
         async def call(argument: str) -> str:
+            next(gate.calls)
+            if (dropped := gate.rights.refusal_of_call(name)) is not None:
+                raise gate.keep_refusal(dropped)
             if name in _EFFECTS:
                 await gate.begin_effect()
             asked = CallerCall(run=run, call=next(numbers), op=f"caller.{name}", argument=argument)

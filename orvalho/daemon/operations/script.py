@@ -210,7 +210,7 @@ class ScriptOperations:
         await self._syntax.check(
             request.filename, source, request.needs, request.modules, libraries
         )
-        return Parts(request.modules, libraries, request.locked)
+        return Parts(request.modules, libraries, request.locked, request.deny)
 
     async def _libraries_of(
         self, request: control.ScriptSend | logic.ScriptCheck

@@ -59,5 +59,6 @@
     'target.fs': room('target.fs', files),
     'target.kv': room('target.kv', ['get', 'put', 'delete', 'list']),
     'target.node': room('target.node', ['facts']),
+    'target.rights': room('target.rights', ['drop', 'list']),
   };
 }

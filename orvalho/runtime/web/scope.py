@@ -34,6 +34,7 @@ PARTS: Final = {
     "target.fs": "contexts.js",
     "target.kv": "contexts.js",
     "target.node": "contexts.js",
+    "target.rights": "contexts.js",
 }
 
 

@@ -66,6 +66,7 @@
       offer(target, 'fs', 'target.fs');
       offer(target, 'kv', 'target.kv');
       offer(target, 'node', 'target.node');
+      offer(target, 'rights', 'target.rights');
       let value = bare ? await body(caller, target, params, log) : await body();
       if (!bare && typeof value === 'function') value = await value({ caller, target, params, log });
       const isRaw = isBytes(value), text = isRaw ? apply(toBase64, value, []) : stringify(value);
