@@ -18,6 +18,7 @@ from orvalho.errors import InvalidInput
 from orvalho.policies.quota import parse_duration, parse_size
 from orvalho.policies.quotas import LEAST_MEMORY_BYTES
 from orvalho.policies.usage import DAY_S
+from orvalho.runtime.web.switches import WORDS
 
 DEFAULT_PORT: Final = 4455
 
@@ -158,6 +159,13 @@ class Nats(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     registry: bool = True
 
 
+class ContextSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[contexts.NAME]`. `disabled`: words for what no script there has: eval, Function,
+    WebAssembly, timers, fs, fs.read, fs.write, fs.remove, kv, kv.read, kv.write, node."""
+
+    disabled: tuple[str, ...] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -177,6 +185,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pairing: Pairing = Pairing()
     nats: Nats = Nats()
     retention: Retention = Retention()
+    contexts: dict[str, ContextSettings] = {}
 
 
 _DURATIONS: Final = (
@@ -245,6 +254,14 @@ def keys(groups: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(_flatten(msgspec.to_builtins(Config(name="x", quota=quota))))
 
 
+_CONTEXT_KEY: Final = re.compile(r"contexts\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.disabled")
+
+
+def is_own_key(key: str) -> bool:
+    """Whether it is a key of a group's or a context's own table."""
+    return is_group_quota(key) or _CONTEXT_KEY.fullmatch(key) is not None
+
+
 # Each group may have a table of its own.
 _GROUP_KEY: Final = re.compile(r"(quota\.groups\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.(\w+)")
 
@@ -296,7 +313,7 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     Raises:
         InvalidInput: there is no such key.
     """
-    if key not in keys() and not is_group_quota(key):
+    if key not in keys() and not is_own_key(key):
         raise _unknown(key, f"config set {key}")
     file = directory / "config.toml"
     try:
@@ -368,7 +385,7 @@ def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, director
     known = keys()
     for key, value in _flatten(parsed).items():
         line = lines.get(key, 1)
-        if key not in known and not is_group_quota(key):
+        if key not in known and not is_own_key(key):
             raise _unknown(key, f"{file}:{line}")
         values[key] = value
         origins[key] = f"{name}:{line}"
@@ -393,7 +410,9 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = value
-    lists = ((nested, "listen"), (nested.get("node"), "labels"), (nested.get("mesh"), "bootstrap"))
+    lists = [(nested, "listen"), (nested.get("node"), "labels"), (nested.get("mesh"), "bootstrap")]
+    lists += [(each, "disabled") for each in nested.get("contexts", {}).values()]
+    lists.append((nested.get("policy", {}).get("broker"), "actions"))
     for holder, key in lists:
         # One element needs no brackets.
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
@@ -419,6 +438,7 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
     _check_nats(config, _where("nats.stream", origins))
     _check_broker(config.policy.broker, origins)
+    _check_contexts(config, origins)
     if not 0 <= config.pairing.port <= 65535:
         where = _where("pairing.port", origins)
         raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
@@ -490,6 +510,20 @@ def _check_nats(config: Config, where: str) -> None:
         raise InvalidInput("nats.stream is a word of letters, digits, - and _", where=where)
     if stream and not any(address.startswith("nats") for address in config.listen):
         raise InvalidInput("nats.stream needs a NATS server in `listen`", where=where)
+
+
+def _check_contexts(config: Config, origins: Mapping[str, str]) -> None:
+    for name, settings in config.contexts.items():
+        key = f"contexts.{name}.disabled"
+        for word in settings.disabled:
+            if word not in WORDS:
+                near = near_miss(word, WORDS)
+                raise InvalidInput(
+                    f"{key}: {word!a} is nothing that can be switched off"
+                    + (f', did you mean "{near}"?' if near else ""),
+                    where=_where(key, origins),
+                    hint=f"one of {', '.join(WORDS)}",
+                )
 
 
 def _check_broker(broker: Broker, origins: Mapping[str, str]) -> None:

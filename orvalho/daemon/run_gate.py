@@ -113,9 +113,9 @@ class RunGate:
         """
         narrowed = self.rights.refusal(self._side, action, object_)
         if narrowed is not None:
-            raise self._refuse(narrowed[0], action, object_, narrowed[1])
+            raise self.refuse(narrowed[0], action, object_, narrowed[1])
         if not self._grants.permits(self._side, action, object_):
-            raise self._refuse("header", action, object_, self._undeclared(action, object_))
+            raise self.refuse("header", action, object_, self._undeclared(action, object_))
         decision = self.put(action, object_)
         request = AccessRequest(self._subject, self._context, action, object_)
         if not decision.allowed:
@@ -126,7 +126,7 @@ class RunGate:
             said = self.broker.verdict(Question(request, decision.rule, self._run))
             if said is not None and not said.allowed:
                 error = refused(request, said, explains=self._explains)
-                raise self._refuse("broker", action, object_, error, said.text)
+                raise self.refuse("broker", action, object_, error, said.text)
 
     async def require_broker(self, action: str, object_: str, decision: Decision) -> None:
         """For what is no host call, after `put`. Raises: Denied."""
@@ -135,9 +135,9 @@ class RunGate:
             said = await self.broker.ask(Question(request, decision.rule, self._run))
             if not said.allowed:
                 error = refused(request, said, explains=self._explains)
-                raise self._refuse("broker", action, object_, error, said.text)
+                raise self.refuse("broker", action, object_, error, said.text)
 
-    def _refuse(
+    def refuse(
         self, cause: str, action: str, object_: str, error: Denied, text: str = ""
     ) -> Denied:
         """Audit a refusal that is no rule's, each once."""

@@ -276,11 +276,15 @@ def _lock(session: Session, file: str, modules: dict[str, str], run: str) -> Non
         "orvalho script check job.js",
         "orvalho script check job.wasm --json",
         "orvalho script check - < job.js",
+        "orvalho script check job.js --for peer@laptop",
     ),
 )
 @click.argument("file", metavar="FILE")
+@click.option(
+    "--for", "target", metavar="CONTEXT", help="And that it names nothing switched off there."
+)
 @click.pass_obj
-def check(session: Session, file: str) -> None:
+def check(session: Session, file: str, target: str | None) -> None:
     """Read a script without running it. Tells what it asks for, or every mistake in it."""
     filename, source, module, needs = _read(file)
     with session.connect() as client:
@@ -291,6 +295,7 @@ def check(session: Session, file: str) -> None:
             module=module,
             needs=needs,
             modules=graph.modules,
+            target=target,
         )
         reply = client.ask(request, ScriptChecked)
     if session.screen.as_json:

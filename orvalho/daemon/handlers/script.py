@@ -32,10 +32,11 @@ from orvalho.daemon.handlers.target_calls import CallTable, caller_calls, target
 from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports
 from orvalho.daemon.limits import allowance
+from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
-from orvalho.daemon.run_rights import RunRights
+from orvalho.daemon.run_switches import words_of
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
@@ -51,7 +52,7 @@ from orvalho.peers.desk import Delivery, Repeated
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Entry
-from orvalho.policies.capability import Capability, Grants, grant, parse_capability
+from orvalho.policies.capability import Capability, Grants, grant
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
@@ -312,7 +313,7 @@ class ScriptHandler:
             request = AccessRequest(subject, call.target.context, action, object_)
             denied = decision if not decision.allowed else Decision(allowed=False)
             raise refusal(request, denied)
-        await gate.require_broker(action, object_, decision)
+        await admit_beyond_rules(house, arrival, gate, decision)
 
         def decide(capability: Capability) -> tuple[AccessRequest, Decision] | None:
             if capability.side == "caller":
@@ -348,6 +349,7 @@ class ScriptHandler:
                 metering_s=hold.metering_s,
                 on_metered=hold.metered,
                 modules=modules,
+                off=words_of(house, context.name),
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
@@ -391,19 +393,18 @@ class ScriptHandler:
                     lambda connection: self._record.stage_started(connection, arrival),
                 )
 
-        declared = (*arrival.script.needs, *arrival.script.wants)
         return RunGate(
             run=arrival.run,
             side="target",
             subject=subject,
             context=arrival.script.call.target.context,
-            grants=Grants(declared),
+            grants=Grants((*arrival.script.needs, *arrival.script.wants)),
             decide=self._house.policy.decide,
             audit=self._house.audit,
             begin=begin,
             explains=self._record.explains_to(arrival),
             on_decided=partial(self._news.decided, arrival.run),
-            rights=RunRights(Grants(declared), map(parse_capability, arrival.script.call.denies)),
+            rights=rights_of(arrival.script),
             broker=self._house.broker,
         )
 

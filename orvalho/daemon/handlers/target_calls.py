@@ -14,6 +14,7 @@ from orvalho.contexts.identity import Key
 from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_switches import off_of
 from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
@@ -53,7 +54,8 @@ def target_calls(house: House, context: Context, gate: RunGate) -> dict[str, Hos
     calls |= key_value_calls("target", house.values_of(context.name), gate)
     calls |= node_calls("target", partial(_facts, house), gate)
     calls |= gate.rights.calls()
-    return {name: _audited(name, call, gate) for name, call in calls.items()}
+    off = off_of(house, context.name).ops
+    return {name: _audited(name, call, gate) for name, call in calls.items() if name not in off}
 
 
 async def _facts(house: House) -> bytes:

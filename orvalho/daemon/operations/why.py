@@ -21,10 +21,10 @@ from orvalho.daemon.why_run import (
     header_edit,
     quota_edit,
     quota_links,
-    with_rules,
     read_call,
     send_edit,
     signature_links,
+    with_rules,
 )
 from orvalho.policies.audit import Entry
 from orvalho.policies.explain import Explained as Recorded
