@@ -68,8 +68,7 @@ def smallest_edit(
         Change(rule.file, rule.line, rule.text, tuple(each for each in new if each not in there))
         for rule, new in narrowed
     ]
-    whole = [rule for rule, new in narrowed if not new]
-    opens = "; ".join(f"{rule.where} no longer denies {_spoken(rule)}" for rule in whole)
+    opens = "; ".join(_opened(rule, request, is_whole=not new) for rule, new in narrowed)
     for added in ((), _added(request)):
         edit = Edit((*changes, *added), opens)
         if edit.changes and _allows(edit, request, now, imagine):
@@ -113,7 +112,12 @@ def _narrowed(rule: Rule, request: AccessRequest, contexts: Collection[str]) -> 
     return lines if len(lines) <= _MOST_LINES else ()
 
 
-def _spoken(rule: Rule) -> str:
+def _opened(rule: Rule, request: AccessRequest, *, is_whole: bool) -> str:
     who = "everybody" if rule.subject == ANY else rule.subject
-    what = "everything" if rule.action == ANY else rule.action
-    return f"{who} {what} {rule.object}"
+    action, context = rule.action, rule.context
+    if not is_whole:
+        action = request.action if action == ANY else action
+        context = request.context if rule.action != ANY else context
+    what = "anything" if action == ANY else action
+    where = "anywhere" if context == ANY else f"in {context}"
+    return f"{rule.where} no longer denies {who} {what} {rule.object} {where}"

@@ -180,11 +180,11 @@ class WhyOperations:
         return groups_of(self._house.groups, (sender, signed_by), peer)
 
 
-def _place(entry: Entry) -> tuple[int, bool]:
+def _place(entry: Entry) -> tuple[int, bool, bool]:
     """Refusals are written down at once, and what was allowed later: back in the order of calls."""
     number = (entry.call or "").partition(" ")[0]
     is_need = not entry.action.startswith(("script.", "lib."))
-    return (int(number) if number.isdecimal() else 0, is_need)
+    return (int(number) if number.isdecimal() else 0, is_need, entry.cause is not None)
 
 
 def _state(each: Recorded) -> policies.DecisionState:
