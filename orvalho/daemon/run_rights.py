@@ -157,8 +157,9 @@ def _parse(text: str) -> _Dropped:
         )
     if not colon:
         return _Dropped(side, words, None)
-    mistake = glob_mistake(object_) or (
-        object_mistake(words, object_) if words in _ACTIONS else None
+    # All actions of a family have objects of one shape.
+    mistake = glob_mistake(object_) or object_mistake(
+        words if words in _ACTIONS else f"{words}.read", object_
     )
     if mistake or not object_:
         raise InvalidInput(f"{text[:200]!a}: {mistake or 'its object is missing'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,27 @@ def test_rules_that_have_changed_since_are_said_to_have(devices: tuple[Device, D
     refused = decided(why(phone, run), "fs.read", "/later/**")
     assert refused["changed"].startswith("the rules have changed since: now it is allowed by")
     assert refused["edit"] is None
+
+
+# ---- docs/why.md --------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs/why.md"
+
+
+def test_the_session_goes_as_the_page_tells_it(tmp_path: Path) -> None:
+    text = PAGE.read_text().split("## A session", 1)[1].split("\n## ", 1)[0]
+    asked, drafted, told = re.findall(r"```\n\$ orvalho (.*?)```", text, re.DOTALL)
+    with two_devices(tmp_path) as (laptop, phone):
+        laptop.does("ctx", "new", "gil")
+        phone.allow("p, gil@laptop, peer, script.run, *, allow")
+        draft = tmp_path / "peer.csv"
+        draft.write_text("p, gil@laptop, peer, fs.write, /notes/**, allow\n")
+        _, run = send(laptop, reads("/other"))
+        for block, status in ((asked, 3), (drafted, 0), (told, 0)):
+            line, *lines = block.strip("\n").splitlines()
+            line = line.replace("peer.csv", str(draft)).replace("RUN", run)
+            printed = phone.types(*line.split())
+            assert printed.status == status, printed
+            shown = printed.out.splitlines()
+            for each in lines:
+                assert any(one.startswith(each) for one in shown), (each, printed.out)
