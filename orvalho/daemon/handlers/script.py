@@ -300,8 +300,7 @@ class ScriptHandler:
         """
         house, call = self._house, arrival.script.call
         subject = self._subject(arrival)
-        gate = self._gate(arrival, subject)
-        arrival.gate = gate
+        gate = arrival.gate = self._gate(arrival, subject)
         reference = reference_of(arrival.script.script)
         action, object_ = "script.run", arrival.script.script.id
         if reference is not None:
@@ -313,7 +312,7 @@ class ScriptHandler:
             request = AccessRequest(subject, call.target.context, action, object_)
             denied = decision if not decision.allowed else Decision(allowed=False)
             raise refusal(request, denied)
-        await admit_beyond_rules(house, arrival, gate, decision)
+        await admit_beyond_rules(house, arrival, gate)
 
         def decide(capability: Capability) -> tuple[AccessRequest, Decision] | None:
             if capability.side == "caller":
