@@ -31,6 +31,9 @@ from orvalho.runtime.bridge import HostCall
 
 _log = logging.getLogger(__name__)
 
+# Where a refusal comes from that is no rule's: the setting.
+BROKER: Final = "policy.broker"
+
 _LINE_BYTES: Final = 4096
 _TEXT: Final = 200
 # What one host call may reach that has to be asked about one by one.
@@ -127,7 +130,9 @@ class Broker:
                     request = unasked.question.request
                     said = await self.ask(unasked.question)
                     now.verdicts[request.action, request.object] = said
-            raise Denied(f"{name} reaches too much for the broker to be asked about one by one")
+            raise Denied(
+                f"{name} reaches too much for the broker to be asked about one by one", rule=BROKER
+            )
         finally:
             _NOW.reset(token)
 
@@ -179,7 +184,7 @@ def refused(request: AccessRequest, said: Verdict, *, explains: bool) -> Denied:
         f"{request.subject.spoken} may not {request.action} {request.object} in {request.context}:"
         f" the broker denies it: {said.text}",
         where=request.object,
-        rule="policy.broker",
+        rule=BROKER,
     )
 
 

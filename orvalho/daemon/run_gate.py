@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-from orvalho.daemon.broker import Broker, Question, call_now, refused
+from orvalho.daemon.broker import BROKER, Broker, Question, call_now, refused
 from orvalho.daemon.run_rights import RunRights
 from orvalho.errors import Denied
 from orvalho.policies.access import AccessRequest, Decision, Subject
@@ -191,7 +191,7 @@ class RunGate:
                 allowed=False,
                 run=self._run,
                 text=error.message,
-                cause="path",
+                cause="broker" if error.rule == BROKER else "path",
                 call=call_now(),
             )
         )

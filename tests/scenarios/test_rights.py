@@ -367,6 +367,74 @@ def test_a_broker_that_is_not_there_or_not_its_owners_alone_denies(
         assert {each["action"] for each in broker.asked} == {"script.run", "fs.write"}
 
 
+def test_a_folder_is_removed_once_the_broker_has_let_each_of_it_go(
+    devices: tuple[Device, Device],
+) -> None:
+    laptop, phone = devices
+    phone.allow("p, gil@laptop, peer, fs.remove, /many/**, allow")
+    body = """\
+export default async ({ target }) => {
+  await target.fs.remove('/many', { recursive: true });
+}
+"""
+    remove = script(body, "target.fs.remove:/many/**")
+    folder = phone.tree("peer") / "many"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}").write_text("x")
+
+    def keeps_7(peer: socket.socket, question: dict[str, Any]) -> None:
+        says({"decision": "deny" if question["object"] == "/many/7" else "allow"})(peer, question)
+
+    with broker_for(phone, "fs.remove") as broker:
+        broker.answer = keeps_7
+        assert send(laptop, remove)[0].status == 3
+        assert len(list(folder.iterdir())) == 20, "nothing of it was done"
+        broker.answer = says({"decision": "allow"})
+        assert send(laptop, remove)[0].status == 0
+        assert not folder.exists()
+        folder.mkdir()
+        for number in range(300):
+            (folder / f"{number}").write_text("x")
+        printed, run = send(laptop, remove)
+        assert (printed.status, "reaches too much" in printed.err) == (3, True), printed
+        assert len(list(folder.iterdir())) == 300
+    assert [e["by"] for e in why(phone, run)["explained"] if not e["allowed"]] == ["broker"]
+
+
+def test_our_own_broker_guards_our_tree_from_the_target(devices: tuple[Device, Device]) -> None:
+    laptop, _ = devices
+    (laptop.tree("gil") / "mine").mkdir(exist_ok=True)
+    source = script(
+        "export default async ({ caller }) => { await caller.fs.write('/mine/a', 'x') }",
+        "caller.fs.write:/mine/**",
+    )
+    with broker_for(laptop, "fs.write") as broker:
+        broker.answer = says({"decision": "deny", "text": "hands off"})
+        printed, _ = send(laptop, source, "--expose", "/mine:rw")
+        assert (printed.status, "hands off" in printed.err) == (3, True), printed
+        assert broker.asked[0]["actor"] == "peer@phone2"
+        assert not (laptop.tree("gil") / "mine/a").exists()
+
+
+def test_many_questions_to_a_broker_that_hangs_hold_nothing_else_up(
+    devices: tuple[Device, Device],
+) -> None:
+    laptop, phone = devices
+    body = """\
+export default async ({ target }) => {
+  const tries = Array.from({ length: 100 }, (_, n) =>
+    target.fs.write('/h' + n, 'x').then(() => 'written', (e) => e.name));
+  return [...new Set(await Promise.all(tries))];
+}
+"""
+    with broker_for(phone, "fs.write") as broker:
+        broker.answer = hangs
+        printed, _ = send(laptop, script(body, "target.fs.write:/**"))
+        assert (printed.status, printed.out) == (0, '["Denied"]\n'), printed
+        assert phone.types("status").status == 0
+
+
 def test_a_file_that_is_sent_takes_the_brokers_leave_too(devices: tuple[Device, Device]) -> None:
     laptop, phone = devices
     picture = laptop.home / "p.jpg"
@@ -433,6 +501,15 @@ def test_a_word_that_is_switched_off_is_named_with_its_place_before_anything_run
         checked = phone.types("script", "check", str(file), "--for", "peer@phone2")
         assert (checked.status, place in checked.out) == (2, True), checked
     assert phone.types("script", "check", str(file), "--for", "peer@phone2").status == 0
+
+
+def test_a_module_and_types_hide_no_word(devices: tuple[Device, Device]) -> None:
+    laptop, phone = devices
+    (laptop.home / "part.ts").write_text("export const made: number = 1;\neval('2');\n")
+    with disabled(phone, "eval"):
+        source = "import { made } from './part.ts';\nexport default (): number => made;\n"
+        printed, _ = send(laptop, source, name="job.ts")
+        assert (printed.status, "part.ts:2:1" in printed.err) == (3, True), printed
 
 
 def test_a_need_of_what_is_switched_off_is_named_in_the_header(
