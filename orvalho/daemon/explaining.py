@@ -33,6 +33,11 @@ from orvalho.policies.trail import Tried, closest, trail
 
 # An edit is looked for by reading all files again; nobody mends more at once.
 _MOST_EDITS: Final = 8
+_OWN_MODEL: Final = (
+    "model.conf is your own: it decides, and which columns differ is said by the shipped one"
+)
+# Nor does anybody read more.
+_MOST_TRAILS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +173,12 @@ class Explaining:
             )
         request = AccessRequest(asker.subject, context, action, object_)
         decision = now.engine.decide(request)
-        explained = self.explained(request, decision, now.rules)
+        explained = await to_thread.run_sync(self.explained, request, decision, now.rules)
         if not decision.allowed:
             explained = _with_edit(explained, await self._edit(request, now))
         chain = self.chain(asker)
+        if await to_thread.run_sync(house.policy.has_own_model):
+            chain.append(why.Link(name="model", text=_OWN_MODEL))
         if decision.allowed and house.broker.is_asked(action):
             chain.append(why.Link(name="broker", text="is asked next, at the time of the call"))
         return why.WhyAsked(
@@ -233,7 +240,8 @@ class Explaining:
             explained = _recorded(entry, capabilities)
             request = self._request(entry, asker)
             if request is not None and entry.cause in (None, "broker"):
-                explained = self._tried_now(explained, entry, request)
+                if len(found) < _MOST_TRAILS:
+                    explained = await to_thread.run_sync(self._tried_now, explained, entry, request)
                 if not entry.allowed and entry.cause is None and edits < _MOST_EDITS:
                     edits += 1
                     if now is None:

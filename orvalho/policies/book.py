@@ -105,6 +105,14 @@ class PolicyBook:
         """Those in force."""
         return self._rules
 
+    def has_own_model(self) -> bool:
+        """Whether the owner changed model.conf. Blocks for a small file."""
+        path = self._directory / "model.conf"
+        try:
+            return path.exists() and not is_shipped_model(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return True
+
     def texts(self) -> list[tuple[str, bytes]]:
         """(name, content) of each policy file as it is now.
 

@@ -12,6 +12,7 @@ from orvalho.runtime.web.switches import Off, switched_off
 
 _NAMES: Final = ("identifier", "shorthand_property_identifier")
 _MOST: Final = 100
+_LONGEST: Final = 200
 _GLOBAL: Final = "globalThis."
 
 
@@ -20,16 +21,20 @@ def find_forbidden(filename: str, source: str, words: Iterable[str]) -> tuple[Pr
     off = switched_off(words)
     raw = source.encode("utf-8", "replace")
     root = (parse_typescript if filename.endswith((".ts", ".mts")) else parse)(raw)
-    found = []
+    found, lines = [], raw.split(b"\n")
     for node in find_all(root, (*_NAMES, "member_expression")):
-        name = _named(node, off)
+        name = _named(node, raw, off)
         if name is not None:
-            found.append(_problem(raw, node, name))
-    return tuple(found[:_MOST])
+            found.append(_problem(lines, node, name))
+        if len(found) >= _MOST:
+            break
+    return tuple(found)
 
 
-def _named(node: Node, off: Off) -> str | None:
-    text = (node.text or b"")[:200].decode("utf-8", "replace")
+def _named(node: Node, raw: bytes, off: Off) -> str | None:
+    # Its end says it all, and a chain of members holds each shorter one.
+    start = max(node.start_byte, node.end_byte - _LONGEST)
+    text = raw[start : node.end_byte].decode("utf-8", "replace")
     if node.type in _NAMES:
         return text if text in off.names else None
     if text.startswith(_GLOBAL):
@@ -46,7 +51,8 @@ def _named(node: Node, off: Off) -> str | None:
     return None
 
 
-def _problem(raw: bytes, node: Node, name: str) -> Problem:
+def _problem(lines: list[bytes], node: Node, name: str) -> Problem:
     row, column = node.start_point
-    line = raw.split(b"\n")[row]
-    return Problem(row + 1, utf16(line[:column]) + 1, f"{name} is switched off in this context")
+    return Problem(
+        row + 1, utf16(lines[row][:column]) + 1, f"{name} is switched off in this context"
+    )
