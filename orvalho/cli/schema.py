@@ -25,6 +25,7 @@ from orvalho.control import (
 )
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
+from orvalho.control import why as w
 
 # Name of the schema -> the reply, and the commands that print it.
 _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
@@ -61,7 +62,8 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "runs": (m.ScriptListReply, "script ls"),
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
-    "why": (m.WhyReply, "why"),
+    "why": (m.WhyReply, "why RUN"),
+    "why-asked": (w.WhyAsked, "why --who"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "grant": (grants.GrantReply, "grant new, narrow, keep, show"),
     "grants": (grants.GrantListReply, "grant ls"),

@@ -13,7 +13,7 @@ class ScriptCheck(Message, frozen=True, kw_only=True, tag=tag):
 
     A WebAssembly module stands in `module`, and `source` is empty then; `needs` is the text of the
     file that says what it needs, if there is one. `modules` are the files that it imports, path ->
-    text.
+    text. `target`: one of our contexts; what that has switched off is a problem, too.
     """
 
     filename: str
@@ -21,6 +21,7 @@ class ScriptCheck(Message, frozen=True, kw_only=True, tag=tag):
     module: bytes = b""
     needs: str | None = None
     modules: dict[str, str] = msgspec.field(default_factory=dict)
+    target: str | None = None
 
 
 class ScriptChecked(Message, frozen=True, kw_only=True, tag=tag):

@@ -22,6 +22,7 @@ from orvalho.control import (
     road,
     schemas,
     seeing,
+    why,
 )
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
@@ -101,9 +102,11 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     the target's libraries that the sender's lock names, None without one. `params` is any JSON
     value. `expose` are paths of our own context the run may read (`/notes`) or also write
     (`/notes:rw`). `grants`: texts or ids of grants that go with it, of those kept here if there are
-    none. `context`: which of our contexts is the caller (None: the first one). Streams RunQueued,
-    then RunOutput as it comes, then RunEnded, or RunHeld where the target's owner is to look at it
-    first; with `plan` nothing is done, and RunEnded says what would be; with `detach`, ends after
+    none. `deny` are capabilities that the script is not to have, whatever its header says: it goes
+    into the signed call. `context`: which of our contexts is the caller (None: the first one).
+    Streams RunQueued, then RunOutput as it comes, then RunEnded, or RunHeld where the target's
+    owner is to look at it first; with `plan` nothing is done, and RunEnded says what would be; with
+    `detach`, ends after
     RunQueued; when the target cannot be reached and `wait` is false, ends after a second RunQueued
     whose `state` is "queued".
     """
@@ -123,6 +126,7 @@ class ScriptSend(Message, frozen=True, kw_only=True, tag=_tag):
     locked: dict[str, str] | None = None
     plan: bool = False
     grants: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
 
 
 class ScriptList(Message, frozen=True, kw_only=True, tag=_tag):
@@ -240,6 +244,7 @@ Request = (
     | grants.Request
     | policy_tools.Request
     | schemas.Request
+    | why.Request
 )
 
 
@@ -442,6 +447,11 @@ class ScriptShowReply(Message, frozen=True, kw_only=True, tag=_tag):
 
 
 class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """`chain` is what a request passes, in order, and `explained` each decision with the rules that
+    were tried: both as far as this node knows them. `shared`: full where the run was decided here,
+    else what its target tells: decisions, outcome or nothing. `edit`: what would have let the run
+    itself through, where that is no rule."""
+
     state: RunState
     caller_key: str
     signature: str
@@ -449,6 +459,10 @@ class WhyReply(Message, frozen=True, kw_only=True, tag=_tag):
     roles: tuple[str, ...]
     decisions: tuple[policies.DecisionState, ...]
     error: Failed | None
+    chain: tuple[why.Link, ...] = ()
+    explained: tuple[why.Explained, ...] = ()
+    shared: str = "full"
+    edit: why.Edit | None = None
 
 
 class WorkerState(Message, frozen=True, kw_only=True):
@@ -536,4 +550,5 @@ Reply = (
     | grants.Reply
     | policy_tools.Reply
     | schemas.Reply
+    | why.Reply
 )

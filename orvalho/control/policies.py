@@ -40,14 +40,23 @@ class PolicyChecked(Message, frozen=True, kw_only=True, tag=tag):
 
 class Audit(Message, frozen=True, kw_only=True, tag=tag):
     """The newest `limit` entries of the audit log, oldest first; with `follow`, then each new one.
-    -> AuditEntry, ..."""
+    All that is given must hold: `actor` is a name, or a node for all its contexts; `action` one, or
+    `fs` for all of files; `since_s` how far back, in seconds. -> AuditEntry, ..."""
 
     limit: int = 50
     follow: bool = False
     run: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    context: str | None = None
+    allowed: bool | None = None
+    since_s: float | None = None
 
 
 class AuditEntry(Message, frozen=True, kw_only=True, tag=tag):
+    """`cause`: what refused it where that was no rule: header, narrowed, dropped, broker, path or
+    disabled. `call`: the host call of the run, `3 target.fs.write`."""
+
     seq: int
     at: float
     actor: str
@@ -58,6 +67,8 @@ class AuditEntry(Message, frozen=True, kw_only=True, tag=tag):
     rule: str | None
     run: str | None
     text: str
+    cause: str | None = None
+    call: str | None = None
 
 
 class DecisionState(Message, frozen=True, kw_only=True):

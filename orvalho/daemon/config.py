@@ -18,6 +18,7 @@ from orvalho.errors import InvalidInput
 from orvalho.policies.quota import parse_duration, parse_size
 from orvalho.policies.quotas import LEAST_MEMORY_BYTES
 from orvalho.policies.usage import DAY_S
+from orvalho.runtime.web.switches import WORDS
 
 DEFAULT_PORT: Final = 4455
 
@@ -107,6 +108,15 @@ class Relay(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
+class Broker(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A program of the owner's that is asked, at its Unix `socket`, for leave to do `actions` that
+    the rules have allowed. What it does not allow within `timeout` is refused."""
+
+    socket: str = ""
+    actions: tuple[str, ...] = ()
+    timeout: str = "2s"
+
+
 class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`explain_to`: whom a refusal's reason is told: "own" devices, "all" peers, "none".
     `readings`: a JSON file that says what conditions of rules are about, `{"battery": 31,
@@ -114,6 +124,7 @@ class Policy(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     explain_to: str = "own"
     readings: str = ""
+    broker: Broker = Broker()
 
 
 class Node(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +162,13 @@ class Nats(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     registry: bool = True
 
 
+class ContextSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[contexts.NAME]`. `disabled`: words for what no script there has: eval, Function,
+    WebAssembly, timers, fs, fs.read, fs.write, fs.remove, kv, kv.read, kv.write, node."""
+
+    disabled: tuple[str, ...] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`context`: which of our contexts sends, where a command does not say."""
 
@@ -170,6 +188,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pairing: Pairing = Pairing()
     nats: Nats = Nats()
     retention: Retention = Retention()
+    contexts: dict[str, ContextSettings] = {}
 
 
 _DURATIONS: Final = (
@@ -180,6 +199,7 @@ _DURATIONS: Final = (
     "mesh.heartbeat",
     "retention.runs",
     "retention.audit",
+    "policy.broker.timeout",
 )
 _SIZES: Final = (
     "limits.memory",
@@ -209,6 +229,10 @@ _FORMS: Final = {
         re.compile(r"[a-z0-9-]{1,63}=[a-z0-9+]+://\S{1,200}"),
         "laptop=ws://192.168.1.20:4455",
     ),
+    "policy.broker.actions": (
+        re.compile(r"fs\.(read|write|remove)|kv\.(read|write)|node\.read|script\.run|lib\.call"),
+        "fs.write",
+    ),
 }
 _LIST_LIMIT: Final = 64
 _LONGEST_WINDOW_S: Final = 31 * DAY_S
@@ -231,6 +255,14 @@ def keys(groups: Iterable[str] = ()) -> tuple[str, ...]:
     """Every key there is, dotted: `workers.contexts_per_worker`; and those of these groups."""
     quota = Quota(groups={group: SharedQuota() for group in groups})
     return tuple(_flatten(msgspec.to_builtins(Config(name="x", quota=quota))))
+
+
+_CONTEXT_KEY: Final = re.compile(r"contexts\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.disabled")
+
+
+def is_own_key(key: str) -> bool:
+    """Whether it is a key of a group's or a context's own table."""
+    return is_group_quota(key) or _CONTEXT_KEY.fullmatch(key) is not None
 
 
 # Each group may have a table of its own.
@@ -284,7 +316,7 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     Raises:
         InvalidInput: there is no such key.
     """
-    if key not in keys() and not is_group_quota(key):
+    if key not in keys() and not is_own_key(key):
         raise _unknown(key, f"config set {key}")
     file = directory / "config.toml"
     try:
@@ -356,7 +388,7 @@ def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, director
     known = keys()
     for key, value in _flatten(parsed).items():
         line = lines.get(key, 1)
-        if key not in known and not is_group_quota(key):
+        if key not in known and not is_own_key(key):
             raise _unknown(key, f"{file}:{line}")
         values[key] = value
         origins[key] = f"{name}:{line}"
@@ -381,7 +413,9 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         for name in tables:
             table = table.setdefault(name, {})
         table[last] = value
-    lists = ((nested, "listen"), (nested.get("node"), "labels"), (nested.get("mesh"), "bootstrap"))
+    lists = [(nested, "listen"), (nested.get("node"), "labels"), (nested.get("mesh"), "bootstrap")]
+    lists += [(each, "disabled") for each in nested.get("contexts", {}).values()]
+    lists.append((nested.get("policy", {}).get("broker"), "actions"))
     for holder, key in lists:
         # One element needs no brackets.
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
@@ -406,6 +440,8 @@ def _convert(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         if flat[key] < 1:
             raise InvalidInput(f"{key} is at least 1", where=_where(key, origins))
     _check_nats(config, _where("nats.stream", origins))
+    _check_broker(config.policy.broker, origins)
+    _check_contexts(config, origins)
     if not 0 <= config.pairing.port <= 65535:
         where = _where("pairing.port", origins)
         raise InvalidInput("pairing.port is a number from 0 to 65535", where=where)
@@ -477,6 +513,32 @@ def _check_nats(config: Config, where: str) -> None:
         raise InvalidInput("nats.stream is a word of letters, digits, - and _", where=where)
     if stream and not any(address.startswith("nats") for address in config.listen):
         raise InvalidInput("nats.stream needs a NATS server in `listen`", where=where)
+
+
+def _check_contexts(config: Config, origins: Mapping[str, str]) -> None:
+    for name, settings in config.contexts.items():
+        key = f"contexts.{name}.disabled"
+        for word in settings.disabled:
+            if word not in WORDS:
+                near = near_miss(word, WORDS)
+                raise InvalidInput(
+                    f"{key}: {word!a} is nothing that can be switched off"
+                    + (f', did you mean "{near}"?' if near else ""),
+                    where=_where(key, origins),
+                    hint=f"one of {', '.join(WORDS)}",
+                )
+
+
+def _check_broker(broker: Broker, origins: Mapping[str, str]) -> None:
+    if broker.actions and not broker.socket:
+        where = _where("policy.broker.actions", origins)
+        raise InvalidInput("policy.broker.actions needs policy.broker.socket", where=where)
+    if broker.socket and not Path(broker.socket).is_absolute():
+        where = _where("policy.broker.socket", origins)
+        raise InvalidInput("policy.broker.socket is a path that begins with /", where=where)
+    if not 0.01 <= parse_duration(broker.timeout) <= 60:
+        where = _where("policy.broker.timeout", origins)
+        raise InvalidInput("policy.broker.timeout is from 10ms to 1m", where=where)
 
 
 def _where(key: str, origins: Mapping[str, str]) -> str:

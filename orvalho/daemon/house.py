@@ -15,6 +15,7 @@ from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
 from orvalho.contexts.trust import TrustBook
 from orvalho.contexts.workspace import Workspace
+from orvalho.daemon.broker import Broker
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.events import Events
 from orvalho.daemon.feed import Feed
@@ -55,6 +56,7 @@ class House:
     committer: Committer
     policy: PolicyBook
     grants: GrantBook
+    broker: Broker
     audit: Audit
     ledger: Ledger
     quotas: Quotas

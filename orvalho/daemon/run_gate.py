@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Final
 
 import anyio
 
+from orvalho.daemon.broker import BROKER, Broker, Question, call_now, refused
+from orvalho.daemon.run_rights import RunRights
 from orvalho.errors import Denied
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Audit, Entry, decided
@@ -27,6 +30,7 @@ class Deciding:
 
     request: AccessRequest
     decision: Decision
+    call: str | None = None
 
 
 class RunGate:
@@ -35,7 +39,7 @@ class RunGate:
     `side` is the context's part in the run, `grants` what the script declared and was granted,
     `begin` makes the run's start durable; it is called before the first effect, and again before
     the next one if it failed. `explains`: whether refusals tell the rule. `on_decided` is told of
-    each different decision.
+    each different decision. `rights` narrow it further, and `broker` is asked last.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class RunGate:
         begin: Callable[[], Awaitable[None]],
         explains: bool = True,
         on_decided: Callable[[AccessRequest, Decision], None] | None = None,
+        rights: RunRights | None = None,
+        broker: Broker | None = None,
     ) -> None:
         self._run = run
         self._side = side
@@ -62,6 +68,10 @@ class RunGate:
         self._begin = begin
         self._explains = explains
         self._on_decided = on_decided
+        self.rights = rights or RunRights(grants)
+        self.broker = broker
+        self.calls = itertools.count(1)
+        self._told: set[tuple[str, str, str]] = set()
         self._taken = 0
         self._begun = False
         self._beginning = anyio.Lock()
@@ -91,25 +101,69 @@ class RunGate:
         decision = self._ask(request)
         key = (action, object_, decision.allowed)
         if key not in self._made and len(self._made) < _KEPT:
-            self._made[key] = Deciding(request, decision)
+            call = call_now()
+            self._made[key] = Deciding(request, decision, call)
             if not decision.allowed:
-                self._audit.note(decided(request, decision, at=time.time(), run=self._run))
+                entry = decided(request, decision, at=time.time(), run=self._run, call=call)
+                self._audit.note(entry)
             if self._on_decided is not None:
                 self._on_decided(request, decision)
         return decision
 
     def decide(self, action: str, object_: str) -> None:
         """Raises:
-        Denied: the script did not declare it, or the policy refuses it.
+        Denied: the script did not declare it, it or its sender took it away, or the policy or
+            its broker refuses it.
+        Unasked: the broker has to be asked first.
         """
+        narrowed = self.rights.refusal(self._side, action, object_)
+        if narrowed is not None:
+            raise self.refuse(narrowed[0], action, object_, narrowed[1])
         if not self._grants.permits(self._side, action, object_):
-            raise self.keep_refusal(self._undeclared(action, object_))
+            raise self.refuse("header", action, object_, self._undeclared(action, object_))
         decision = self.put(action, object_)
+        request = AccessRequest(self._subject, self._context, action, object_)
         if not decision.allowed:
-            request = AccessRequest(self._subject, self._context, action, object_)
             raise self.keep_refusal(
                 refusal(request, decision) if self._explains else _bare(request)
             )
+        if self.broker is not None:
+            said = self.broker.verdict(Question(request, decision.rule, self._run))
+            if said is not None and not said.allowed:
+                error = refused(request, said, explains=self._explains)
+                raise self.refuse("broker", action, object_, error, said.text)
+
+    async def require_broker(self, action: str, object_: str, decision: Decision) -> None:
+        """For what is no host call, after `put`. Raises: Denied."""
+        request = AccessRequest(self._subject, self._context, action, object_)
+        if self.broker is not None and self.broker.is_asked(action):
+            said = await self.broker.ask(Question(request, decision.rule, self._run))
+            if not said.allowed:
+                error = refused(request, said, explains=self._explains)
+                raise self.refuse("broker", action, object_, error, said.text)
+
+    def refuse(
+        self, cause: str, action: str, object_: str, error: Denied, text: str = ""
+    ) -> Denied:
+        """Audit a refusal that is no rule's, each once."""
+        key = (cause, action, object_)
+        if key not in self._told and len(self._told) < _KEPT:
+            self._told.add(key)
+            self._audit.note(
+                Entry(
+                    at=time.time(),
+                    actor=self._subject.spoken,
+                    context=self._context,
+                    action=action,
+                    object=object_,
+                    allowed=False,
+                    run=self._run,
+                    text=text or error.message,
+                    cause=cause,
+                    call=call_now(),
+                )
+            )
+        return self.keep_refusal(error)
 
     async def begin_effect(self) -> None:
         # The lock: a second effect waits until the mark of the first is durable.
@@ -142,6 +196,8 @@ class RunGate:
                 allowed=False,
                 run=self._run,
                 text=error.message,
+                cause="broker" if error.rule == BROKER else "path",
+                call=call_now(),
             )
         )
 

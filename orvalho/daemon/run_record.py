@@ -3,6 +3,7 @@ told."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ class Arrival:
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()
+    # What ended it, for its owner's own statistics: a receipt may say less.
+    limit: str | None = None
 
     @property
     def run(self) -> str:
@@ -202,7 +205,7 @@ class RunRecord:
             filename=receipt.filename,
             outcome=receipt.outcome,
             rule=first.decision.rule.where if first and first.decision.rule else None,
-            limit=receipt.limit,
+            limit=arrival.limit,
             usage=receipt.usage,
         )
 
@@ -216,6 +219,7 @@ class RunRecord:
     def receipt(self, arrival: Arrival, ended: Ending, now: float) -> Receipt:
         made = arrival.gate.made() if arrival.gate else ()
         logs = "\n".join(line.text for line in arrival.lines)
+        arrival.limit = _limit(ended)
         return Receipt(
             run=arrival.run,
             script_sha256=arrival.script.script.digest,
@@ -225,7 +229,7 @@ class RunRecord:
             target=self.address(arrival),
             outcome=ended.outcome,
             error=ended.error.code if ended.error else None,
-            limit=_limit(ended),
+            limit=_limit(ended) if self.explains_to(arrival) else without_group(_limit(ended)),
             tried=tuple(
                 Tried(
                     action=each.request.action,
@@ -264,7 +268,7 @@ class RunRecord:
     ) -> None:
         """What was allowed since the last time; what was refused was written down at once."""
         for each in arrival.gate.take_allowed() if arrival.gate else ():
-            entry = decided(each.request, each.decision, at=now, run=arrival.run)
+            entry = decided(each.request, each.decision, at=now, run=arrival.run, call=each.call)
             self._house.audit.stage(connection, entry)
 
     def _last_entry(self, arrival: Arrival, answer: ScriptEnded, now: float) -> Entry:
@@ -289,7 +293,13 @@ class RunRecord:
     def as_told(self, arrival: Arrival, answer: ScriptEnded) -> ScriptEnded:
         """The answer as far as our policy shares its reasons with the sender."""
         error = answer.error
-        if error is None or error.code != Denied.code or self.explains_to(arrival):
+        if error is None or self.explains_to(arrival):
+            return answer
+        if error.code == LimitExceeded.code:
+            # Which group of ours it is in is nobody's business.
+            told = msgspec.structs.replace(error, message=without_group(error.message) or "")
+            return msgspec.structs.replace(answer, error=told)
+        if error.code != Denied.code:
             return answer
         bare = ScriptError(
             code=error.code,
@@ -310,3 +320,8 @@ def _limit(ended: Ending) -> str | None:
     if ended.outcome != "limited" or ended.error is None:
         return None
     return ended.error.message.partition(":")[0]
+
+
+def without_group(text: str | None) -> str | None:
+    """`quota cpu exceeded`, without whose."""
+    return re.sub(r" \(group [^)]*\)", "", text) if text else text

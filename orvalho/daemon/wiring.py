@@ -25,6 +25,7 @@ from orvalho.control import messages as control
 from orvalho.control.server import open_server
 from orvalho.daemon import addresses, bodies, file_words, library_words
 from orvalho.daemon import config as configuration
+from orvalho.daemon.broker import Broker
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.feed import Feed
 from orvalho.daemon.greeting import greet, read_greeting, read_rest
@@ -288,6 +289,7 @@ class _Wiring:
             committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
             policy=policy,
             grants=GrantBook(self._store),
+            broker=Broker(lambda: self._settings.policy.broker),
             audit=Audit(self._store),
             ledger=Ledger(
                 config.workers.runs_at_once,

@@ -73,17 +73,24 @@ def told_apart(database: Database) -> None:
         database.conn.execute(statement)
 
 
+def by_what(database: Database) -> None:
+    for column in ("cause", "call"):
+        database.conn.execute(f"alter table audit add column {column} text")
+
+
 MIGRATIONS: Final = Migrations("audit")
 MIGRATIONS()(append_only_table)
 MIGRATIONS()(kept_by_age)
 MIGRATIONS()(told_apart)
+MIGRATIONS()(by_what)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line. `actor` is who asked, a name or a key; `at` is Unix seconds; `rule` and `nearest`
     are `file:line`. `unmet`: the condition on which a refusal hung, and what was so. `words`: the
-    key of who asked, then all that rules may call it; written, but not read back. `seq` grows with
-    each entry; it is 0 until the entry is written."""
+    key of who asked, then all that rules may call it; written, but not read back. `cause`: what
+    refused it where that was no rule (CAUSES); `call`: the host call, `3 target.fs.write`. `seq`
+    grows with each entry; it is 0 until the entry is written."""
 
     at: float
     actor: str
@@ -97,13 +104,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     suggestion: str | None = None
     run: str | None = None
     text: str = ""
+    cause: str | None = None
+    call: str | None = None
     seq: int = 0
     unmet: str | None = None
     words: tuple[str, ...] = ()
 
 
+# header: the script did not declare it; narrowed: its sender denied it; dropped: the script itself
+# did; broker: the owner's program; path: the tree, since it leads out; disabled: in this context.
+CAUSES: Final = ("header", "narrowed", "dropped", "broker", "path", "disabled")
+
+
 def decided(
-    request: AccessRequest, decision: Decision, *, at: float, run: str | None = None, text: str = ""
+    request: AccessRequest,
+    decision: Decision,
+    *,
+    at: float,
+    run: str | None = None,
+    text: str = "",
+    call: str | None = None,
 ) -> Entry:
     """The entry for a decision."""
     rule, nearest = decision.rule, decision.nearest
@@ -122,7 +142,44 @@ def decided(
         text=text,
         unmet=decision.unmet.reason if decision.unmet else None,
         words=(request.subject.key, *sorted(request.subject.names - {request.subject.key})),
+        call=call,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries: all that is given must hold. `actor` is a name as the log has it, or that of a
+    node for all its contexts; `since` is Unix seconds."""
+
+    run: str | None = None
+    actor: str | None = None
+    action: str | None = None
+    context: str | None = None
+    allowed: bool | None = None
+    since: float | None = None
+
+    def where(self) -> tuple[str, list[str | int | float]]:
+        """SQL conditions, and what stands for their question marks."""
+        parts: list[tuple[str, tuple[str | int | float, ...]]] = []
+        if self.actor is not None:
+            at_node = f"@{self.actor}"
+            parts.append(
+                ("(actor = ? or substr(actor, -?) = ?)", (self.actor, len(at_node), at_node))
+            )
+        if self.action is not None:
+            family = f"{self.action}."
+            parts.append(
+                ("(action = ? or substr(action, 1, ?) = ?)", (self.action, len(family), family))
+            )
+        for name, value in (("run", self.run), ("context", self.context)):
+            if value is not None:
+                parts.append((f"{name} = ?", (value,)))
+        if self.allowed is not None:
+            parts.append(("allowed = ?", (int(self.allowed),)))
+        if self.since is not None:
+            parts.append(("at >= ?", (self.since,)))
+        sql = " and ".join(text for text, _ in parts) or "1"
+        return sql, [value for _, values in parts for value in values]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,10 +222,13 @@ class Audit:
             follower.ring()
         return int(cursor.lastrowid or 0)
 
-    async def newest(self, limit: int, run: str | None = None) -> list[Entry]:
-        """The newest `limit` entries, of one run or of all, oldest first."""
-        arguments: list[str | int] = [run] if run else []
-        sql = f"{_SELECT} {'where run = ?' if run else ''} order by seq desc limit ?"
+    async def newest(
+        self, limit: int, run: str | None = None, wanted: Wanted | None = None
+    ) -> list[Entry]:
+        """The newest `limit` entries, of one run, or those that are `wanted`, oldest first."""
+        arguments: list[str | int | float]
+        where, arguments = (wanted or Wanted(run=run)).where()
+        sql = f"{_SELECT} where {where} order by seq desc limit ?"
         newest_first = await self._store.read(
             partial(_entries, sql=sql, arguments=[*arguments, limit])
         )
@@ -176,7 +236,7 @@ class Audit:
 
     @asynccontextmanager
     async def follow(
-        self, after: int, run: str | None = None
+        self, after: int, run: str | None = None, wanted: Wanted | None = None
     ) -> AsyncIterator[AsyncIterator[Entry]]:
         """For the block's length, each entry after seq `after`, as soon as it is durable. A slow
         reader misses nothing and holds nobody up: it reads on from where it was."""
@@ -185,17 +245,17 @@ class Audit:
         self._followers |= {follower}
         try:
             with send, receive:
-                yield self._each(receive, after, run)
+                yield self._each(receive, after, wanted or Wanted(run=run))
         finally:
             self._followers -= {follower}
 
     async def _each(
-        self, bell: MemoryObjectReceiveStream[None], after: int, run: str | None
+        self, bell: MemoryObjectReceiveStream[None], after: int, wanted: Wanted
     ) -> AsyncIterator[Entry]:
-        where = "where seq > ?" + (" and run = ?" if run else "")
-        sql = f"{_SELECT} {where} order by seq limit {_PAGE}"
+        where, rest = wanted.where()
+        sql = f"{_SELECT} where seq > ? and {where} order by seq limit {_PAGE}"
         while True:
-            arguments: list[str | int] = [after, run] if run else [after]
+            arguments = [after, *rest]
             # On the writer's thread: it answers after the commit that rang the bell.
             read = partial(_entries, sql=sql, arguments=arguments)
             found = await self._store.transact("audit.follow", read)
@@ -224,7 +284,7 @@ def _stage_subject(connection: sqlite3.Connection, words: tuple[str, ...]) -> in
 
 
 def _entries(
-    connection: sqlite3.Connection, sql: str, arguments: Sequence[str | int]
+    connection: sqlite3.Connection, sql: str, arguments: Sequence[str | int | float]
 ) -> list[Entry]:
     rows = connection.execute(sql, arguments)
     return [

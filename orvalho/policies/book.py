@@ -9,10 +9,11 @@ from pathlib import Path
 
 from orvalho.errors import InvalidInput
 from orvalho.policies.access import AccessRequest, Decision, Rule
-from orvalho.policies.conditions import Probe, Reads, clock_alone, spoken
+from orvalho.policies.conditions import Probe, Readings, Reads, clock_alone, spoken
 from orvalho.policies.engine import PolicyEngine
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
+from orvalho.policies.mend import Imagined
 from orvalho.policies.rule_set import (
     MakeEngine,
     Problem,
@@ -114,6 +115,10 @@ class PolicyBook:
         own, where a refusal need not name the rule that made it."""
         return self._takes_grants
 
+    def peek(self, request: AccessRequest) -> Decision:
+        """The answer to a question that nobody acts on: it is not counted."""
+        return self._engine.decide(request)
+
     def reload(self) -> Reloaded:
         """Read the files again, and use them from now on if all is well with them. Blocks for
         the reading: call it in a thread. What is wrong stays in `problems` until it is mended."""
@@ -164,6 +169,35 @@ class PolicyBook:
         now = self._reads()
         return {probe: spoken(probe, now) for probe in self._probes}
 
+    def has_own_model(self) -> bool:
+        """Whether the owner changed model.conf. Blocks for a small file."""
+        path = self._directory / "model.conf"
+        try:
+            return path.exists() and not is_shipped_model(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return True
+
+    def texts(self) -> list[tuple[str, bytes]]:
+        """(name, content) of each policy file as it is now.
+
+        Raises:
+            InvalidInput: one cannot be read.
+        """
+        try:
+            return list(rule_files(self._directory))
+        except OSError as error:
+            raise InvalidInput(f"policy cannot be read: {error.strerror or error}") from error
+
+    def imagine(self, files: Sequence[tuple[str, bytes]]) -> Imagined:
+        """What these files would be in place of those on the disk. Nothing is used of it."""
+        candidate = self._read(files)
+        engine = candidate.make(self._reads) if candidate.make else None
+        return Imagined(tuple(files), candidate.reading.rules, engine, candidate.problems)
+
+    def now(self) -> Readings:
+        """What is so now, for the conditions of rules."""
+        return self._reads()
+
     def statistics(self) -> dict[str, int]:
         return {
             "rules": len(self._rules.rules),
@@ -180,7 +214,9 @@ class PolicyBook:
             return _Candidate(reading, None, problems)
         tests = run_tests(reading.rules, make)
         failed = tuple(failures(tests))
-        return _Candidate(reading, None if failed else make, failed, tests, self._is_shipped())
+        return _Candidate(
+            reading, None if failed else make, failed, tests, not self.has_own_model()
+        )
 
     def _reading(self, files: Sequence[tuple[str, bytes]] | None) -> Reading:
         contexts, groups = self._contexts(), self._group_names()
@@ -218,11 +254,6 @@ class PolicyBook:
         return lambda reads: LibraryGuard(
             rules, partial(ConditionalEngine, reads=reads, make=casbin)
         )
-
-    def _is_shipped(self) -> bool:
-        """Whether the shipped model decides."""
-        path = self._directory / "model.conf"
-        return not path.exists() or is_shipped_model(path.read_text(encoding="utf-8"))
 
     def _group_names(self) -> list[str]:
         directory = self._directory / "groups"

@@ -66,7 +66,8 @@ class Modules:
 class Start:
     """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
     JSON; `caller` and `target` have `id` and `name`; the next three bound what the guest can pile
-    up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone)."""
+    up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone). `off`
+    are words of `web/switches.py`: what its world does not have."""
 
     filename: str
     source: str
@@ -78,6 +79,7 @@ class Start:
     host_calls: int
     serves: bool = False
     modules: Modules = field(default_factory=Modules)
+    off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,11 @@ class Linker(Engine, Protocol):
 
     def outline(self, filename: str, source: str) -> Outline:
         """What a source asks for and exports. Blocks."""
+
+    def forbidden(
+        self, filename: str, source: str, modules: Modules, off: tuple[str, ...]
+    ) -> tuple[Problem, ...]:
+        """Where it names what these words of `web/switches.py` take away. Blocks."""
 
 
 class Compiler(Engine, Protocol):

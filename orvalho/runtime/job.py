@@ -66,7 +66,8 @@ class Job:
     can reach: `target.fs.read` and the like. `digest` is the source's SHA-256 in hex, where it is
     known. `serves`: it stays, and asks for calls with `service.next`; a module of WebAssembly alone
     can. `on_metered` is told its processor time in milliseconds, about every `metering_s` while it
-    runs, 0 for not at all; and at its end, when its block is left before."""
+    runs, 0 for not at all; and at its end, when its block is left before. `off` are words of
+    `web/switches.py`: what its world does not have."""
 
     run_id: str
     context: str
@@ -82,6 +83,7 @@ class Job:
     metering_s: float = 0.0
     on_metered: Callable[[int], None] | None = None
     modules: Modules = _ALONE_SOURCE
+    off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,17 @@ class Jobs:
             return (await self.workers.compile(filename, source)).problems
         return await self.workers.check(filename, source, modules)
 
+    async def forbidden(
+        self, filename: str, source: str, modules: Modules, off: tuple[str, ...]
+    ) -> tuple[Problem, ...]:
+        """Where a JavaScript source or its modules name what `off`, words of `web/switches.py`,
+        takes away.
+
+        Raises:
+            Unavailable: as for `check`.
+        """
+        return await self.workers.check(filename, source, modules, off)
+
     async def outline(self, filename: str, source: str) -> Outline:
         """What a source asks for and offers, nothing of which is run.
 
@@ -248,6 +261,7 @@ class Run:
                 serves=job.serves,
                 metering_s=job.metering_s,
                 modules=job.modules,
+                off=job.off,
             ),
             self,
         )

@@ -42,6 +42,7 @@ class Parts:
     modules: Mapping[str, str] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
     locked: Mapping[str, str] | None = None
+    denies: tuple[str, ...] = ()
 
 
 ALONE: Final = Parts()
@@ -69,7 +70,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The signed payload. Moments are Unix seconds, digests 64 hex digits of SHA-256. `modules`
     are the script's other files, path -> digest; `libraries` the names such as `lib:images` that
     it imports; `locked`, if there is a lock, path -> digest of the files behind those. `plan`:
-    it is only to be said what it would do."""
+    it is only to be said what it would do. `denies`: what its sender does not let it do, whatever
+    the rest says."""
 
     run: str
     caller: Caller
@@ -86,6 +88,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     libraries: tuple[str, ...] = ()
     locked: dict[str, str] | None = None
     plan: bool = False
+    denies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ def sign_script(
         libraries=named(parts.libraries),
         locked=dict(parts.locked) if parts.locked is not None else None,
         plan=plan,
+        denies=_denied(parts.denies),
     )
     envelope = seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call))
     if len(envelope) > MAX_ENVELOPE_BYTES:
@@ -259,8 +263,11 @@ def open_call(
         caller_node = parse_key(call.caller.node_key)
         needs = tuple(map(parse_capability, call.needs[: MAX_CAPABILITIES + 1]))
         wants = tuple(map(parse_capability, call.wants[: MAX_CAPABILITIES + 1]))
+        denies = tuple(map(parse_capability, call.denies[: MAX_CAPABILITIES + 1]))
     except (msgspec.DecodeError, InvalidInput, RecursionError) as error:
         raise Untrusted(f"the signed call is malformed: {error}") from error
+    if len(denies) > MAX_CAPABILITIES:
+        raise Untrusted(f"the signed call denies more than {MAX_CAPABILITIES} things")
     if len(needs) + len(wants) > MAX_CAPABILITIES:
         raise Untrusted(f"the signed call asks for more than {MAX_CAPABILITIES} things")
     _check_target(call, (node_key, *formerly))
@@ -271,6 +278,22 @@ def open_call(
         )
     _check_times(call, now)
     return OpenedCall(call, caller_node, signed_by, needs, wants)
+
+
+def denies_of(envelope: bytes) -> tuple[Capability, ...]:
+    """What the sender of a call denied its own script. The envelope was verified before.
+
+    Raises:
+        Untrusted: it was not.
+    """
+    payload, _ = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    return tuple(map(parse_capability, msgspec.json.decode(payload, type=Call).denies))
+
+
+def _denied(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) > MAX_CAPABILITIES:
+        raise InvalidInput(f"a script is denied at most {MAX_CAPABILITIES} things, one by one")
+    return tuple(str(parse_capability(text)) for text in texts)
 
 
 def json_value(params: bytes) -> bytes:

@@ -23,6 +23,7 @@ from orvalho.control import (
     policy_tools,
     road,
     seeing,
+    why,
 )
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
@@ -65,6 +66,42 @@ ENDED = m.RunEnded(
     run=RUN, outcome="done", result=msgspec.Raw(b'{"n": 9}'), usage=m.Usage(wall_ms=41)
 )
 OUTPUT = m.RunOutput(run=RUN, seq=0, level="log", text="hello", at=1_700_000_000.5)
+
+WHY_ALLOWED = why.Explained(
+    action="script.run",
+    object="*",
+    allowed=True,
+    by="rule",
+    reason="policy/peer.csv:3 allows it",
+    rule="policy/peer.csv:3",
+    text="p, @owner, peer, script.run, *, allow",
+)
+WHY_REFUSED = why.Explained(
+    action="fs.write",
+    object="/Pictures/a",
+    allowed=False,
+    by="default",
+    reason="no rule allows it",
+    times=2,
+    call="2 target.fs.write",
+    tried=(
+        why.RuleTried(
+            where="policy/peer.csv:4",
+            text="p, *, peer, fs.read, /, allow",
+            effect="allow",
+            differs=("action", "object"),
+        ),
+    ),
+    edit=why.Edit(
+        kind="rule",
+        changes=(
+            why.LineChange(
+                where="policy/peer.csv", new=("p, @owner, peer, fs.write, /Pictures/**, allow",)
+            ),
+        ),
+        is_tried=True,
+    ),
+)
 
 LIBRARY = libraries.LibraryState(
     name="add",
@@ -432,29 +469,18 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             signature="good",
             road="direct",
             roles=("@owner", "@paired"),
-            decisions=(
-                policies.DecisionState(
-                    action="script.run",
-                    object="*",
-                    allowed=True,
-                    rule="policy/peer.csv:3",
-                    text="p, @owner, peer, script.run, *, allow",
-                    nearest=None,
-                    suggestion=None,
-                    times=1,
-                ),
-                policies.DecisionState(
-                    action="fs.write",
-                    object="/Pictures/a",
-                    allowed=False,
-                    rule=None,
-                    text=None,
-                    nearest="policy/peer.csv:4",
-                    suggestion="p, @owner, peer, fs.write, /Pictures/**, allow",
-                    times=2,
-                ),
-            ),
+            decisions=(),
+            explained=(WHY_ALLOWED, WHY_REFUSED),
             error=None,
+        ),
+    ),
+    why.WhyAsk: (
+        why.WhyAsked(
+            who="gil@laptop",
+            context="peer",
+            allowed=True,
+            chain=(why.Link(name="sender", text="gil@laptop", holds=True),),
+            decision=WHY_ALLOWED,
         ),
     ),
     policies.PolicyCheck: (

@@ -32,7 +32,7 @@ tab "$@"
 CASES = [
     (("orvalho", "scr"), {"script"}),
     (("orvalho", "script", "s"), {"send", "show"}),
-    (("orvalho", "script", "send", "--de"), {"--detach"}),
+    (("orvalho", "script", "send", "--det"), {"--detach"}),
     (("orvalho", "--json", "peer", "i"), {"invite"}),
     (("orvalho", "nonsense", "x"), set()),
     (("orvalho", "config", "set", "k", "v"), set()),

@@ -40,6 +40,7 @@ JSON_COMMANDS = {
     "logic": ("logic", "show", "peer"),
     "run-output": ("script", "logs", "r_1"),
     "why": ("why", "r_1"),
+    "why-asked": ("why", "--who", "gil@laptop", "--do", "fs.write", "--on", "peer:/a"),
     "policy-checked": ("policy", "check"),
     "grant": ("grant", "new", "--to", "bob"),
     "grants": ("grant", "ls"),

@@ -80,7 +80,7 @@ def test_why_and_logs_are_about_the_last_line(daemon, shell):
     assert done.returncode == 0
     assert daemon.last(m.Why).run == RUN
     assert daemon.last(m.ScriptLogs).run == RUN
-    assert "refused    fs.write /Pictures/a" in done.stdout
+    assert "refused     fs.write /Pictures/a" in done.stdout
     assert "error bye" in done.stdout
     assert ":quit" in done.stdout
 

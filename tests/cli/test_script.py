@@ -11,7 +11,7 @@ import pytest
 
 from orvalho import errors
 from orvalho.cli.arguments import script_params
-from orvalho.control import logic, policies
+from orvalho.control import logic, policies, why
 from orvalho.control import messages as m
 
 RUN = "r_01jd3k7m2q8v5x9z4b6n1c0f2h"
@@ -247,8 +247,25 @@ def test_why_tells_rules_and_the_line_that_would_allow_it(daemon, orvalho, capsy
     assert orvalho("why", RUN) == 0
     text = capsys.readouterr().out
     assert "rule     policy/peer.csv:3  p, @owner, peer, script.run, *, allow" in text
-    assert "refused    fs.write /Pictures/a  (2 times)" in text
-    assert "to allow p, @owner, peer, fs.write, /Pictures/**, allow" in text
+    assert "refused     fs.write /Pictures/a  (2 times)" in text
+    assert "call     target.fs.write, call 2 of the run" in text
+    assert (
+        "tried    policy/peer.csv:4  p, *, peer, fs.read, /, allow  not this action, object" in text
+    )
+    assert "+  policy/peer.csv  p, @owner, peer, fs.write, /Pictures/**, allow" in text
+
+
+def test_why_without_a_run_asks_for_all_of_it(daemon, orvalho, capsys, tmp_path):
+    draft = tmp_path / "draft"
+    draft.write_text("p, *, *, fs.write, /a, allow\n")
+    asked = ("why", "--who", "gil@laptop", "--do", "fs.write", "--on", "peer:/a")
+    assert orvalho(*asked, "--file", str(draft)) == 0
+    question = daemon.last(why.WhyAsk)
+    assert (question.who, question.do, question.on) == ("gil@laptop", "fs.write", "peer:/a")
+    assert (question.draft_name, question.draft) == ("draft.csv", draft.read_text())
+    assert orvalho(*asked, "--file", str(tmp_path / "none.csv")) == 2
+    assert orvalho("why") == 2
+    assert orvalho("why", RUN, "--who", "gil") == 2
 
 
 def test_forgetting_a_peer_off_a_terminal_needs_yes(daemon, shell):

@@ -63,6 +63,12 @@ def test_conf_d_is_stronger_than_config_and_the_later_file_than_the_earlier(
         ('name = "a"\n[quota.groups.X_]\ncpu = "1s"\n', "no setting", "config.toml:3"),
         ('name = "a"\n[quota.groups]\nx = 1\n', "no setting", "config.toml:3"),
         ('name = "a"\n[retention]\nruns = "1h"\n', "at least 1d", "config.toml:3"),
+        ('name = "a"\n[policy.broker]\nactions = ["fs.write"]\n', "needs policy", "config.toml:3"),
+        ('name = "a"\n[policy.broker]\nsocket = "x"\n', "begins with /", "config.toml:3"),
+        ('name = "a"\n[policy.broker]\ntimeout = "1d"\n', "from 10ms", "config.toml:3"),
+        ('name = "a"\n[contexts.peer]\ndisabled = ["evl"]\n', '"eval"', "config.toml:3"),
+        ('name = "a"\n[contexts.peer]\ndisable = ["kv"]\n', "no setting", "config.toml:3"),
+        ('name = "a"\n[contexts]\npeer = ["kv"]\n', "no setting", "config.toml:3"),
         ('[log]\nlevel = "info"\n', "no node name", "config.toml"),
     ],
 )
@@ -117,3 +123,12 @@ def test_an_empty_value_that_is_there_already_is_told_as_empty(directory: Path) 
     config.set_offline(directory, {}, "quota.total.memory", "")
     told = config.set_offline(directory, {}, "quota.total.memory", "")
     assert told == "quota.total.memory is empty already"
+
+
+def test_a_context_has_a_table_of_its_own(directory: Path) -> None:
+    (directory / "conf.d/10-c.toml").write_text('[contexts.peer]\ndisabled = ["eval", "kv"]\n')
+    loaded = config.load(directory, {}, {})
+    assert loaded.config.contexts["peer"].disabled == ("eval", "kv")
+    assert origin(loaded, "contexts.peer.disabled") == "conf.d/10-c.toml:2"
+    assert config.set_value(directory, "contexts.other.disabled", "timers")
+    assert config.load(directory, {}, {}).config.contexts["other"].disabled == ("timers",)

@@ -24,6 +24,7 @@ from orvalho.scripts.signing import (
     PAYLOAD_TYPE,
     Call,
     Parts,
+    denies_of,
 )
 from tests.scripts.scene import NOW, SOURCE, Scene, caller_on, make_scene
 
@@ -291,6 +292,9 @@ def test_a_replay_under_another_spelling_of_the_run_id_is_refused(scene: Scene) 
         {"filename": "x\x1b.js"},
         {"filename": "x.exe"},
         {"limits": {"wall_s": "long"}},
+        {"denies": ("nonsense",)},
+        {"denies": ("target.fs.read:/x",) * 65},
+        {"denies": "target.fs.read:/x"},
     ],
 )
 def test_a_signed_call_that_asks_for_nonsense_is_refused(scene: Scene, fields: dict) -> None:
@@ -359,3 +363,14 @@ def seal_with(scene: Scene, parts: Parts) -> bytes:
         libraries=parts.libraries,
     )
     return resealed(scene, msgspec.json.encode(forged))
+
+
+def test_what_the_sender_denies_is_signed_and_a_call_without_it_is_understood(
+    scene: Scene,
+) -> None:
+    signed = scene.sign(parts=Parts(denies=("target.fs.read:/secret/**",)))
+    assert scene.verify(signed.envelope).call.denies == ("target.fs.read:/secret/**",)
+    assert list(map(str, denies_of(signed.envelope))) == ["target.fs.read:/secret/**"]
+    assert scene.verify(scene.sign().envelope).call.denies == ()
+    with pytest.raises(InvalidInput):
+        scene.sign(parts=Parts(denies=("secret",)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from orvalho.cli.arguments import Duration
 from orvalho.cli.output import moment
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
@@ -14,18 +17,28 @@ from orvalho.control.policies import Audit, AuditEntry
 @click.command(
     "audit",
     cls=Verb,
-    examples=("orvalho audit", "orvalho audit --follow --json", "orvalho audit --run r_01jd"),
+    examples=(
+        "orvalho audit --actor gil@laptop --refused",
+        "orvalho audit --action fs --since 1d --json",
+        "orvalho audit --follow",
+        "orvalho audit --run r_01jd",
+    ),
 )
 @click.option(
     "--limit", type=click.IntRange(min=0), default=50, metavar="N", help="How many entries (50)."
 )
 @click.option("-f", "--follow", is_flag=True, help="Then each new one, until Ctrl-C.")
 @click.option("--run", metavar="RUN", help="Only those of one run.")
+@click.option("--actor", metavar="NAME", help="Only who asked so: gil@laptop, or all of laptop.")
+@click.option("--action", metavar="ACTION", help="Only fs.write, say, or all of fs.")
+@click.option("--context", metavar="CONTEXT", help="Only what was asked of this context.")
+@click.option("--allowed/--refused", default=None, help="Only what was allowed, or was not.")
+@click.option("--since", "since_s", type=Duration(), metavar="TIME", help="How far back: 2h, 7d.")
 @click.pass_obj
-def command(session: Session, limit: int, follow: bool, run: str | None) -> None:
+def command(session: Session, /, **wanted: Any) -> None:
     """Who asked for what, and what the rules said. The newest entries, oldest first."""
     with session.connect() as client:
-        for entry in client.stream(Audit(limit=limit, follow=follow, run=run)):
+        for entry in client.stream(Audit(**wanted)):
             if isinstance(entry, AuditEntry):
                 _show(session, entry)
 
@@ -40,5 +53,6 @@ def _show(session: Session, entry: AuditEntry) -> None:
         return
     verdict = "allowed" if entry.allowed else "REFUSED"
     parts = [moment(entry.at), verdict, entry.actor, "->", entry.context, entry.action]
-    parts += [entry.object, *(f"[{part}]" for part in (entry.rule, entry.run) if part)]
+    by = entry.rule or entry.cause
+    parts += [entry.object, *(f"[{part}]" for part in (by, entry.run) if part)]
     session.screen.line_now("  ".join([" ".join(parts), entry.text]).rstrip())

@@ -90,6 +90,12 @@ def command() -> None:
     multiple=True,
     help="What the run may read (or also write) of our own context.",
 )
+@click.option(
+    "--deny",
+    metavar="CAPABILITY",
+    multiple=True,
+    help="What the script is not to do, whatever it says: target.fs.read:/secret/**",
+)
 @click.option("--as", "context", metavar="CONTEXT", help="Which of our contexts sends it.")
 @click.option(
     "--expires",
@@ -123,6 +129,7 @@ def send(
     pairs: tuple[str, ...],
     params_file: str | None,
     expose: tuple[str, ...],
+    deny: tuple[str, ...],
     context: str | None,
     expires_s: int,
     wait: bool,
@@ -153,6 +160,7 @@ def send(
         needs=needs,
         params=msgspec.Raw(script_params(pairs, params_file)),
         expose=expose,
+        deny=deny,
         context=context,
         expires_s=expires_s,
         wait=wait,
@@ -284,11 +292,15 @@ def _lock(session: Session, file: str, modules: dict[str, str], run: str) -> Non
         "orvalho script check job.js",
         "orvalho script check job.wasm --json",
         "orvalho script check - < job.js",
+        "orvalho script check job.js --for peer@laptop",
     ),
 )
 @click.argument("file", metavar="FILE")
+@click.option(
+    "--for", "target", metavar="CONTEXT", help="And that it names nothing switched off there."
+)
 @click.pass_obj
-def check(session: Session, file: str) -> None:
+def check(session: Session, file: str, target: str | None) -> None:
     """Read a script without running it. Tells what it asks for, or every mistake in it."""
     filename, source, module, needs = _read(file)
     with session.connect() as client:
@@ -299,6 +311,7 @@ def check(session: Session, file: str) -> None:
             module=module,
             needs=needs,
             modules=graph.modules,
+            target=target,
         )
         reply = client.ask(request, ScriptChecked)
     if session.screen.as_json:

@@ -19,6 +19,7 @@ from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunHeld, RunOutput
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_rights import RunRights
 from orvalho.daemon.run_words import digest_of, is_json_line, run_over, script_error
 from orvalho.daemon.subjects import own_subject, peer_subject
 from orvalho.errors import Denied, LimitExceeded, NotFound, OrvalhoError, Unavailable, Untrusted
@@ -47,6 +48,7 @@ from orvalho.scripts.messages import (
 from orvalho.scripts.plan import stage_plan
 from orvalho.scripts.receipts import Receipt, open_receipt
 from orvalho.scripts.runs import Run
+from orvalho.scripts.signing import denies_of
 
 _log = logging.getLogger(__name__)
 
@@ -213,27 +215,36 @@ class CallerHandler:
         if run.state == "ended":
             raise Denied("the run has ended, and its rights with it", where=asked.run)
         context = house.contexts.get(parse_address(run.caller).context or "")
-        gate = self._gates.get(run.id) or self._new_gate(run, context.name, sender)
+        gate = self._gates.get(run.id)
+        if gate is None:
+            signed = denies_of((await house.runs.bodies(run.id)).envelope)
+            gate = self._gates.get(run.id) or self._new_gate(run, context.name, sender, signed)
         calls = file_calls("caller", context.files(gate.decide), gate)
         if asked.op not in calls:
             raise NotFound("there is no such call", where=asked.op)
         try:
-            return await calls[asked.op](asked.argument)
+            broker, call = house.broker, calls[asked.op]
+            return await broker.within_call(asked.call + 1, asked.op, call, asked.argument)
         except Denied as error:
             gate.note_escape(asked.op, error)
             raise _ours(error) from error
 
-    def _new_gate(self, run: Run, context: str, sender: Key) -> RunGate:
+    def _new_gate(
+        self, run: Run, context: str, sender: Key, denies: tuple[Capability, ...]
+    ) -> RunGate:
+        declared = tuple(_declared(run))
         gate = RunGate(
             run=run.id,
             side="caller",
             subject=self._target_subject(run, sender),
             context=context,
-            grants=Grants(tuple(_declared(run))),
+            grants=Grants(declared),
             decide=lambda request: self._decide(run, request),
             audit=self._house.audit,
             begin=_nothing,
             on_decided=partial(self._publish, run.id),
+            rights=RunRights(Grants(declared), denies),
+            broker=self._house.broker,
         )
         self._gates[run.id] = gate
         if len(self._gates) > _GATES:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from anyio import to_thread
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.filesystem import FileAction, VirtualPath, virtual_path
 from orvalho.contexts.identity import Key
 from orvalho.contexts.trust import ContextEntry, Peer
+from orvalho.daemon.broker import Question
 from orvalho.daemon.draft import Draft
 from orvalho.daemon.file_words import (
     ID_BYTES,
@@ -78,6 +80,7 @@ class FileHandler:
         offer = decode(body, Offer)
         key = (sender, offer.id)
         arriving = self._admit(sender, offer)
+        await self._ask_broker(arriving)
         self._finished.pop(key, None)
         known = self._arriving.get(key)
         if known is not None and known.offer.size_bytes == offer.size_bytes:
@@ -117,6 +120,7 @@ class FileHandler:
             del self._arriving[key]
             arriving.draft.remove()
             raise Untrusted("the file that arrived is not the one that was sent")
+        await self._ask_broker(arriving)
         placed = await self._place(arriving, finish.sha256)
         self._arriving.pop(key, None)
         self._finished[key] = placed
@@ -166,6 +170,19 @@ class FileHandler:
             assert problem is not None
             raise problem
         return house.contexts.get(found.name)
+
+    async def _ask_broker(self, arriving: _Arriving) -> None:
+        """Raises:
+        Denied: the owner's broker does not want it; audited.
+        """
+        asked = AccessRequest(arriving.subject, arriving.context.name, "fs.write", arriving.place)
+        try:
+            await self._house.broker.require(Question(asked), explains=arriving.explains)
+        except Denied as error:
+            decision = Decision(allowed=False)
+            entry = decided(asked, decision, at=time.time(), text=error.message)
+            self._house.audit.note(msgspec.structs.replace(entry, cause="broker"))
+            raise
 
     def _decide(self, arriving: _Arriving, action: FileAction, place: VirtualPath) -> Decision:
         asked = AccessRequest(arriving.subject, arriving.context.name, action, place)

@@ -44,10 +44,12 @@ from orvalho.daemon.imports import Imports
 from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.planning import make_plan
+from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
+from orvalho.daemon.run_switches import words_of
 from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.errors import (
@@ -377,6 +379,7 @@ class ScriptHandler:
             request = AccessRequest(subject, call.target.context, action, object_)
             denied = decision if not decision.allowed else Decision(allowed=False)
             raise refusal(request, denied)
+        await admit_beyond_rules(house, arrival, gate)
 
         def decide(capability: Capability) -> tuple[AccessRequest, Decision] | None:
             if capability.side == "caller":
@@ -417,6 +420,7 @@ class ScriptHandler:
                 metering_s=hold.metering_s,
                 on_metered=hold.metered,
                 modules=modules,
+                off=words_of(house, context.name),
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None and arrival.is_rehearsed:
@@ -484,6 +488,8 @@ class ScriptHandler:
             begin=begin,
             explains=self._record.explains_to(arrival),
             on_decided=partial(self._news.decided, arrival.run),
+            rights=rights_of(arrival.script),
+            broker=self._house.broker,
         )
 
     def _context(self, name: str) -> Context | None:

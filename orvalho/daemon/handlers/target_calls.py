@@ -16,6 +16,7 @@ from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
+from orvalho.daemon.run_switches import off_of
 from orvalho.errors import Denied, OrvalhoError, from_code
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
@@ -83,7 +84,9 @@ def target_calls(house: House, workspace: Workspace, gate: RunGate) -> dict[str,
     calls |= key_value_calls("target", values, staged)
     calls |= document_calls("target", values, _SeenDocuments(house, workspace), staged)
     calls |= node_calls("target", partial(_facts, house), gate)
-    return {name: _audited(name, call, gate) for name, call in calls.items()}
+    calls |= gate.rights.calls()
+    off = off_of(house, workspace.context.name).ops
+    return {name: _audited(name, call, gate) for name, call in calls.items() if name not in off}
 
 
 async def _facts(house: House) -> bytes:
@@ -108,7 +111,9 @@ def _refused_there(told: ScriptError, gate: RunGate) -> OrvalhoError:
 def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
     async def audited(argument: str) -> str:
         try:
-            return await call(argument)
+            if gate.broker is None:
+                return await call(argument)
+            return await gate.broker.within_call(next(gate.calls), name, call, argument)
         except Denied as error:
             gate.note_escape(name, error)
             raise
@@ -141,6 +146,9 @@ def caller_calls(
 
     def over_the_link(name: str) -> HostCall:
         async def call(argument: str) -> str:
+            next(gate.calls)
+            if (dropped := gate.rights.refusal_of_call(name)) is not None:
+                raise gate.keep_refusal(dropped)
             if name in _EFFECTS:
                 await gate.begin_effect()
             asked = CallerCall(run=run, call=next(numbers), op=f"caller.{name}", argument=argument)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 from anyio import to_thread
@@ -11,7 +12,7 @@ from orvalho.control import messages as control
 from orvalho.control import policies
 from orvalho.daemon.house import House
 from orvalho.errors import NotFound
-from orvalho.policies.audit import Entry
+from orvalho.policies.audit import Entry, Wanted
 
 Replies = AsyncIterator[control.Reply]
 
@@ -63,12 +64,20 @@ class PolicyOperations:
     async def audit(self, request: policies.Audit) -> Replies:
         audit = self._house.audit
         run = (await self._house.runs.find(request.run)).id if request.run else None
+        wanted = Wanted(
+            run=run,
+            actor=request.actor,
+            action=request.action,
+            context=request.context,
+            allowed=request.allowed,
+            since=None if request.since_s is None else time.time() - request.since_s,
+        )
         last = 0
-        for entry in await audit.newest(request.limit, run):
+        for entry in await audit.newest(request.limit, wanted=wanted):
             last = entry.seq
             yield _shown(entry)
         if request.follow:
-            async with audit.follow(last, run) as entries:
+            async with audit.follow(last, wanted=wanted) as entries:
                 async for entry in entries:
                     yield _shown(entry)
 
@@ -85,4 +94,6 @@ def _shown(entry: Entry) -> policies.AuditEntry:
         rule=entry.rule,
         run=entry.run,
         text=entry.text,
+        cause=entry.cause,
+        call=entry.call,
     )

@@ -32,6 +32,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.peer_words import refused_hint, refused_words, standing
+from orvalho.daemon.run_switches import find_disabled
 from orvalho.daemon.run_words import (
     script_error,
 )
@@ -44,6 +45,7 @@ from orvalho.policies.access import AccessRequest
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
+from orvalho.runtime.engine import Modules
 from orvalho.scripts import runs, sources
 from orvalho.scripts.manifest import find_problems, read_manifest
 from orvalho.scripts.messages import (
@@ -52,7 +54,7 @@ from orvalho.scripts.messages import (
 )
 from orvalho.scripts.modules import SUFFIXES, check_modules, digest_of, named
 from orvalho.scripts.runs import Run
-from orvalho.scripts.script import Source, make_script, raw_source
+from orvalho.scripts.script import Script, Source, make_script, raw_source
 from orvalho.scripts.signing import (
     Caller,
     Parts,
@@ -211,7 +213,7 @@ class ScriptOperations:
         await self._syntax.check(
             request.filename, source, request.needs, request.modules, libraries
         )
-        return Parts(request.modules, libraries, request.locked)
+        return Parts(request.modules, libraries, request.locked, request.deny)
 
     async def _libraries_of(
         self, request: control.ScriptSend | logic.ScriptCheck
@@ -402,6 +404,8 @@ class ScriptOperations:
                 script.filename, script.source, with_unknown(request.modules, libraries)
             )
         )
+        if request.target is not None and not problems:
+            problems = await self._disabled(request, script)
         yield logic.ScriptChecked(
             filename=script.filename,
             language=script.language.value,
@@ -416,6 +420,22 @@ class ScriptOperations:
             modules={path: digest_of(text) for path, text in request.modules.items()},
             libraries=libraries,
         )
+
+    async def _disabled(self, request: logic.ScriptCheck, script: Script) -> tuple[str, ...]:
+        """Where it names what the context that it is meant for has switched off."""
+        address = parse_address(request.target or "")
+        if address.node != self._house.name or address.context is None:
+            raise InvalidInput(
+                f"what {address} has switched off is known there alone",
+                where=str(address),
+                hint=f"orvalho script check {request.filename} --for {address}, over there",
+            )
+        self._house.contexts.get(address.context)
+        needs = read_manifest(script, request.needs).needs
+        found = await find_disabled(
+            self._house, address.context, script, needs, Modules(request.modules)
+        )
+        return tuple(each.removeprefix(f"{script.filename}:") for each in found)
 
 
 def _placed(

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio.abc
 
-from orvalho.control import asking, logic, mesh, pairing, policies, road, seeing
+from orvalho.control import asking, logic, mesh, pairing, policies, road, seeing, why
 from orvalho.control import messages as control
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.handlers.script import ScriptHandler
@@ -75,6 +75,7 @@ def table(house: House, ours: Actors) -> Table:
     script = ScriptOperations(house, ours.scripts, run)
     logics = LogicOperations(house, ours.scripts.libraries)
     nats = NatsOperations(house, ours.nats_file)
+    whys = WhyOperations(house, run.state)
     return {
         control.Status: node.status,
         control.DaemonStop: node.stop,
@@ -112,7 +113,8 @@ def table(house: House, ours: Actors) -> Table:
         logic.ScriptCheck: script.check,
         control.ScriptSend: script.send,
         asking.Ask: AskOperations(house, script, run, ours.tasks).ask,
-        control.Why: WhyOperations(house, run.state).why,
+        control.Why: whys.why,
+        why.WhyAsk: whys.ask,
         road.NatsConfig: nats.config,
         **run.table(),
         **InboxOperations(house, ours.scripts.holding).table(),

@@ -55,6 +55,10 @@ def _docs(side):
 def _node(side):
   return struct(facts=lambda: _call(side + ".node.facts"))
 
+def _rights(side):
+  return struct(drop=lambda *args: _call(side + ".rights.drop", *args),
+    list=lambda: _call(side + ".rights.list"))
+
 def _attempted(found):
   if "value" in found:
     return struct(ok=True, value=found["value"], error=None)
@@ -64,7 +68,8 @@ job = struct(
   params=_given["params"],
   caller=struct(id=_given["caller"]["id"], name=_given["caller"]["name"], fs=_fs("caller")),
   target=struct(id=_given["target"]["id"], name=_given["target"]["name"], fs=_fs("target"),
-    kv=_kv("target"), docs=_docs("target"), node=_node("target")),
+    kv=_kv("target"), docs=_docs("target"), node=_node("target"),
+    rights=_rights("target")),
   attempt=lambda op, *args: _attempted(_attempt(op, *args)),
   sleep=_sleep, log=_log, debug=_debug, info=_info, warn=_warn, error=_error)
 print = _log

@@ -44,10 +44,12 @@
     for (let i = 1; i < turn.length; i += 3) answer(turn[i], turn[i + 1], turn[i + 2]);
   };
 
+  const off = settings.off?.ops ?? [];
   const room = (path, names) => {
     const made = {};
-    for (let i = 0; i < names.length; i++) {
+    next: for (let i = 0; i < names.length; i++) {
       const op = `${path}.${names[i]}`;
+      for (let j = 0; j < off.length; j++) if (op === off[j]) continue next;
       made[names[i]] = (...args) => call(op, args);
     }
     return made;
@@ -68,5 +70,6 @@
     'target.kv': room('target.kv', ['get', 'put', 'delete', 'list']),
     'target.docs': collections('target.docs', ['get', 'put', 'delete', 'list', 'query']),
     'target.node': room('target.node', ['facts']),
+    'target.rights': room('target.rights', ['drop', 'list']),
   };
 }

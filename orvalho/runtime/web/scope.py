@@ -35,6 +35,7 @@ PARTS: Final = {
     "target.kv": "contexts.js",
     "target.docs": "contexts.js",
     "target.node": "contexts.js",
+    "target.rights": "contexts.js",
 }
 
 

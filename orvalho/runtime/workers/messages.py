@@ -48,6 +48,7 @@ class StartRun(_Message, tag=1, frozen=True):
     serves: bool = False
     metering_s: float = 0.0
     modules: Modules = Modules()
+    off: tuple[str, ...] = ()
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -64,13 +65,15 @@ class StopRun(_Message, tag=3, frozen=True):
 
 
 class CheckSource(_Message, tag=4, frozen=True):
-    """`outlines`: what stands in it is wanted as well."""
+    """`outlines`: what stands in it is wanted as well. `off`: only where it names what these words
+    take away."""
 
     check: int
     filename: str
     source: str
     modules: Modules = Modules()
     outlines: bool = False
+    off: tuple[str, ...] = ()
 
 
 class LoadCode(_Message, tag=5, frozen=True):

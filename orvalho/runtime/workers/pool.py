@@ -416,16 +416,22 @@ class Workers:
         return code
 
     async def check(
-        self, filename: str, source: str, modules: Modules = _ALONE_SOURCE
+        self,
+        filename: str,
+        source: str,
+        modules: Modules = _ALONE_SOURCE,
+        off: tuple[str, ...] = (),
     ) -> tuple[Problem, ...]:
-        """All that keeps the source from running, in the order of the lines.
+        """All that keeps the source from running; with `off`, where it names what that takes away.
 
         Raises:
             Unavailable: no worker can be started, or it died of the source.
         """
         worker = await self._reader(pick_language(filename, source))
         return await worker.check(
-            CheckSource(check=next(self._checks), filename=filename, source=source, modules=modules)
+            CheckSource(
+                check=next(self._checks), filename=filename, source=source, modules=modules, off=off
+            )
         )
 
     async def outline(self, filename: str, source: str) -> Outline:

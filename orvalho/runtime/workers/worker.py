@@ -221,7 +221,10 @@ class _Worker:
     def _check(self, message: CheckSource) -> None:
         name, source, found = message.filename, message.source, Outline()
         problems: tuple[Problem, ...]
-        if message.outlines:
+        if message.off:
+            linker = cast("Linker", self._engine)
+            problems = linker.forbidden(name, source, message.modules, message.off)
+        elif message.outlines:
             found = cast("Linker", self._engine).outline(name, source)
             problems = found.problems
         elif message.modules:

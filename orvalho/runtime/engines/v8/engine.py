@@ -10,6 +10,7 @@ from typing import Final
 
 from orvalho.errors import Unavailable
 from orvalho.runtime.engine import Modules, Outline, Problem
+from orvalho.runtime.engines.v8.forbidden import find_forbidden
 from orvalho.runtime.engines.v8.isolate import V8, V8Isolate
 from orvalho.runtime.engines.v8.link import Linked, link
 from orvalho.runtime.engines.v8.modules import Program, lower
@@ -57,6 +58,14 @@ class V8Engine:
 
     def outline(self, filename: str, source: str) -> Outline:
         return outline(filename, source, self._prepare(filename, source, is_entry=False))
+
+    def forbidden(
+        self, filename: str, source: str, modules: Modules, off: tuple[str, ...]
+    ) -> tuple[Problem, ...]:
+        found = find_forbidden(filename, source, off)
+        for path, text in modules.sources.items():
+            found += tuple(replace(each, file=path) for each in find_forbidden(path, text, off))
+        return found
 
     def _diagnose(self, program: Program) -> Problem | None:
         isolate = self.open_isolate()

@@ -29,6 +29,7 @@ from orvalho.runtime.engines.v8.link import Linked
 from orvalho.runtime.engines.v8.modules import Program
 from orvalho.runtime.engines.v8.prelude import PRELUDE, SOURCES
 from orvalho.runtime.engines.v8.syntax import utf16
+from orvalho.runtime.web.switches import switched_off
 
 # Single-threaded: a process forked after this works, and no guest gets a second processor.
 # The heap's first size and the missing cache keep garbage from being counted as use.
@@ -285,6 +286,9 @@ def _start_text(start: Start, program: Program, plan: Mapping[str, Any]) -> byte
         "output": start.output_bytes,
         "calls": start.host_calls,
     }
+    if start.off:
+        off = switched_off(start.off)
+        rest["off"] = {"ops": off.ops, "rooms": off.rooms, "names": off.names, "code": off.code}
     return b'["S",{"params":' + start.params + b"," + msgspec.json.encode(rest)[1:] + b"]"
 
 

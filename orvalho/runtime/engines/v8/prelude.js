@@ -63,10 +63,11 @@
     try {
       const { caller, target, params, bare } = settings, log = (...args) => use('write')(1, args);
       offer(caller, 'fs', 'caller.fs');
-      offer(target, 'fs', 'target.fs');
-      offer(target, 'kv', 'target.kv');
-      offer(target, 'docs', 'target.docs');
-      offer(target, 'node', 'target.node');
+      const rooms = ['fs', 'kv', 'docs', 'node', 'rights'], off = settings.off?.rooms ?? [];
+      next: for (let i = 0; i < rooms.length; i++) {
+        for (let j = 0; j < off.length; j++) if (rooms[i] === off[j]) continue next;
+        offer(target, rooms[i], 'target.' + rooms[i]);
+      }
       let value = bare ? await body(caller, target, params, log) : await body();
       if (!bare && typeof value === 'function') value = await value({ caller, target, params, log });
       const isRaw = isBytes(value), text = isRaw ? apply(toBase64, value, []) : stringify(value);
@@ -99,6 +100,7 @@
     else if (turn[0] === 'T') use('tick')();
     else {
       settings = turn[1];
+      if (settings.off !== undefined) use('switch')(global);
       let body;
       try {
         body = settings.linked ? use('link')(evaluate) : evaluate(settings.program);

@@ -12,7 +12,7 @@ from orvalho.runtime.web import scope
 _SEPARATOR: Final = "\0"
 # A turn's records are bounded by the run's limits, and by this for all that those do not name.
 _MOST_CHARACTERS: Final = 96 << 20
-_OWN: Final = ("errors.js", "modules.js")
+_OWN: Final = ("errors.js", "modules.js", "switches.js")
 
 
 def _read(file: str) -> str:
@@ -39,6 +39,7 @@ def _prelude(files: dict[str, str]) -> bytes:
         "stack": "errors.js",
         "threw": "errors.js",
         "link": "modules.js",
+        "switch": "switches.js",
         **scope.GLOBALS,
         **scope.PARTS,
     }
