@@ -30,7 +30,7 @@ _WORDS: Final = (
         "metrics",
         "bugreport",
     ),
-    *("ask", "top", "why", "resolve", "repl", "metrics", "version"),
+    *("ask", "top", "why", "trace", "resolve", "repl", "metrics", "version"),
     *("script", "peer", "file", "ctx", "group", "policy", "worker", "config", "audit", "daemon"),
     "logic",
     *("node", "key", "transports", "depot", "nats", "examples"),

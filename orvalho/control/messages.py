@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import (
+    libraries,
+    logic,
+    mesh,
+    metering,
+    pairing,
+    policies,
+    road,
+    seeing,
+    tracing,
+)
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -218,6 +228,7 @@ Request = (
     | libraries.Request
     | metering.Request
     | policies.Request
+    | tracing.Request
 )
 
 
@@ -508,4 +519,5 @@ Reply = (
     | libraries.Reply
     | metering.Reply
     | policies.Reply
+    | tracing.Reply
 )

@@ -7,7 +7,7 @@ from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
 from orvalho.policies import audit, usage
-from orvalho.scripts import runs, sources
+from orvalho.scripts import runs, sources, traces
 
 MIGRATIONS = (
     trust.MIGRATIONS,
@@ -19,6 +19,7 @@ MIGRATIONS = (
     runs.MIGRATIONS,
     usage.MIGRATIONS,
     sources.MIGRATIONS,
+    traces.MIGRATIONS,
     file_queue.MIGRATIONS,
     *peers.MIGRATIONS,
 )

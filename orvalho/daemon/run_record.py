@@ -24,11 +24,12 @@ from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs, sources
+from orvalho.scripts import runs, sources, traces
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.receipts import Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import SKEW_S, VerifiedScript
+from orvalho.scripts.traces import Caused
 
 # What a line costs beside its text.
 _LINE_BYTES: Final = 100
@@ -55,6 +56,8 @@ class Arrival:
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()
+    # What it called on other nodes, by the run that came of it.
+    caused: dict[str, Caused] = field(default_factory=dict)
 
     @property
     def run(self) -> str:
@@ -134,6 +137,7 @@ class RunRecord:
             ended=ended,
         )
         sources.stage_modules(connection, row.id, arrival.script.modules)
+        traces.stage(connection, row.id, arrival.script.call.chain)
 
     def _row(self, arrival: Arrival) -> Run:
         call = arrival.script.call
@@ -178,6 +182,7 @@ class RunRecord:
         return str(Address(arrival.script.call.target.context, self._house.name))
 
     def receipt(self, arrival: Arrival, ended: Ending, now: float) -> Receipt:
+        call = arrival.script.call
         made = arrival.gate.made() if arrival.gate else ()
         logs = "\n".join(line.text for line in arrival.lines)
         return Receipt(
@@ -206,6 +211,9 @@ class RunRecord:
             ended_at=now,
             modules=arrival.script.call.modules,
             libraries=arrival.libraries,
+            parent=call.chain[-1].run if call.chain else None,
+            trace=traces.trace_of(call.chain[0].run if call.chain else arrival.run),
+            caused=tuple(arrival.caused.values()),
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

@@ -47,6 +47,7 @@ from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
+from orvalho.daemon.tracing import TRACE, Tracing
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import tally
@@ -343,6 +344,8 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
+        tracing = Tracing(house, self.scripts.is_running)
+        node.answer(TRACE, tracing.answer)
         files = FileHandler(house)
         node.answer(file_words.OFFER, files.offer)
         node.answer(file_words.PART, files.part)
@@ -358,6 +361,7 @@ class _Wiring:
             house,
             Actors(
                 scripts=self.scripts,
+                tracing=tracing,
                 parting=self._parting,
                 announce=self._announce,
                 restart=self._daemon.restart,

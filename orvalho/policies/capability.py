@@ -20,7 +20,8 @@ _WORDS: Final = tuple(
     f"{side}.{action}"
     for side in ("target", "caller")
     for action in _ACTIONS
-    if (side, action) != ("caller", "node.read")  # a target learns nothing of its caller's machine
+    # A target learns nothing of its caller's machine, and reaches nothing through it.
+    if side == "target" or not action.startswith("node.")
 )
 
 

@@ -13,7 +13,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -80,6 +80,7 @@ _ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long a line waits for a sender that reads slowly.
 _TELL_S: Final = 1.0
 _NO_MODULES: Final = Modules()
+Onward = Callable[[Arrival, RunGate, Hold], Mapping[str, HostCall]]
 
 
 class ScriptHandler:
@@ -92,6 +93,8 @@ class ScriptHandler:
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
         self._tasks = tasks
+        # What runs here may call other nodes; set once there is who does it.
+        self.onward: Onward | None = None
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
         self._interrupted: dict[str, Run] = {}
@@ -411,10 +414,13 @@ class ScriptHandler:
     def _calls(
         self, arrival: Arrival, context: Context, gate: RunGate, hold: Hold
     ) -> Mapping[str, HostCall]:
+        onward = self.onward(arrival, gate, hold) if self.onward else {}
+
         def make() -> Mapping[str, HostCall]:
-            return target_calls(self._house, context, gate) | caller_calls(
+            calls = target_calls(self._house, context, gate) | caller_calls(
                 self._house, arrival.sender, arrival.run, gate, hold
             )
+            return {**calls, **onward}
 
         return CallTable(make)
 

@@ -43,8 +43,8 @@ from orvalho.policies.access import AccessRequest
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
-from orvalho.scripts import runs, sources
-from orvalho.scripts.manifest import find_problems, read_manifest
+from orvalho.scripts import runs, sources, traces
+from orvalho.scripts.manifest import find_problems, read_manifest, within
 from orvalho.scripts.messages import (
     encode,
     run_script,
@@ -60,6 +60,7 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
+from orvalho.scripts.traces import Onward
 from orvalho.scripts.wasm.binaries import check_parameters, imports_and_exports
 
 Replies = AsyncIterator[control.Reply]
@@ -169,15 +170,22 @@ class ScriptOperations:
         """Which of our contexts sends. Raises: NotFound."""
         return Address(self._house.caller(name).name, self._house.name)
 
-    async def start(self, request: control.ScriptSend, parts: Parts, node_key: Key) -> str:
+    async def start(
+        self,
+        request: control.ScriptSend,
+        parts: Parts,
+        node_key: Key,
+        onward: Onward | None = None,
+    ) -> str:
         """Sign a script for the context `request.to` on that node and send it; the run's id.
-        `parts` are its own, from `parts`.
+        `parts` are its own, from `parts`; `onward` is what it takes from the run that makes it.
 
         Raises:
             InvalidInput, Denied: as `orvalho script send` would.
         """
         destination = Destination(parse_address(request.to), node_key)
-        run, signed = self._sign(request, destination, self._house.caller(request.context), parts)
+        context = self._house.caller(request.context)
+        run, signed = self._sign(request, destination, context, parts, onward)
         await self._queue(run, signed, request.module or request.source, destination)
         return run.id
 
@@ -234,6 +242,7 @@ class ScriptOperations:
         destination: Destination,
         context: Context,
         parts: Parts,
+        onward: Onward | None = None,
     ) -> tuple[Run, SignedScript]:
         """Raises:
         InvalidInput: the script's name, header or parameters are wrong.
@@ -241,7 +250,7 @@ class ScriptOperations:
         """
         house, now = self._house, time.time()
         script = make_script(request.filename, request.module or request.source)
-        manifest = read_manifest(script, request.needs)
+        manifest = within(read_manifest(script, request.needs), onward)
         caller = Address(context.name, house.name)
         params = json_value(bytes(request.params))
         if script.module:
@@ -280,6 +289,7 @@ class ScriptOperations:
             now=now,
             life_s=request.expires_s,
             parts=parts,
+            chain=onward.chain if onward else (),
         )
         run = Run(
             id=run_id,
@@ -317,6 +327,7 @@ class ScriptOperations:
                 params=signed.params,
             )
             sources.stage_modules(connection, run.id, signed.modules)
+            traces.stage(connection, run.id, signed.call.chain)
             if message.held or len(body) >= sources.LARGE_BYTES:
                 sources.stage_sent(connection, run.id, len(body))
             if not is_local:

@@ -27,6 +27,7 @@ from orvalho.daemon.operations.metering import MeteringOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
+from orvalho.daemon.operations.onward import Onward
 from orvalho.daemon.operations.pair import PairOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
@@ -34,9 +35,11 @@ from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.trace import TraceOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.tracing import Tracing
 from orvalho.transports.catalog import Catalog
 
 Table = dict[type[control.Message], Callable[[Any], Any]]
@@ -47,6 +50,7 @@ class Actors:
     """What operations set in motion beside the house's own rooms."""
 
     scripts: ScriptHandler
+    tracing: Tracing
     parting: Parting
     announce: Callable[[], Awaitable[None]]
     restart: Callable[[], None]
@@ -71,6 +75,8 @@ def table(house: House, ours: Actors) -> Table:
     script = ScriptOperations(house, ours.scripts, run)
     logics = LogicOperations(house, ours.scripts.libraries)
     nats = NatsOperations(house, ours.nats_file)
+    libraries = LibraryOperations(house, script.send)
+    ours.scripts.onward = Onward(house, script, run, libraries).calls
     return {
         control.Status: node.status,
         control.DaemonStop: node.stop,
@@ -113,7 +119,8 @@ def table(house: House, ours: Actors) -> Table:
         **run.table(),
         **MeteringOperations(house).table(),
         **_road_table(house, ours),
-        **LibraryOperations(house, script.send).table(),
+        **libraries.table(),
+        **TraceOperations(house, ours.tracing).table(),
     }
 
 

@@ -47,7 +47,9 @@ def _kv(side):
   return struct(get=op("get"), put=op("put"), delete=op("delete"), list=op("list"))
 
 def _node(side):
-  return struct(facts=lambda: _call(side + ".node.facts"))
+  def op(name):
+    return lambda *args: _call(side + ".node." + name, *args)
+  return struct(facts=op("facts"), call=op("call"), send=op("send"))
 
 def _attempted(found):
   if "value" in found:

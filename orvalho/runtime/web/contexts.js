@@ -58,6 +58,6 @@
     'caller.fs': room('caller.fs', files),
     'target.fs': room('target.fs', files),
     'target.kv': room('target.kv', ['get', 'put', 'delete', 'list']),
-    'target.node': room('target.node', ['facts']),
+    'target.node': room('target.node', ['facts', 'call', 'send']),
   };
 }
