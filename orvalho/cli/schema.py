@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing, tracing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -47,6 +47,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
+    "trace": (tracing.TraceReply, "trace"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
