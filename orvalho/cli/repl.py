@@ -46,7 +46,6 @@ In scope: target, caller (.id .name .fs .kv), params, log. The last value is the
   await target.fs.list("/shared")     what lies there
   (await target.kv.get("n")) ?? 0     a value
   target.node.facts()                 its cores, load, memory, disk
-  target.node.call(LIB@NODE, F, ARGS) what another node has, through this one
   :why [RUN]    the rules behind the last line, or a run
   :logs [RUN]   what it logged
   :quit         leave (also Ctrl-D)"""

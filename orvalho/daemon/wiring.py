@@ -36,6 +36,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
+from orvalho.daemon.load import LOAD, Loads
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.migrations import MIGRATIONS
 from orvalho.daemon.nats_side import NatsSide
@@ -356,6 +357,7 @@ class _Wiring:
         node.answer(library_words.PART, libraries.part)
         node.answer(library_words.SERVICES, libraries.services)
         node.answer(PING, answer_ping)
+        node.answer(LOAD, Loads(house).answer)
         node.hear(NOTHING, hear_nothing)
         self._operations = table(
             house,

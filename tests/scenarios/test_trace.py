@@ -204,10 +204,14 @@ def test_a_loop_is_refused(laptop: Device, tmp_path: Path) -> None:
 
 
 def test_three_nodes_down(laptop: Device, devices: dict[str, Device], tmp_path: Path) -> None:
-    last = '// /// orvalho\n// needs = ["target.kv.write:*"]\n// ///\nexport default ({ target }) => target.kv.put("seen", 1)'
+    last = (
+        '// /// orvalho\n// needs = ["target.kv.write:*"]\n// ///\n'
+        'export default ({ target }) => target.kv.put("seen", 1)'
+    )
     middle = (
         '// /// orvalho\n// needs = ["target.node.send:peer@tv"]\n// ///\n'
-        f'export default ({{ target }}) => target.node.send("peer@tv", {json.dumps(last)}, {{ filename: "last.js" }})'
+        'export default ({ target }) => target.node.send("peer@tv", '
+        f'{json.dumps(last)}, {{ filename: "last.js" }})'
     )
     source = f"""export default ({{ target }}) =>
       target.node.send("peer@phone3", {json.dumps(middle)}, {{ filename: "middle.js" }})"""
@@ -224,7 +228,7 @@ def test_three_nodes_down(laptop: Device, devices: dict[str, Device], tmp_path: 
     ran = [each["run"] for each in told]
     above = tv.types("trace", ran[2], "--json").json["above"]
     assert [each["run"] for each in above] == ran[:2]
-    # The tv is off: what is written down is told all the same; who is away is named while it counts.
+    # Who is away is named, and what is known of it without asking is told all the same.
     phone3 = devices["phone3"]
     phone3.stop()
     away = laptop.types("trace", ran[0], "--json").json["runs"]

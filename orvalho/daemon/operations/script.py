@@ -96,7 +96,7 @@ class ScriptOperations:
                     yield reply
             return
         else:
-            chosen = self._selection.choose(name)
+            chosen = await self._selection.choose(name)
             yield _placed(name, [chosen], self._selection.lost(name, chosen))
             destination = Destination(chosen.address, chosen.node_key)
         async with aclosing(self._send_to(request, destination)) as replies:
