@@ -307,7 +307,7 @@ def _check_modules(call: Call, script: Script, modules: Mapping[str, str]) -> No
             where=ascii(changed) if changed else None,
         )
     if (digests or call.libraries) and script.language not in HAVE_MODULES:
-        raise Untrusted(f"{script.filename}: only JavaScript and TypeScript have modules")
+        raise Untrusted(f"{script.filename}: only JavaScript, TypeScript and Starlark have modules")
     if not all(map(is_named, call.libraries)) or len(call.libraries) > MAX_MODULES:
         raise Untrusted("the signed call names libraries that cannot be")
 

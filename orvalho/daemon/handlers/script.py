@@ -371,7 +371,7 @@ class ScriptHandler:
         if not call.libraries:
             return Modules(script.modules) if script.modules else _NO_MODULES
         found = await self.libraries.gather(
-            context.name, call.libraries, call.locked, tells=self._record.explains_to(arrival)
+            context.name, call, tells=self._record.explains_to(arrival)
         )
         arrival.libraries = found.used
         return Modules({**script.modules, **found.sources}, found.names)

@@ -49,7 +49,7 @@ from orvalho.scripts.messages import (
     encode,
     run_script,
 )
-from orvalho.scripts.modules import SUFFIXES, check_modules, digest_of, named
+from orvalho.scripts.modules import STARLARK, SUFFIXES, check_modules, digest_of, named
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import Source, make_script, raw_source
 from orvalho.scripts.signing import (
@@ -227,7 +227,7 @@ class ScriptOperations:
         asked: list[str] = []
         try:
             for path, text in {request.filename: request.source, **request.modules}.items():
-                if path.endswith(SUFFIXES):
+                if path.endswith(SUFFIXES) or (path.endswith(STARLARK) and "load" in text):
                     outline = await self._handler.libraries.outlines.of(path, text)
                     asked += [each.specifier for each in outline.requests]
         except Unavailable:
