@@ -23,6 +23,7 @@ from orvalho.daemon.house import House
 from orvalho.errors import Denied, InvalidInput, NotFound, OrvalhoError, Untrusted
 from orvalho.runtime.engine import Outline
 from orvalho.scripts.modules import (
+    DATA,
     LIBRARIES,
     MAX_MODULE_SOURCE_BYTES,
     MAX_MODULES,
@@ -92,7 +93,7 @@ class Outlines:
         Unavailable: no worker can be started, or it died of the source.
         """
         words = _STARLARK_WORDS if path.endswith(STARLARK) else _WORDS
-        if not words.search(source):
+        if path.endswith(DATA) or not words.search(source):
             return Outline()
         key = (path.rpartition(".")[2], digest_of(source))
         found = self._known.get(key)

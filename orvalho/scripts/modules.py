@@ -24,8 +24,11 @@ MAX_MODULES_BYTES: Final = 16 << 20
 _MAX_PATH_CHARACTERS: Final = 255
 SUFFIXES: Final = (".js", ".mjs", ".ts", ".mts")
 STARLARK: Final = (".star",)
+# What JavaScript may import beside code.
+DATA: Final = (".json",)
 LIBRARIES: Final = "/lib"
 SHARED: Final = "shared:"
+_ENDINGS: Final = (*SUFFIXES, *STARLARK, *DATA)
 # What no relative path leads out of.
 _TOPS: Final = (f"{LIBRARIES}/", f"{SHARED}/")
 _NAME: Final = re.compile(r"(?:lib|shared):[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -79,8 +82,8 @@ def check_path(path: str) -> None:
         raise InvalidInput(f"{path[:80]!a} is no path of a module")
     if len(path) > _MAX_PATH_CHARACTERS or any(map(is_unprintable, path)):
         raise InvalidInput(f"a module's path is short and printable, not {path[:80]!a}")
-    if not path.endswith((*SUFFIXES, *STARLARK)):
-        raise InvalidInput(f"{path[:80]!a}: a module ends in {' or '.join((*SUFFIXES, *STARLARK))}")
+    if not path.endswith(_ENDINGS):
+        raise InvalidInput(f"{path[:80]!a}: a module ends in {' or '.join(_ENDINGS)}")
 
 
 def check_modules(sources: Mapping[str, str]) -> None:
@@ -129,8 +132,13 @@ def _beside(specifier: str, referrer: str) -> str:
     if found == ".." or found.startswith("../"):
         raise InvalidInput(f'"{specifier}" leads out of the folder that the script is in')
     endings = suffixes_for(referrer)
-    if not found.endswith(endings):
-        if found.endswith((*SUFFIXES, *STARLARK)):
+    if found.endswith(".wasm"):
+        raise InvalidInput(
+            f'"{specifier}": WebAssembly is not imported. Send it as a script of its own, or call'
+            " it where it is published (orvalho lib publish)"
+        )
+    if not found.endswith(endings if endings is STARLARK else (*endings, *DATA)):
+        if found.endswith(_ENDINGS):
             raise InvalidInput(f'"{specifier}" is of another language than what imports it')
         raise InvalidInput(f'"{specifier}" has no ending: write "{specifier}{endings[0]}", in full')
     return top + found

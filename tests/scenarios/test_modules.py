@@ -303,7 +303,7 @@ def test_starlark_loads_files_and_the_libraries_of_its_target(
     (tmp_path / "own" / "twice.star").write_text("def twice(x):\n    return [2 * n for n in x]\n")
     (file := tmp_path / "job.star").write_text(
         'load("./own/twice.star", "twice")\nload("lib:counts", "total")\n'
-        "def main(job):\n    return total(twice(job.params["x"]))\n"
+        'def main(job):\n    return total(twice(job.params["x"]))\n'
     )
     printed = send(laptop, str(file), "--param", "x=[1, 2, 3]", "--lock")
     assert (printed.status, printed.out.strip()) == (0, "12"), printed
@@ -321,3 +321,22 @@ def test_starlark_loads_files_and_the_libraries_of_its_target(
     circle = send(laptop, str(file))
     assert (circle.status, "in a circle" in circle.err) == (2, True), circle
     assert "own/twice.star:1:6" in circle.err
+
+
+def test_data_travels_with_the_script_that_imports_it(laptop: Device, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"n": 2}, {"n": 5}]')
+    source = (
+        'import rows from "./rows.json" with { type: "json" };\n'
+        "export default () => rows.reduce((n, row) => n + row.n, 0);\n"
+    )
+    file = write(tmp_path, job_js=source)
+    printed = send(laptop, file, "--lock")
+    assert (printed.status, printed.out) == (0, "7\n"), printed
+    assert list(shown(laptop)["modules"]) == ["rows.json"]
+    (tmp_path / "rows.json").write_text("[]")
+    changed = send(laptop, file)
+    assert (changed.status, "digest differs from lock" in changed.err) == (6, True), changed
+    (tmp_path / "job.lock").unlink()
+    (tmp_path / "rows.json").write_text("[1, 2,]")
+    broken = send(laptop, file)
+    assert (broken.status, "rows.json:1:" in broken.err) == (2, True), broken
