@@ -170,6 +170,13 @@ class ConfigSet(Message, frozen=True, kw_only=True, tag=_tag):
     value: str
 
 
+class ConfigUnset(Message, frozen=True, kw_only=True, tag=_tag):
+    """Take a setting out of config.toml, which leaves its default or what stands elsewhere.
+    -> Note"""
+
+    key: str
+
+
 class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
     """-> DoctorReply"""
 
@@ -220,6 +227,7 @@ Request = (
     | road.TransportList
     | ConfigShow
     | ConfigSet
+    | ConfigUnset
     | road.DepotList
     | road.DepotRemove
     | Doctor

@@ -109,6 +109,7 @@ def table(house: House, ours: Actors) -> Table:
         policies.Audit: policy.audit,
         control.ConfigShow: config.show,
         control.ConfigSet: config.set,
+        control.ConfigUnset: config.unset,
         logic.ScriptImports: logics.imports,
         logic.LogicShow: logics.show,
         logic.ScriptCheck: script.check,
