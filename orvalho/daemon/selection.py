@@ -75,7 +75,7 @@ class Selection:
             return self._of_group(name, name.group)
         peers = self._house.trust.peers()
         if not peers:
-            raise NotFound("no other device is paired", hint="orvalho peer invite")
+            raise NotFound("no other device is paired", hint="orvalho pair")
         wanted = set(name.labels)
         found = [
             self._candidate(peer, name)

@@ -165,6 +165,10 @@ class Tracing:
     async def _asked(self, run: Run, timeout_s: float, parent: str | None) -> list[TracePart]:
         """A run that we sent, as its node tells it."""
         own = await self._part(run, parent)
+        caused = _caused(own)
+        if caused == []:
+            # Its receipt says that it called nothing: nobody need be asked.
+            return [own]
         if timeout_s <= 0:
             return [msgspec.structs.replace(own, problem="there was no time left to ask")]
         body = encode(AskTrace(run=run.id, timeout_s=timeout_s))
@@ -178,7 +182,7 @@ class Tracing:
         except OrvalhoError as error:
             what = error.message if isinstance(error, Unavailable) else "its answer is none"
             problem = f"what it called is not known: {what}"
-            return [msgspec.structs.replace(own, problem=problem)]
+            return [msgspec.structs.replace(own, problem=problem), *(caused or ())]
         if own.state != "ended":
             own = msgspec.structs.replace(
                 own, state=first.state, outcome=first.outcome, started_at=first.started_at
@@ -263,6 +267,27 @@ def _opened(raw: bytes | None, key: str, run: str) -> Receipt | None:
     except (Untrusted, InvalidInput):
         return None
     return receipt if receipt.run == run else None
+
+
+def _caused(part: TracePart) -> list[TracePart] | None:
+    """What a run has called, as its receipt alone tells; None where there is none."""
+    receipt = _opened(part.receipt, part.node_key, part.run)
+    if receipt is None:
+        return None
+    return [
+        TracePart(
+            run=each.run,
+            parent=part.run,
+            node=each.node,
+            node_key=each.node_key,
+            caller=receipt.target,
+            target=each.node,
+            filename=each.called,
+            state="ended" if each.outcome else "told",
+            outcome=each.outcome,
+        )
+        for each in receipt.caused
+    ]
 
 
 def _checked(parts: tuple[TracePart, ...], run: str) -> tuple[TracePart, ...]:

@@ -232,8 +232,10 @@ def test_three_nodes_down(laptop: Device, devices: dict[str, Device], tmp_path: 
     phone3 = devices["phone3"]
     phone3.stop()
     away = laptop.types("trace", ran[0], "--json").json["runs"]
-    assert [each["run"] for each in away] == ran[:2]
+    assert [each["run"] for each in away] == ran, "phone3's receipt names what it called"
+    assert [each["signed"] for each in away] == ["both", "both", "caller"]
     assert "is not known" in (away[1]["problem"] or ""), away
+    assert (away[2]["filename"], away[2]["outcome"]) == ("last.js", "done")
     phone3.start()
     wait_until(lambda: devices["phone2"].online("phone3"), "phone3 is back")
 
