@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -79,6 +79,8 @@ class Gathered:
     sources: Mapping[str, str]
     names: Mapping[str, str]
     used: tuple[UsedLibrary, ...] = field(default=())
+    # What reading them took of processors.
+    cpu_ms: int = 0
 
 
 class Outlines:
@@ -99,7 +101,8 @@ class Outlines:
         found = self._known.get(key)
         if found is None:
             found = await self._house.jobs.outline(path, source)
-            self._known[key] = found
+            # It takes no time again.
+            self._known[key] = replace(found, cpu_ms=0)
             if len(self._known) > _KNOWN:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
@@ -130,7 +133,7 @@ class Imports:
         suffixes = suffixes_for(call.filename)
         found: dict[str, str] = {}
         paths: dict[str, str] = {}
-        unread = list(call.libraries)
+        unread, cpu_ms = list(call.libraries), 0
         while unread:
             wanted = unread.pop()
             if wanted in paths or wanted in found:
@@ -146,14 +149,16 @@ class Imports:
             found[path] = source
             if len(found) > MAX_MODULES or sum(map(len, found.values())) > MAX_MODULES_BYTES:
                 raise InvalidInput("the libraries import too much", where=path)
-            unread += await self._imports_of(path, source)
+            imported, took_ms = await self._imports_of(path, source)
+            unread += imported
+            cpu_ms += took_ms
         by_path = {path: name for name, path in paths.items()}
         used = tuple(
             UsedLibrary(name=by_path.get(path, ""), path=path, sha256=digest_of(source))
             for path, source in sorted(found.items())
         )
         _check_lock(used, call.locked)
-        return Gathered(found, paths, used)
+        return Gathered(found, paths, used, cpu_ms)
 
     async def find(self, context: str, name: str, suffixes: tuple[str, ...]) -> list[Library]:
         """The files of a language that could stand for `lib:NAME` in a context, or for
@@ -198,7 +203,8 @@ class Imports:
             hint=f"did you mean {near}?" if near else f"known here: {some}",
         )
 
-    async def _imports_of(self, path: str, source: str) -> list[str]:
+    async def _imports_of(self, path: str, source: str) -> tuple[list[str], int]:
+        """And the milliseconds that finding them took of a processor."""
         outline = await self.outlines.of(path, source)
         imported = []
         for request in outline.requests:
@@ -207,7 +213,7 @@ class Imports:
             except InvalidInput as error:
                 where = f"{path}:{request.line}:{request.column}"
                 raise InvalidInput(error.message, where=where) from error
-        return imported
+        return imported, outline.cpu_ms
 
     async def _candidates(
         self, context: str, root: str, bare: str, sought: Sought

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +25,7 @@ from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
+from orvalho.runtime.job import HostCall
 from orvalho.scripts import runs, sources, traces
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.receipts import Receipt, Tried, UsedLibrary
@@ -56,6 +58,8 @@ class Arrival:
     lines: list[ScriptOutput] = field(default_factory=list)
     line_bytes: int = 0
     libraries: tuple[UsedLibrary, ...] = ()
+    # What reading these took of processors.
+    read_cpu_ms: int = 0
     # What it called on other nodes, by the run that came of it.
     caused: dict[str, Caused] = field(default_factory=dict)
 
@@ -71,6 +75,10 @@ class Arrival:
         if self.line_bytes > _MOST_LINE_BYTES:
             raise LimitExceeded(f"output: a run's lines take at most {_MOST_LINE_BYTES} bytes")
         self.lines.append(line)
+
+
+# What a run that starts now may call on other nodes.
+OnwardCalls = Callable[[Arrival, RunGate, Hold], dict[str, HostCall]]
 
 
 class RunRecord:
@@ -222,6 +230,7 @@ class RunRecord:
             return measured
         return msgspec.structs.replace(
             measured,
+            cpu_ms=measured.cpu_ms + arrival.read_cpu_ms,
             read_bytes=gate.read_bytes,
             written_bytes=gate.written_bytes,
             network_bytes=hold.network_bytes if hold else 0,

@@ -44,6 +44,8 @@ class Outline:
     requests: tuple[Request, ...] = ()
     functions: tuple[Function, ...] = ()
     problems: tuple[Problem, ...] = ()
+    # What reading it has taken of a processor, the first time.
+    cpu_ms: int = 0
 
 
 # The path of what is known on the target only: it is not looked at before.
@@ -66,7 +68,8 @@ class Modules:
 class Start:
     """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
     JSON; `caller` and `target` have `id` and `name`; the next three bound what the guest can pile
-    up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone)."""
+    up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone).
+    `read_only`: the sides, `target` or `caller`, whose tree the guest never writes to."""
 
     filename: str
     source: str
@@ -78,6 +81,7 @@ class Start:
     host_calls: int
     serves: bool = False
     modules: Modules = field(default_factory=Modules)
+    read_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -34,7 +34,7 @@ from orvalho.daemon.imports import Imports
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_news import RunNews
-from orvalho.daemon.run_record import Arrival, RunRecord
+from orvalho.daemon.run_record import Arrival, OnwardCalls, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
 from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
@@ -50,7 +50,7 @@ from orvalho.peers.desk import Delivery, Repeated
 from orvalho.peers.envelope import Envelope, EnvelopeId
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Entry
-from orvalho.policies.capability import Capability, Grants, grant
+from orvalho.policies.capability import Capability, Grants, grant, read_only
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
@@ -80,7 +80,6 @@ _ANSWER_LIFE_S: Final = 30 * 86_400.0
 # How long a line waits for a sender that reads slowly.
 _TELL_S: Final = 1.0
 _NO_MODULES: Final = Modules()
-Onward = Callable[[Arrival, RunGate, Hold], Mapping[str, HostCall]]
 
 
 class ScriptHandler:
@@ -93,8 +92,7 @@ class ScriptHandler:
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
         self._tasks = tasks
-        # What runs here may call other nodes; set once there is who does it.
-        self.onward: Onward | None = None
+        self.onward: OnwardCalls | None = None  # set once there is who makes them
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
         self._interrupted: dict[str, Run] = {}
@@ -349,13 +347,14 @@ class ScriptHandler:
                 metering_s=hold.metering_s,
                 on_metered=hold.metered,
                 modules=modules,
+                read_only=read_only(arrival.script.needs, arrival.script.wants),
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
                 ending = await self._follow_service(arrival, job, service, hold)
             else:
                 ending = await self._follow(arrival, job, hold)
-            hold.ended(ending.usage)
+            hold.ended(self._record.used(arrival, ending.usage))
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
 
@@ -373,7 +372,7 @@ class ScriptHandler:
         found = await self.libraries.gather(
             context.name, call, tells=self._record.explains_to(arrival)
         )
-        arrival.libraries = found.used
+        arrival.libraries, arrival.read_cpu_ms = found.used, found.cpu_ms
         return Modules({**script.modules, **found.sources}, found.names)
 
     def _subject(self, arrival: Arrival) -> Subject:
@@ -417,10 +416,11 @@ class ScriptHandler:
         onward = self.onward(arrival, gate, hold) if self.onward else {}
 
         def make() -> Mapping[str, HostCall]:
-            calls = target_calls(self._house, context, gate) | caller_calls(
-                self._house, arrival.sender, arrival.run, gate, hold
+            return (
+                target_calls(self._house, context, gate)
+                | onward
+                | caller_calls(self._house, arrival.sender, arrival.run, gate, hold)
             )
-            return {**calls, **onward}
 
         return CallTable(make)
 

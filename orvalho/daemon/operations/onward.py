@@ -11,7 +11,7 @@ import base64
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -69,7 +69,7 @@ class Onward:
         self._libraries = libraries
         self._record = RunRecord(house)
 
-    def calls(self, arrival: Arrival, gate: RunGate, hold: Hold) -> Mapping[str, HostCall]:
+    def calls(self, arrival: Arrival, gate: RunGate, hold: Hold) -> dict[str, HostCall]:
         """`target.node.call` and `.send` of a run that starts now."""
         until = time.monotonic() + hold.limits.wall_s
         return beyond_calls("target", _Beyond(self, arrival, gate, hold, until), gate)

@@ -48,6 +48,7 @@ class StartRun(_Message, tag=1, frozen=True):
     serves: bool = False
     metering_s: float = 0.0
     modules: Modules = Modules()
+    read_only: tuple[str, ...] = ()
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -151,6 +152,7 @@ class Compiled(_Message, tag=6, frozen=True):
     check: int
     problems: tuple[Problem, ...]
     code: bytes
+    cpu_ms: int = 0
 
 
 class Metered(_Message, tag=7, frozen=True):

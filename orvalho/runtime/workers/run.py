@@ -97,6 +97,7 @@ class GuestRun:
                 start.host_calls,
                 start.serves,
                 start.modules,
+                start.read_only,
             ),
             report,
         )
