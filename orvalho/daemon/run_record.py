@@ -221,7 +221,8 @@ class RunRecord:
             libraries=arrival.libraries,
             parent=call.chain[-1].run if call.chain else None,
             trace=traces.trace_of(call.chain[0].run if call.chain else arrival.run),
-            caused=tuple(arrival.caused.values()),
+            # Whom it calls in turn is the owner's affair, as the rules are.
+            caused=tuple(arrival.caused.values()) if self.explains_to(arrival) else (),
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

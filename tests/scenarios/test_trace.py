@@ -278,3 +278,40 @@ def test_a_call_gets_no_more_time_than_its_caller_has(
         "the inner run has ended",
     )
     assert found["filename"] == "spin.lib"
+
+
+def test_a_guest_of_another_owner_learns_nothing_of_what_lies_beyond(
+    devices: dict[str, Device], tmp_path: Path
+) -> None:
+    phone2 = devices["phone2"]
+    guest = Device("visitor", tmp_path / "visitor")
+    try:
+        guest.init()
+        guest.start()
+        ticket = phone2.does("peer", "invite", "--guest").strip().splitlines()[-1].strip()
+        guest.does("peer", "add", ticket, "--guest")
+        wait_until(lambda: guest.online("phone2"), "the visitor is linked")
+        phone2.allow(
+            "p, visitor, peer, script.run, *, allow", "p, visitor, peer, node.call, *, allow"
+        )
+        call = 'export default ({ target }) => target.node.call("add@phone3", "add", [2, 3])'
+        done = runs(guest, call, needs=calls("add"), tmp=tmp_path)
+        assert ended(done)["result"] == 5, done
+        told = guest.types("trace", ended(done)["run"], "--json").json["runs"]
+        assert [each["node"] for each in told] == ["phone2"]
+        receipt = guest.types("script", "show", ended(done)["run"], "--json").json["receipt"]
+        assert (receipt["caused"], receipt["tried"]) == ([], [])
+        own = phone2.types("trace", ended(done)["run"], "--json").json["runs"]
+        assert [each["node"] for each in own] == ["phone2", "phone3"], "its owner sees all of it"
+
+        devices["phone3"].allow("p, phone2, *, lib.call, add, deny")
+        refused = runs(guest, call, needs=calls("add"), tmp=tmp_path)
+        assert (refused.status, "phone3 refuses it" in refused.out + refused.err) == (3, True), (
+            refused
+        )
+        assert ".csv" not in refused.out + refused.err
+        # Nobody else may ask about a run.
+        other = devices["laptop"].types("trace", ended(done)["run"])
+        assert other.status == 4, other
+    finally:
+        guest.stop()

@@ -83,6 +83,9 @@ class Onward:
             node_key=key_text(self._house.identity.node.key),
         )
 
+    def explains_to(self, arrival: Arrival) -> bool:
+        return self._record.explains_to(arrival)
+
     def peer(self, node: str, chain: tuple[Hop, ...]) -> Peer:
         """Who is called, if the chain may go on there.
 
@@ -276,7 +279,12 @@ class _Beyond:
                 hint=failed.hint,
                 peer=failed.peer or peer.name,
             )
-            raise self._gate.keep_refusal(error) if isinstance(error, Denied) else error
+            if not isinstance(error, Denied):
+                raise error
+            if not self._onward.explains_to(self._arrival):
+                # The rules of a third are told to nobody to whom ours are not.
+                error = Denied(f"{peer.name} refuses it", peer=peer.name)
+            raise self._gate.keep_refusal(error)
         if ended.outcome != "done":
             raise ScriptFailed(f"the run on {peer.name} ended as {ended.outcome}", where=ended.run)
         raw = bytes(ended.result)
