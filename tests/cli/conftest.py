@@ -12,7 +12,17 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import (
+    asking,
+    libraries,
+    logic,
+    mesh,
+    metering,
+    policies,
+    road,
+    seeing,
+    tracing,
+)
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -374,6 +384,28 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     m.ScriptLogs: (OUTPUT, msgspec.structs.replace(OUTPUT, seq=1, level="error", text="bye")),
     m.ScriptResult: (ENDED,),
     m.ScriptCancel: (m.Note(text="cancelled"),),
+    tracing.Trace: (
+        tracing.TraceReply(
+            trace="0" * 32,
+            runs=tuple(
+                tracing.TracedRun(
+                    run=f"r_{number}",
+                    parent=f"r_{number - 1}" if number else None,
+                    node="phone2",
+                    caller="root@laptop",
+                    target="peer@phone2",
+                    filename="job.js",
+                    state="ended",
+                    outcome="done",
+                    started_at=1.0,
+                    wall_ms=3,
+                    signed="both",
+                    problem="it is away" if number else None,
+                )
+                for number in range(2)
+            ),
+        ),
+    ),
     m.Why: (
         m.WhyReply(
             state=STATE,
