@@ -22,12 +22,15 @@ from orvalho.errors import InvalidInput, NotFound, ScriptFailed, Unavailable
 _PACKAGE: Final = Path(orvalho.__file__).parent
 _LIST: Final = "examples.toml"
 _BUILD_S: Final = 600
+_ASK_S: Final = 30
 # A first word of a command -> the package that has it, and what makes it to be had.
 _MODULES: Final = {"zig": "ziglang"}
 _INSTALL: Final = {
     "zig": "pip install orvalho[examples]",
     "componentize-py": "pip install orvalho[examples]",
     "asc": "npm install -g assemblyscript",
+    "rustc": "rustup target add wasm32-unknown-unknown"
+    " (Debian: apt-get install rustc libstd-rust-dev-wasm32 lld)",
 }
 
 
@@ -143,9 +146,21 @@ def _command(example: Example) -> list[str]:
         return [sys.executable, "-m", module, *rest]
     beside = Path(sys.executable).with_name(tool)
     found = str(beside) if beside.exists() else shutil.which(tool)
-    if found is None:
+    if found is None or (tool == "rustc" and not _has_wasm(found)):
         raise _missing(example, tool)
     return [found, *rest]
+
+
+def _has_wasm(rustc: str) -> bool:
+    """Whether this compiler has a core library for WebAssembly, which comes apart from it."""
+    words = [rustc, "--print", "target-libdir", "--target", "wasm32-unknown-unknown"]
+    try:
+        told = subprocess.run(  # noqa: S603 - the compiler that was found
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return told.returncode == 0 and Path(told.stdout.decode().strip()).is_dir()
 
 
 def _missing(example: Example, tool: str) -> Unavailable:

@@ -18,6 +18,7 @@ from orvalho.control.logic import ImportPlace, ScriptImports, ScriptImportsReply
 from orvalho.errors import InvalidInput, Untrusted
 
 SUFFIXES: Final = (".js", ".mjs", ".ts", ".mts")
+_STARLARK: Final = ".star"
 # A folder with one of these is that of a whole project, whose files may import each other.
 _PROJECT: Final = ("package.json", ".git")
 _MOST_FILES: Final = 257
@@ -39,7 +40,11 @@ def find_modules(client: Client, file: str | None, filename: str, source: str) -
     Raises:
         InvalidInput: a file is missing, lies outside, or cannot be imported; each with its place.
     """
-    if not filename.endswith(SUFFIXES) or ("import" not in source and "from" not in source):
+    if filename.endswith(_STARLARK):
+        may_import = "load" in source
+    else:
+        may_import = filename.endswith(SUFFIXES) and ("import" in source or "from" in source)
+    if not may_import:
         return Graph(filename)
     top = _top(Path(file)) if file else None
     entry = _inside(Path(str(file)), top) if top else filename

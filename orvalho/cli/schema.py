@@ -22,6 +22,7 @@ from orvalho.control import (
     road,
     schemas,
     seeing,
+    tracing,
 )
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
@@ -64,6 +65,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why RUN"),
     "why-asked": (w.WhyAsked, "why --who"),
+    "trace": (tracing.TraceReply, "trace"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "grant": (grants.GrantReply, "grant new, narrow, keep, show"),
     "grants": (grants.GrantListReply, "grant ls"),

@@ -18,7 +18,7 @@ _LABEL_LIMIT: Final = 63
 NODE_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}=[A-Za-z0-9_.:-]{1,63}")
 _ANY: Final = re.compile(r"(?:([^@]+)@)?any(@(.*))?", re.DOTALL)
 _GROUP: Final = re.compile(r"(?:([^@]+)@)?@(.*)", re.DOTALL)
-_ALL: Final = re.compile(r"(?:([^@]+)@)?all")
+_ALL: Final = re.compile(r"(?:([^@]+)@)?all(@(.*))?", re.DOTALL)
 # Words that mean something of their own in an address, a policy line or a command.
 _RESERVED: Final = frozenset(
     {"all", "any", "anyone", "everyone", "here", "local"}
@@ -46,8 +46,8 @@ class Several:
     """A name that stands for a choice among paired nodes, or for each of several.
 
     `any@gpu=yes,env=home` is one node that has all these `labels`, `@family` every member of
-    the `group`, `all` every paired node. With a context in front (`work@any@gpu=yes`,
-    `work@@family`, `work@all`) it is that context on them.
+    the `group`, `all` every paired node, `all@env=home` every one with these labels. With a
+    context in front (`work@any@gpu=yes`, `work@@family`, `work@all`) it is that context on them.
     """
 
     context: str | None
@@ -59,9 +59,8 @@ class Several:
         front = "" if self.context is None else f"{self.context}@"
         if self.group is not None:
             return f"{front}@{self.group}"
-        if not self.is_any:
-            return f"{front}all"
-        return f"{front}any" + (f"@{','.join(self.labels)}" if self.labels else "")
+        word = "any" if self.is_any else "all"
+        return f"{front}{word}" + (f"@{','.join(self.labels)}" if self.labels else "")
 
 
 def check_label(text: str) -> str:
@@ -106,19 +105,18 @@ def parse_address(text: str) -> Address:
 
 
 def parse_target(text: str) -> Address | Several:
-    """An address, or a name of several: `any@gpu=yes`, `@family`, `all`, each with or without
-    `ctx@` in front.
+    """An address, or a name of several: `any@gpu=yes`, `@family`, `all`, `all@env=home`, each
+    with or without `ctx@` in front.
 
     Raises:
         InvalidInput: it is neither.
     """
     if found := _ANY.fullmatch(text):
-        labels = tuple(dict.fromkeys(_node_label(each) for each in _split(found[3])))
-        return Several(_context(found[1]), labels=labels, is_any=True)
+        return Several(_context(found[1]), labels=_labels(found[3]), is_any=True)
     if found := _GROUP.fullmatch(text):
         return Several(_context(found[1]), group=check_label(found[2]))
     if found := _ALL.fullmatch(text):
-        return Several(_context(found[1]))
+        return Several(_context(found[1]), labels=_labels(found[3]))
     return parse_address(text)
 
 
@@ -128,6 +126,10 @@ def _context(text: str | None) -> str | None:
 
 def _split(text: str | None) -> list[str]:
     return text.split(",") if text is not None else []
+
+
+def _labels(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_node_label(each) for each in _split(text)))
 
 
 def _node_label(text: str) -> str:

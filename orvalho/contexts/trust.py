@@ -141,6 +141,10 @@ class TrustBook:
         NotFound: no peer of that name; the hint names the nearest one.
         """
         peer = self._by_name.get(name)
+        if peer is None and not self._by_name:
+            raise NotFound(
+                f"no peer is called {name!a}: no other device is paired", hint="orvalho pair"
+            )
         if peer is None:
             raise NotFound(
                 f"no peer is called {name!a}",

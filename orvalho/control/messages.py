@@ -22,6 +22,7 @@ from orvalho.control import (
     road,
     schemas,
     seeing,
+    tracing,
     why,
 )
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
@@ -182,6 +183,13 @@ class ConfigSet(Message, frozen=True, kw_only=True, tag=_tag):
     value: str
 
 
+class ConfigUnset(Message, frozen=True, kw_only=True, tag=_tag):
+    """Take a setting out of config.toml, which leaves its default or what stands elsewhere.
+    -> Note"""
+
+    key: str
+
+
 class Doctor(Message, frozen=True, kw_only=True, tag=_tag):
     """-> DoctorReply"""
 
@@ -232,6 +240,7 @@ Request = (
     | road.TransportList
     | ConfigShow
     | ConfigSet
+    | ConfigUnset
     | road.DepotList
     | road.DepotRemove
     | Doctor
@@ -245,6 +254,7 @@ Request = (
     | policy_tools.Request
     | schemas.Request
     | why.Request
+    | tracing.Request
 )
 
 
@@ -551,4 +561,5 @@ Reply = (
     | policy_tools.Reply
     | schemas.Reply
     | why.Reply
+    | tracing.Reply
 )

@@ -317,14 +317,8 @@ def set_value(directory: Path, key: str, text: str) -> bool:
         InvalidInput: there is no such key.
     """
     if key not in keys() and not is_own_key(key):
-        raise _unknown(key, f"config set {key}")
-    file = directory / "config.toml"
-    try:
-        document = tomlkit.parse(file.read_text() if file.exists() else "")
-    except tomlkit.exceptions.ParseError as error:
-        raise InvalidInput(
-            f"config.toml is not TOML: {error}", where=str(file), hint=f"edit {file}"
-        ) from error
+        raise unknown_setting(key, f"config set {key}")
+    document = read_document(directory)
     table: Any = document
     *tables, last = key.split(".")
     for name in tables:
@@ -335,10 +329,27 @@ def set_value(directory: Path, key: str, text: str) -> bool:
     if last in table and table[last] == value:
         return False
     table[last] = value
+    write_document(directory, document)
+    return True
+
+
+def read_document(directory: Path) -> tomlkit.TOMLDocument:
+    """config.toml, with its comments. Raises: InvalidInput."""
+    file = directory / "config.toml"
+    try:
+        return tomlkit.parse(file.read_text() if file.exists() else "")
+    except tomlkit.exceptions.ParseError as error:
+        raise InvalidInput(
+            f"config.toml is not TOML: {error}", where=str(file), hint=f"edit {file}"
+        ) from error
+
+
+def write_document(directory: Path, document: tomlkit.TOMLDocument) -> None:
+    """Put it in the place of config.toml, whole or not at all."""
+    file = directory / "config.toml"
     temporary = file.with_name(".config.toml~")
     temporary.write_text(tomlkit.dumps(document))
     temporary.replace(file)
-    return True
 
 
 def already(key: str, text: str) -> str:
@@ -389,12 +400,13 @@ def _merge(values: dict[str, Any], origins: dict[str, str], file: Path, director
     for key, value in _flatten(parsed).items():
         line = lines.get(key, 1)
         if key not in known and not is_own_key(key):
-            raise _unknown(key, f"{file}:{line}")
+            raise unknown_setting(key, f"{file}:{line}")
         values[key] = value
         origins[key] = f"{name}:{line}"
 
 
-def _unknown(key: str, where: str) -> InvalidInput:
+def unknown_setting(key: str, where: str) -> InvalidInput:
+    """The error for a key that is none, with the one that was meant."""
     group = _GROUP_KEY.fullmatch(key)
     own = (f"{group[1]}.{name}" for name in SharedQuota.__struct_fields__) if group else ()
     near = near_miss(key, (*keys(), *own))

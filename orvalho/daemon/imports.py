@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -23,17 +23,21 @@ from orvalho.daemon.house import House
 from orvalho.errors import Denied, InvalidInput, NotFound, OrvalhoError, Untrusted
 from orvalho.runtime.engine import Outline
 from orvalho.scripts.modules import (
+    DATA,
     LIBRARIES,
     MAX_MODULE_SOURCE_BYTES,
     MAX_MODULES,
     MAX_MODULES_BYTES,
     SHARED,
+    STARLARK,
     SUFFIXES,
     digest_of,
     is_named,
     resolve,
+    suffixes_for,
 )
 from orvalho.scripts.receipts import UsedLibrary
+from orvalho.scripts.signing import Call
 
 Origin = Literal["context", "shared"]
 
@@ -41,6 +45,7 @@ _KNOWN: Final = 512
 _MOST_LISTED: Final = 500
 _SHARED_ROOT: Final = f"{SHARED}/"
 _WORDS: Final = re.compile(r"\b(?:import|export)\b")
+_STARLARK_WORDS: Final = re.compile(r"\b(?:load|def)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,15 @@ class Library:
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """A name, where its file would lie, and how that may end."""
+
+    name: str
+    origin: Origin
+    suffixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """All that a script needs of the target: path -> text, name -> path, and what its receipt
     tells."""
@@ -65,6 +79,8 @@ class Gathered:
     sources: Mapping[str, str]
     names: Mapping[str, str]
     used: tuple[UsedLibrary, ...] = field(default=())
+    # What reading them took of processors.
+    cpu_ms: int = 0
 
 
 class Outlines:
@@ -78,13 +94,15 @@ class Outlines:
         """Raises:
         Unavailable: no worker can be started, or it died of the source.
         """
-        if not _WORDS.search(source):
+        words = _STARLARK_WORDS if path.endswith(STARLARK) else _WORDS
+        if path.endswith(DATA) or not words.search(source):
             return Outline()
         key = (path.rpartition(".")[2], digest_of(source))
         found = self._known.get(key)
         if found is None:
             found = await self._house.jobs.outline(path, source)
-            self._known[key] = found
+            # It takes no time again.
+            self._known[key] = replace(found, cpu_ms=0)
             if len(self._known) > _KNOWN:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
@@ -103,31 +121,25 @@ class Imports:
         """Where the shared ones lie."""
         return self._house.home.data / "libraries"
 
-    async def gather(
-        self,
-        context: str,
-        names: Collection[str],
-        locked: Mapping[str, str] | None,
-        *,
-        tells: bool,
-    ) -> Gathered:
-        """The files behind `names` in a context, and all that these import. `tells`: whoever asks
-        may learn which others there are.
+    async def gather(self, context: str, call: Call, *, tells: bool) -> Gathered:
+        """The files behind the names that a script imports, in a context, and all that these
+        import. `tells`: whoever asks may learn which others there are.
 
         Raises:
             NotFound: one is not here.
             Untrusted: one is not what the lock says.
             InvalidInput: one imports what cannot be imported, or they are too many.
         """
+        suffixes = suffixes_for(call.filename)
         found: dict[str, str] = {}
         paths: dict[str, str] = {}
-        unread = list(names)
+        unread, cpu_ms = list(call.libraries), 0
         while unread:
             wanted = unread.pop()
             if wanted in paths or wanted in found:
                 continue
             if is_named(wanted):
-                library = await self._need(context, wanted, tells=tells)
+                library = await self._need(context, wanted, suffixes, tells=tells)
                 path, source = library.path, library.source
                 paths[wanted] = path
             else:
@@ -137,23 +149,29 @@ class Imports:
             found[path] = source
             if len(found) > MAX_MODULES or sum(map(len, found.values())) > MAX_MODULES_BYTES:
                 raise InvalidInput("the libraries import too much", where=path)
-            unread += await self._imports_of(path, source)
+            imported, took_ms = await self._imports_of(path, source)
+            unread += imported
+            cpu_ms += took_ms
         by_path = {path: name for name, path in paths.items()}
         used = tuple(
             UsedLibrary(name=by_path.get(path, ""), path=path, sha256=digest_of(source))
             for path, source in sorted(found.items())
         )
-        _check_lock(used, locked)
-        return Gathered(found, paths, used)
+        _check_lock(used, call.locked)
+        return Gathered(found, paths, used, cpu_ms)
 
-    async def find(self, context: str, name: str) -> list[Library]:
-        """The files that could stand for `lib:NAME` in a context, or for `shared:NAME`; the first
-        one does."""
+    async def find(self, context: str, name: str, suffixes: tuple[str, ...]) -> list[Library]:
+        """The files of a language that could stand for `lib:NAME` in a context, or for
+        `shared:NAME`; the first one does."""
         scheme, _, bare = name.partition(":")
         found = []
         if scheme == "lib":
-            found += await self._candidates(context, f"{LIBRARIES}/", bare, name, "context")
-        return found + await self._candidates(context, _SHARED_ROOT, bare, name, "shared")
+            found += await self._candidates(
+                context, f"{LIBRARIES}/", bare, Sought(name, "context", suffixes)
+            )
+        return found + await self._candidates(
+            context, _SHARED_ROOT, bare, Sought(name, "shared", suffixes)
+        )
 
     async def names(self, context: str) -> tuple[str, ...]:
         """Every `lib:` name that a script there can import."""
@@ -165,8 +183,10 @@ class Imports:
             :_MOST_LISTED
         ]
 
-    async def _need(self, context: str, name: str, *, tells: bool) -> Library:
-        found = await self.find(context, name)
+    async def _need(
+        self, context: str, name: str, suffixes: tuple[str, ...], *, tells: bool
+    ) -> Library:
+        found = await self.find(context, name, suffixes)
         if found:
             return found[0]
         if not tells:
@@ -183,7 +203,8 @@ class Imports:
             hint=f"did you mean {near}?" if near else f"known here: {some}",
         )
 
-    async def _imports_of(self, path: str, source: str) -> list[str]:
+    async def _imports_of(self, path: str, source: str) -> tuple[list[str], int]:
+        """And the milliseconds that finding them took of a processor."""
         outline = await self.outlines.of(path, source)
         imported = []
         for request in outline.requests:
@@ -192,20 +213,20 @@ class Imports:
             except InvalidInput as error:
                 where = f"{path}:{request.line}:{request.column}"
                 raise InvalidInput(error.message, where=where) from error
-        return imported
+        return imported, outline.cpu_ms
 
     async def _candidates(
-        self, context: str, root: str, bare: str, name: str, origin: Origin
+        self, context: str, root: str, bare: str, sought: Sought
     ) -> list[Library]:
         found = []
         for stem in (bare, f"{bare}/index"):
-            for suffix in SUFFIXES:
+            for suffix in sought.suffixes:
                 path = f"{root}{stem}{suffix}"
                 try:
                     source = await self._read(context, path)
                 except NotFound:
                     continue
-                found.append(Library(name, path, origin, source))
+                found.append(Library(sought.name, path, sought.origin, source))
         return found
 
     async def _read(self, context: str, path: str) -> str:
@@ -259,7 +280,7 @@ _LOCK_HINT: Final = "look at what has changed, then: orvalho script send TARGET 
 def _stem(name: str) -> str:
     if name.endswith("/"):
         return name[:-1]
-    suffix = next((each for each in SUFFIXES if name.endswith(each)), None)
+    suffix = next((each for each in (*SUFFIXES, *STARLARK) if name.endswith(each)), None)
     return name.removesuffix(suffix) if suffix else ""
 
 

@@ -33,8 +33,8 @@ _log = logging.getLogger("orvalho.daemon")
 
 
 def main(argv: Sequence[str]) -> int:
-    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`, `bugreport`
-    and `config-set` are for one that may not start, and answer as the daemon would;
+    """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`, `bugreport`,
+    `config-set` and `config-unset` are for one that may not start, and answer as the daemon would;
     `config-example` needs none, `policy` handles files of rules, and `wasm` looks at binaries."""
     parser = argparse.ArgumentParser(prog="orvalho-daemon")
     parser.add_argument("--home")
@@ -48,13 +48,16 @@ def main(argv: Sequence[str]) -> int:
     set_parser = verbs.add_parser("config-set")
     set_parser.add_argument("key")
     set_parser.add_argument("value")
+    unset_parser = verbs.add_parser("config-unset")
+    unset_parser.add_argument("key")
     looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
     policy_parser = verbs.add_parser("policy")
     policy_parser.add_argument("task", choices=("test", "fmt", "fmt-check", "draft", "install"))
     policy_parser.add_argument("words", nargs="*")
     wasm_parser = verbs.add_parser("wasm")
     wasm_parser.add_argument("path")
-    for sub in (run_parser, init_parser, set_parser, wasm_parser, policy_parser, *looks):
+    all_parsers = (run_parser, init_parser, set_parser, unset_parser, wasm_parser, policy_parser)
+    for sub in (*all_parsers, *looks):
         sub.add_argument("--home", default=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     home = find_home(os.environ, arguments.home)
@@ -71,6 +74,9 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if arguments.verb == "config-set":
             sys.stdout.buffer.write(_set(home, arguments.key, arguments.value))
+            return 0
+        if arguments.verb == "config-unset":
+            sys.stdout.buffer.write(_set(home, arguments.key, None))
             return 0
         if arguments.verb == "policy":
             sys.stdout.buffer.write(_policy(home, arguments.task, arguments.words))
@@ -94,11 +100,15 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_status
 
 
-def _set(home: Home, key: str, value: str) -> bytes:
+def _set(home: Home, key: str, value: str | None) -> bytes:
     from orvalho.control.messages import Failed, Note  # noqa: PLC0415
+    from orvalho.daemon.config_unset import unset_offline  # noqa: PLC0415
 
     try:
-        text = configuration.set_offline(home.config, os.environ, key, value)
+        if value is None:
+            text = unset_offline(home.config, os.environ, key)
+        else:
+            text = configuration.set_offline(home.config, os.environ, key, value)
     except OrvalhoError as error:
         return msgspec.json.encode(Failed(**error.parts()))
     return msgspec.json.encode(Note(text=text))

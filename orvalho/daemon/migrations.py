@@ -7,7 +7,7 @@ from orvalho.daemon import file_queue
 from orvalho.peers import node as peers
 from orvalho.peers import records
 from orvalho.policies import audit, grant_book, usage
-from orvalho.scripts import held_runs, plan, runs, sources
+from orvalho.scripts import held_runs, plan, runs, sources, traces
 
 MIGRATIONS = (
     trust.MIGRATIONS,
@@ -24,6 +24,7 @@ MIGRATIONS = (
     sources.MIGRATIONS,
     plan.MIGRATIONS,
     held_runs.MIGRATIONS,
+    traces.MIGRATIONS,
     file_queue.MIGRATIONS,
     grant_book.MIGRATIONS,
     *peers.MIGRATIONS,

@@ -15,7 +15,7 @@ from orvalho.daemon.house import House
 from orvalho.errors import Unavailable
 from orvalho.policies import audit, usage
 from orvalho.policies.quota import parse_duration
-from orvalho.scripts import runs, sources
+from orvalho.scripts import runs, sources, traces
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +58,13 @@ class Retention:
         def charges(connection: sqlite3.Connection) -> int:
             found = usage.fold(connection, charges_before, _AT_ONCE)
             sources.stage_pruned(connection, found)
+            traces.stage_pruned(connection, found)
             return len(found)
 
         def old_runs(connection: sqlite3.Connection) -> int:
             found = runs.ended_before(connection, runs_before, _AT_ONCE)
             sources.stage_pruned(connection, found)
+            traces.stage_pruned(connection, found)
             return len(found)
 
         await self._each("charges", charges)

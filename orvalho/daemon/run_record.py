@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Final
@@ -29,12 +30,14 @@ from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage, add
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs, sources
+from orvalho.runtime.job import HostCall
+from orvalho.scripts import runs, sources, traces
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.plan import PlannedCall, stage_plan
 from orvalho.scripts.receipts import Interpreted, Receipt, Tried, UsedLibrary
 from orvalho.scripts.runs import Run
 from orvalho.scripts.signing import VerifiedScript
+from orvalho.scripts.traces import Caused
 
 # What a line costs beside its text.
 _LINE_BYTES: Final = 100
@@ -85,6 +88,10 @@ class Arrival:
     libraries: tuple[UsedLibrary, ...] = ()
     # What ended it, for its owner's own statistics: a receipt may say less.
     limit: str | None = None
+    # What reading these took of processors.
+    read_cpu_ms: int = 0
+    # What it called on other nodes, by the run that came of it.
+    caused: dict[str, Caused] = field(default_factory=dict)
 
     @property
     def run(self) -> str:
@@ -98,6 +105,10 @@ class Arrival:
         if self.line_bytes > _MOST_LINE_BYTES:
             raise LimitExceeded(f"output: a run's lines take at most {_MOST_LINE_BYTES} bytes")
         self.lines.append(line)
+
+
+# What a run that starts now may call on other nodes.
+OnwardCalls = Callable[[Arrival, RunGate, Hold], dict[str, HostCall]]
 
 
 class RunRecord:
@@ -173,6 +184,7 @@ class RunRecord:
             ended=ended,
         )
         sources.stage_modules(connection, row.id, arrival.script.modules)
+        traces.stage(connection, row.id, arrival.script.call.chain)
 
     def _row(self, arrival: Arrival) -> Run:
         call = arrival.script.call
@@ -217,6 +229,7 @@ class RunRecord:
         return str(Address(arrival.script.call.target.context, self._house.name))
 
     def receipt(self, arrival: Arrival, ended: Ending, now: float) -> Receipt:
+        call = arrival.script.call
         made = arrival.gate.made() if arrival.gate else ()
         logs = "\n".join(line.text for line in arrival.lines)
         arrival.limit = _limit(ended)
@@ -249,6 +262,10 @@ class RunRecord:
             commit=arrival.commit,
             plan_sha256=digest_of(ended.plan),
             interpreted=arrival.interpreted,
+            parent=call.chain[-1].run if call.chain else None,
+            trace=traces.trace_of(call.chain[0].run if call.chain else arrival.run),
+            # Whom it calls in turn is the owner's affair, as the rules are.
+            caused=tuple(arrival.caused.values()) if self.explains_to(arrival) else (),
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:
@@ -258,6 +275,7 @@ class RunRecord:
             return measured
         return msgspec.structs.replace(
             measured,
+            cpu_ms=measured.cpu_ms + arrival.read_cpu_ms,
             read_bytes=gate.read_bytes,
             written_bytes=gate.written_bytes,
             network_bytes=hold.network_bytes if hold else 0,

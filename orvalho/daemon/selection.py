@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from orvalho.contexts.identity import Key
@@ -11,12 +11,15 @@ from orvalho.contexts.names import Address, Several, near_miss
 from orvalho.contexts.trust import ContextEntry, Peer
 from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.house import House
+from orvalho.daemon.load import Loads
 from orvalho.errors import InvalidInput, NotFound, OrvalhoError, Unavailable
 
 # Nodes are equally near when their round trips differ by no more than this: on one network they
 # share the work, whichever answered a little faster last time.
 _EQUAL_FACTOR: Final = 2.0
 _EQUAL_S: Final = 0.025
+# And equally busy when what wants to run there differs by no more than half a core's work a core.
+_EQUAL_BUSY: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Candidate:
     problem: OrvalhoError | None = None
     # Where it is in doubt which context is meant: those that could be.
     known: tuple[ContextEntry, ...] = ()
+    # How busy it is, for each core; None where it does not tell, or was not asked.
+    busy: float | None = None
 
     @property
     def address(self) -> Address:
@@ -46,6 +51,8 @@ class Candidate:
         reached = self.path if self.is_online else "offline"
         if self.is_online and self.rtt_s is not None:
             reached += f", {milliseconds(self.rtt_s)}"
+        if self.is_online and self.busy is not None:
+            reached += f", load {self.busy:g} a core"
         return "; ".join([*parts, reached])
 
 
@@ -55,6 +62,7 @@ class Selection:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._loads = Loads(house)
         self._turns: dict[str, int] = {}
 
     def members(self, name: Several) -> list[Candidate]:
@@ -67,7 +75,7 @@ class Selection:
             return self._of_group(name, name.group)
         peers = self._house.trust.peers()
         if not peers:
-            raise NotFound("no other device is paired", hint="orvalho peer invite")
+            raise NotFound("no other device is paired", hint="orvalho pair")
         wanted = set(name.labels)
         found = [
             self._candidate(peer, name)
@@ -90,8 +98,9 @@ class Selection:
             return own
         return self._candidate(house.trust.by_name(address.node), name)
 
-    def choose(self, name: Several) -> Candidate:
-        """The one that `any` stands for now: the nearest; equally near ones take turns.
+    async def choose(self, name: Several) -> Candidate:
+        """The one that `any` stands for now: of the nearest the one that is least busy; equal ones
+        take turns.
 
         Raises:
             NotFound: as `members`.
@@ -111,9 +120,18 @@ class Selection:
                 hint="orvalho status",
             )
         limit_s = _near_s(online)
-        equal = [each for each in online if (each.rtt_s or 0.0) <= limit_s]
+        near = [each for each in online if (each.rtt_s or 0.0) <= limit_s]
+        equal = await self._least_busy(near)
         turn = self._turns[str(name)] = self._turns.get(str(name), -1) + 1
         return equal[turn % len(equal)]
+
+    async def _least_busy(self, near: list[Candidate]) -> list[Candidate]:
+        if len(near) == 1:
+            return near
+        told = await self._loads.of(each.node_key for each in near)
+        near = [replace(each, busy=told[each.node_key]) for each in near]
+        least = min(each.busy or 0.0 for each in near)
+        return [each for each in near if (each.busy or 0.0) <= least + _EQUAL_BUSY]
 
     def lost(self, name: Several, chosen: Candidate) -> list[tuple[Candidate, str]]:
         """Who was not chosen in its place, by name, and why not."""
@@ -128,7 +146,8 @@ class Selection:
                 lacks = sorted(wanted - self._house.labels_of(peer.node_key))
                 found.append((each, f"it has no {' and no '.join(lacks)}"))
             elif each is not None and each.node_key != chosen.node_key:
-                found.append((each, _why_not(each, limit_s)))
+                each = replace(each, busy=self._loads.known(each.node_key))
+                found.append((each, _why_not(each, limit_s, chosen)))
         return found
 
     # ---- inside -----------------------------------------------------------------------------
@@ -250,13 +269,15 @@ def _near_s(online: Sequence[Candidate]) -> float:
     return best_s * _EQUAL_FACTOR + _EQUAL_S
 
 
-def _why_not(each: Candidate, limit_s: float) -> str:
+def _why_not(each: Candidate, limit_s: float, chosen: Candidate) -> str:
     if each.problem is not None:
         return each.problem.message
     if not each.is_online:
         return "it is offline"
     if (each.rtt_s or 0.0) > limit_s:
         return f"it is farther away: {milliseconds(each.rtt_s or 0.0)}"
+    if (each.busy or 0.0) > (chosen.busy or 0.0) + _EQUAL_BUSY:
+        return f"it is busier: load {each.busy:g} a core"
     return "it is as near, and takes another turn"
 
 

@@ -39,6 +39,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
+from orvalho.daemon.load import LOAD, Loads
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.migrations import MIGRATIONS
 from orvalho.daemon.nats_side import NatsSide
@@ -51,6 +52,7 @@ from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
+from orvalho.daemon.tracing import TRACE, Tracing
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import tally
@@ -361,6 +363,8 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
+        tracing = Tracing(house, self.scripts.is_running)
+        node.answer(TRACE, tracing.answer)
         files = FileHandler(house)
         node.answer(file_words.OFFER, files.offer)
         node.answer(file_words.PART, files.part)
@@ -371,11 +375,13 @@ class _Wiring:
         node.answer(library_words.PART, libraries.part)
         node.answer(library_words.SERVICES, libraries.services)
         node.answer(PING, answer_ping)
+        node.answer(LOAD, Loads(house).answer)
         node.hear(NOTHING, hear_nothing)
         self._operations = table(
             house,
             Actors(
                 scripts=self.scripts,
+                tracing=tracing,
                 parting=self._parting,
                 announce=self._announce,
                 restart=self._daemon.restart,

@@ -1,7 +1,8 @@
 """The words of a policy: who asks (subject), where (context), what (action, object), the answer.
 
 An object is a path (`fs.*`), a key (`kv.*`), `/` (`node.read`), a script's digest `sha256:...`
-(`script.run`), `context@node` (`script.send`) or a library's name (`lib.*`).
+(`script.run`), `context@node` (`script.send`, `node.send`), `library@node` (`node.call`) or a
+library's name (`lib.*`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ ACTIONS: Final = (
     "kv.read",  # get, list
     "kv.write",  # put, delete
     "node.read",  # what the node says of its machine
+    "node.call",  # a script that runs here calls a library of another node, in our context's name
+    "node.send",  # it sends a script there
     "lib.list",  # what a library of this node is: its name, digest, exports and types
     "lib.get",  # its bytes
     "lib.call",  # run it here, in this context
@@ -165,7 +168,11 @@ _SHAPES: Final = {
         ("lib.list", "lib.get", "lib.call"),
         (re.compile(r"[a-z0-9*-]+"), 'write "*" or a library\'s name'),
     ),
-    "script.send": (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "context@node"'),
+    **dict.fromkeys(
+        ("script.send", "node.send"),
+        (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "context@node"'),
+    ),
+    "node.call": (re.compile(r"[a-z0-9*-]+(@[a-z0-9*-]+)?"), 'write "*" or "library@node"'),
 }
 
 

@@ -13,6 +13,7 @@ from orvalho.policies.explain import refusal
 from orvalho.policies.globs import Glob, compile_glob
 
 Side = Literal["target", "caller"]
+_SIDES: Final[tuple[Side, ...]] = ("target", "caller")
 MAX_CAPABILITIES: Final = 64
 
 _ACTIONS: Final = tuple(action for action in ACTIONS if action.startswith(("fs.", "kv.", "node.")))
@@ -20,7 +21,8 @@ _WORDS: Final = tuple(
     f"{side}.{action}"
     for side in ("target", "caller")
     for action in _ACTIONS
-    if (side, action) != ("caller", "node.read")  # a target learns nothing of its caller's machine
+    # A target learns nothing of its caller's machine, and reaches nothing through it.
+    if side == "target" or not action.startswith("node.")
 )
 
 
@@ -98,3 +100,9 @@ def grant(needs: Iterable[Capability], wants: Iterable[Capability], decide: Deci
         answer = decide(want)
         (refused if answer and not answer[1].allowed else granted).append(want)
     return Grants(tuple(granted), tuple(refused))
+
+
+def read_only(needs: Iterable[Capability], wants: Iterable[Capability]) -> tuple[Side, ...]:
+    """The sides to whose trees a script with these neither writes nor removes anything."""
+    changed = {each.side for each in (*needs, *wants) if each.action in ("fs.write", "fs.remove")}
+    return tuple(side for side in _SIDES if side not in changed)

@@ -44,6 +44,8 @@ class Outline:
     requests: tuple[Request, ...] = ()
     functions: tuple[Function, ...] = ()
     problems: tuple[Problem, ...] = ()
+    # What reading it has taken of a processor, the first time.
+    cpu_ms: int = 0
 
 
 # The path of what is known on the target only: it is not looked at before.
@@ -67,7 +69,8 @@ class Start:
     """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
     JSON; `caller` and `target` have `id` and `name`; the next three bound what the guest can pile
     up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone). `off`
-    are words of `web/switches.py`: what its world does not have."""
+    are words of `web/switches.py`: what its world does not have. `read_only`: the sides, `target`
+    or `caller`, whose tree the guest never writes to."""
 
     filename: str
     source: str
@@ -80,6 +83,7 @@ class Start:
     serves: bool = False
     modules: Modules = field(default_factory=Modules)
     off: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

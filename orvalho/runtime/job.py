@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +67,8 @@ class Job:
     known. `serves`: it stays, and asks for calls with `service.next`; a module of WebAssembly alone
     can. `on_metered` is told its processor time in milliseconds, about every `metering_s` while it
     runs, 0 for not at all; and at its end, when its block is left before. `off` are words of
-    `web/switches.py`: what its world does not have."""
+    `web/switches.py`: what its world does not have. `read_only`: sides whose tree it does not write
+    to, as it has declared."""
 
     run_id: str
     context: str
@@ -84,6 +85,7 @@ class Job:
     on_metered: Callable[[int], None] | None = None
     modules: Modules = _ALONE_SOURCE
     off: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Jobs:
             Unavailable: no worker can be started.
         """
         language, source = pick_language(job.filename, job.source), job.source
-        alone, digest = None, job.digest
+        alone, digest, made_cpu_ms = None, job.digest, 0
         if isinstance(source, bytes):
             digest = digest or hashlib.sha256(source).hexdigest()
             may_be_alone = not job.serves and not is_component(source)
@@ -148,7 +150,7 @@ class Jobs:
             is_heavy = digest in self._heavy or not self._heavy_s
             if alone and is_heavy and self.workers.has_room_alone(alone):
                 language, alone = alone, None
-            worker, source = await self.workers.seat_with(
+            worker, source, made_cpu_ms = await self.workers.seat_with(
                 job.context, language, job.filename, source, digest
             )
         else:
@@ -160,6 +162,7 @@ class Jobs:
             worker,
             tasks=self.workers.tasks,
             grace_s=self._grace_s,
+            made_cpu_ms=made_cpu_ms,
         )
         try:
             yield run
@@ -211,7 +214,8 @@ class Jobs:
 
 class Run:
     """One run under way. Made by `Jobs.open`; iterated once. `source` is the job's, or the key of
-    its code."""
+    its code, `made_cpu_ms` what making that took of processors: the run's own use, if not within
+    its limit."""
 
     def __init__(
         self,
@@ -222,8 +226,10 @@ class Run:
         *,
         tasks: TaskGroup,
         grace_s: float,
+        made_cpu_ms: int = 0,
     ) -> None:
         self.job = job
+        self._made_cpu_ms = made_cpu_ms
         self._number = number
         self._grace_s = grace_s
         self._tasks = tasks
@@ -262,6 +268,7 @@ class Run:
                 metering_s=job.metering_s,
                 modules=job.modules,
                 off=job.off,
+                read_only=job.read_only,
             ),
             self,
         )
@@ -303,7 +310,7 @@ class Run:
             self._has_ended = True
             self._worker.forget(self._number)
         elif self.job.on_metered is not None:
-            self.job.on_metered(self.cpu_ms)
+            self.job.on_metered(self.cpu_ms + self._made_cpu_ms)
 
     async def _follow(self) -> AsyncIterator[Output | Ended]:
         while True:
@@ -342,7 +349,7 @@ class Run:
     def metered(self, metered: Metered) -> None:
         self.cpu_ms = metered.cpu_ms
         if self.job.on_metered is not None and not self._has_ended:
-            self.job.on_metered(metered.cpu_ms)
+            self.job.on_metered(metered.cpu_ms + self._made_cpu_ms)
 
     def ended(self, ended: RunEnded) -> None:
         usage = Usage(
@@ -404,6 +411,9 @@ class Run:
         self.cpu_ms = ended.usage.cpu_ms
         self._has_ended = True
         self._stop_serving()
+        if self._made_cpu_ms:
+            used_ms = ended.usage.cpu_ms + self._made_cpu_ms
+            ended = replace(ended, usage=msgspec.structs.replace(ended.usage, cpu_ms=used_ms))
         self._add(ended)
 
     def _add(self, event: Output | Ended) -> None:

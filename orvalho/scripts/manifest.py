@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ from orvalho.errors import InvalidInput
 from orvalho.policies.capability import MAX_CAPABILITIES, Capability, parse_capability
 from orvalho.policies.quota import (
     HARD_MAXIMA,
+    USUAL,
     Asked,
     excess,
     format_duration,
@@ -34,6 +35,7 @@ from orvalho.policies.quota import (
 )
 from orvalho.scripts.reference import read_reference
 from orvalho.scripts.script import Language, Script
+from orvalho.scripts.traces import Onward
 from orvalho.scripts.wasm.binaries import custom_section_of, missing_capability
 
 
@@ -42,6 +44,14 @@ class Manifest:
     needs: tuple[Capability, ...] = ()
     wants: tuple[Capability, ...] = ()
     limits: Asked = field(default_factory=Asked)
+
+
+def within(manifest: Manifest, onward: Onward | None) -> Manifest:
+    """The same for a script that another run sends: with no more time than that one has left."""
+    if onward is None:
+        return manifest
+    wall_s = min(manifest.limits.wall_s or USUAL.wall_s, onward.wall_s)
+    return replace(manifest, limits=msgspec.structs.replace(manifest.limits, wall_s=wall_s))
 
 
 def read_manifest(script: Script, beside: str | None = None) -> Manifest:

@@ -23,12 +23,21 @@ MAX_MODULE_SOURCE_BYTES: Final = 4 << 20
 MAX_MODULES_BYTES: Final = 16 << 20
 _MAX_PATH_CHARACTERS: Final = 255
 SUFFIXES: Final = (".js", ".mjs", ".ts", ".mts")
+STARLARK: Final = (".star",)
+# What JavaScript may import beside code.
+DATA: Final = (".json",)
 LIBRARIES: Final = "/lib"
 SHARED: Final = "shared:"
+_ENDINGS: Final = (*SUFFIXES, *STARLARK, *DATA)
 # What no relative path leads out of.
 _TOPS: Final = (f"{LIBRARIES}/", f"{SHARED}/")
 _NAME: Final = re.compile(r"(?:lib|shared):[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def suffixes_for(referrer: str) -> tuple[str, ...]:
+    """How the modules end that a source may import, by its own language."""
+    return STARLARK if referrer.endswith(STARLARK) else SUFFIXES
 
 
 def is_named(path: str) -> bool:
@@ -58,7 +67,8 @@ def resolve(specifier: str, referrer: str) -> str:
         raise InvalidInput(f'"{specifier}" is no module: write "./name.js" or "lib:name"')
     if specifier.startswith("/"):
         raise InvalidInput(f'"{specifier}": a module is named from where it is used, "./name.js"')
-    raise InvalidInput(f'"{specifier}" is a bare name: write "./{specifier}.js" or "lib:name"')
+    ending = "" if specifier.endswith(suffixes_for(referrer)) else suffixes_for(referrer)[0]
+    raise InvalidInput(f'"{specifier}" is a bare name: write "./{specifier}{ending}" or "lib:name"')
 
 
 def check_path(path: str) -> None:
@@ -72,8 +82,8 @@ def check_path(path: str) -> None:
         raise InvalidInput(f"{path[:80]!a} is no path of a module")
     if len(path) > _MAX_PATH_CHARACTERS or any(map(is_unprintable, path)):
         raise InvalidInput(f"a module's path is short and printable, not {path[:80]!a}")
-    if not path.endswith((*SUFFIXES, ".star")):
-        raise InvalidInput(f"{path[:80]!a}: a module ends in {' or '.join(SUFFIXES)}")
+    if not path.endswith(_ENDINGS):
+        raise InvalidInput(f"{path[:80]!a}: a module ends in {' or '.join(_ENDINGS)}")
 
 
 def check_modules(sources: Mapping[str, str]) -> None:
@@ -121,6 +131,14 @@ def _beside(specifier: str, referrer: str) -> str:
     found = posixpath.normpath(posixpath.join(start, specifier))
     if found == ".." or found.startswith("../"):
         raise InvalidInput(f'"{specifier}" leads out of the folder that the script is in')
-    if not found.endswith((*SUFFIXES, ".star")):
-        raise InvalidInput(f'"{specifier}" has no ending: write "{specifier}.js", in full')
+    endings = suffixes_for(referrer)
+    if found.endswith(".wasm"):
+        raise InvalidInput(
+            f'"{specifier}": WebAssembly is not imported. Send it as a script of its own, or call'
+            " it where it is published (orvalho lib publish)"
+        )
+    if not found.endswith(endings if endings is STARLARK else (*endings, *DATA)):
+        if found.endswith(_ENDINGS):
+            raise InvalidInput(f'"{specifier}" is of another language than what imports it')
+        raise InvalidInput(f'"{specifier}" has no ending: write "{specifier}{endings[0]}", in full')
     return top + found

@@ -10,6 +10,7 @@ from orvalho.contexts.identity import Key, Signer
 from orvalho.errors import Untrusted
 from orvalho.policies.quota import Usage
 from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
+from orvalho.scripts.traces import Caused
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.receipt+json;v=1"
 MAX_BYTES: Final = 1 << 20
@@ -46,7 +47,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
     moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
     or quota ended it: `cpu`, `quota cpu (group guests)`; `modules` are the files that came with the
-    script, path -> digest, `libraries` those of the target; `commit` is what it changed there."""
+    script, path -> digest, `libraries` those of the target; `commit` is what it changed there.
+    `parent` is the run that made the call, `trace` the W3C trace id, `caused` the runs elsewhere
+    that this one made."""
 
     run: str
     script_sha256: str
@@ -68,6 +71,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None = None
     plan_sha256: str | None = None
     interpreted: Interpreted | None = None
+    parent: str | None = None
+    trace: str = ""
+    caused: tuple[Caused, ...] = ()
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

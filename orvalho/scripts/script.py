@@ -29,7 +29,7 @@ class Language(Enum):
 
 
 # Whose sources import others.
-HAVE_MODULES: Final = (Language.JAVASCRIPT, Language.TYPESCRIPT)
+HAVE_MODULES: Final = (Language.JAVASCRIPT, Language.TYPESCRIPT, Language.STARLARK)
 
 # Text, or a WebAssembly module as it is.
 Source = str | bytes

@@ -23,6 +23,7 @@ from orvalho.scripts.dsse import open_sealed, refuse_twins, seal
 from orvalho.scripts.manifest import Manifest
 from orvalho.scripts.modules import MAX_MODULES, check_modules, digest_of, is_named, named
 from orvalho.scripts.script import HAVE_MODULES, Script, Source, make_script
+from orvalho.scripts.traces import Hop, check_chain, traceparent
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
 MAX_PARAMS_BYTES: Final = 16 << 20
@@ -71,7 +72,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     are the script's other files, path -> digest; `libraries` the names such as `lib:images` that
     it imports; `locked`, if there is a lock, path -> digest of the files behind those. `plan`:
     it is only to be said what it would do. `denies`: what its sender does not let it do, whatever
-    the rest says."""
+    the rest says. `chain`: the runs through which it came, outermost first, and `traceparent` as
+    W3C writes that."""
 
     run: str
     caller: Caller
@@ -89,6 +91,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     locked: dict[str, str] | None = None
     plan: bool = False
     denies: tuple[str, ...] = ()
+    chain: tuple[Hop, ...] = ()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +156,10 @@ def sign_script(
     life_s: float = LIFE_S,
     parts: Parts = ALONE,
     plan: bool = False,
+    chain: tuple[Hop, ...] = (),
 ) -> SignedScript:
-    """Sign with the caller's context key (`signer`). `params` is what `json_value` answered.
+    """Sign with the caller's context key (`signer`). `params` is what `json_value` answered;
+    `chain` are the runs that led to it.
 
     Raises:
         InvalidInput: the life is too long, or there are too many modules.
@@ -178,6 +184,8 @@ def sign_script(
         locked=dict(parts.locked) if parts.locked is not None else None,
         plan=plan,
         denies=_denied(parts.denies),
+        chain=chain,
+        traceparent=traceparent(chain),
     )
     envelope = seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call))
     if len(envelope) > MAX_ENVELOPE_BYTES:
@@ -277,6 +285,7 @@ def open_call(
             f"the script comes from {key_text(caller_node)}, but {key_text(sender)} sent it"
         )
     _check_times(call, now)
+    _check_chain(call, key_text(node_key))
     return OpenedCall(call, caller_node, signed_by, needs, wants)
 
 
@@ -326,7 +335,7 @@ def _check_modules(call: Call, script: Script, modules: Mapping[str, str]) -> No
             where=ascii(changed) if changed else None,
         )
     if (digests or call.libraries) and script.language not in HAVE_MODULES:
-        raise Untrusted(f"{script.filename}: only JavaScript and TypeScript have modules")
+        raise Untrusted(f"{script.filename}: only JavaScript, TypeScript and Starlark have modules")
     if not all(map(is_named, call.libraries)) or len(call.libraries) > MAX_MODULES:
         raise Untrusted("the signed call names libraries that cannot be")
 
@@ -350,6 +359,13 @@ def _check_caller(
     certificate = check_certificate(caller.certificate, caller_node, "context")
     if certificate.key != signed_by or certificate.name != caller.context:
         raise Untrusted("the caller's certificate is about another context")
+
+
+def _check_chain(call: Call, ours: str) -> None:
+    try:
+        check_chain(call.chain, call.traceparent, caller_node=call.caller.node_key, ours=ours)
+    except InvalidInput as error:
+        raise Untrusted(f"the call is refused: {error.message}", where=call.run) from error
 
 
 def _check_times(call: Call, now: float) -> None:

@@ -45,7 +45,7 @@ from h2.settings import SettingCodes
 from orvalho.errors import InvalidInput, Unavailable
 from orvalho.transports.certificates import self_signed
 from orvalho.transports.framing import LENGTH_BYTES, framed, take_frames
-from orvalho.transports.link import OnLink, host_and_port
+from orvalho.transports.link import OnLink, host_and_port, unanswered
 
 _log = logging.getLogger(__name__)
 
@@ -411,8 +411,7 @@ class Http2Transport:
                 await link.opened()
         except (OSError, TimeoutError) as error:
             await link.aclose()
-            reason = str(error) or "not in time"
-            raise Unavailable(f"nobody answers: {reason}", where=address) from error
+            raise unanswered(error, address) from error
         except BaseException:
             await link.aclose()
             raise

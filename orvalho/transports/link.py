@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Final, Protocol
+
+from orvalho.errors import Unavailable
 
 
 def host_and_port(host: str, port: int) -> str:
@@ -69,3 +72,13 @@ class Transport(Protocol):
             Unavailable: nobody answers there.
         """
         ...
+
+
+_NUMBER: Final = re.compile(r"\[Errno -?\d+\] ")
+
+
+def unanswered(error: BaseException, address: str) -> Unavailable:
+    """The error of `dial` where nobody answers: the system's words without its numbers."""
+    words = _NUMBER.sub("", str(error)) or "not in time"
+    words = words if words[1:2].isupper() else words[:1].lower() + words[1:]
+    return Unavailable(f"nobody answers: {words}", where=address)

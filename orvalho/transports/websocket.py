@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 from orvalho.errors import InvalidInput, Unavailable
-from orvalho.transports.link import OnLink, host_and_port
+from orvalho.transports.link import OnLink, host_and_port, unanswered
 
 MAX_FRAME_BYTES: Final = 1 << 18
 MAX_STRANGERS: Final = 64
@@ -179,7 +179,7 @@ class WebSocketTransport:
                 **options,
             )
         except (OSError, TimeoutError, InvalidHandshake, InvalidMessage, EOFError) as error:
-            raise Unavailable(f"nobody answers: {error}", where=address) from error
+            raise unanswered(error, address) from error
         return WebSocketLink(connection, host_and_port(host, port))
 
 

@@ -23,6 +23,7 @@ from orvalho.control import (
     policy_tools,
     road,
     seeing,
+    tracing,
     why,
 )
 from orvalho.control import messages as m
@@ -462,6 +463,28 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     m.ScriptLogs: (OUTPUT, msgspec.structs.replace(OUTPUT, seq=1, level="error", text="bye")),
     m.ScriptResult: (ENDED,),
     m.ScriptCancel: (m.Note(text="cancelled"),),
+    tracing.Trace: (
+        tracing.TraceReply(
+            trace="0" * 32,
+            runs=tuple(
+                tracing.TracedRun(
+                    run=f"r_{number}",
+                    parent=f"r_{number - 1}" if number else None,
+                    node="phone2",
+                    caller="root@laptop",
+                    target="peer@phone2",
+                    filename="job.js",
+                    state="ended",
+                    outcome="done",
+                    started_at=1.0,
+                    wall_ms=3,
+                    signed="both",
+                    problem="it is away" if number else None,
+                )
+                for number in range(2)
+            ),
+        ),
+    ),
     m.Why: (
         m.WhyReply(
             state=STATE,

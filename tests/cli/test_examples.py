@@ -21,6 +21,15 @@ from orvalho.scripts.script import make_script
 EVERY = {each.name: each for each in examples.examples()}
 
 
+def _is_debians_rustc() -> bool:
+    """The one that made what is kept, with its library for WebAssembly."""
+    found = shutil.which("rustc")
+    if found is None or not examples._has_wasm(found):
+        return False
+    told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    return told.stdout.startswith("rustc 1.63.")
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_each_example_has_its_source_its_file_and_a_line_in_the_readme(name):
     example, top = EVERY[name], examples.directory()
@@ -59,6 +68,8 @@ def test_an_example_is_built_to_the_very_bytes_that_are_kept(name, tmp_path):
         pytest.skip("ziglang is not installed: pip install orvalho[examples]")
     if example.tool == "asc" and shutil.which("asc") is None:
         pytest.skip("asc is not installed: npm install -g assemblyscript")
+    if example.tool == "rustc" and not _is_debians_rustc():
+        pytest.skip("rustc 1.63 is not installed: apt-get install rustc libstd-rust-dev-wasm32")
     built = examples.build(example, tmp_path)
     assert built.is_as_kept, f"{example.source} or its toolchain has changed: build it again"
     assert built.file == tmp_path / example.language / example.file

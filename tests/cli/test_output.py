@@ -41,6 +41,7 @@ JSON_COMMANDS = {
     "run-output": ("script", "logs", "r_1"),
     "why": ("why", "r_1"),
     "why-asked": ("why", "--who", "gil@laptop", "--do", "fs.write", "--on", "peer:/a"),
+    "trace": ("trace", "r_1"),
     "policy-checked": ("policy", "check"),
     "grant": ("grant", "new", "--to", "bob"),
     "grants": ("grant", "ls"),

@@ -101,9 +101,9 @@ pairs = st.lists(st.from_regex(NODE_LABEL, fullmatch=True), max_size=4, unique=T
 
 @given(st.none() | labels, pairs)
 def test_any_reads_back_as_it_was_printed(context, chosen):
-    name = Several(context, labels=chosen, is_any=True)
-
-    assert parse_target(str(name)) == name
+    for is_any in (True, False):
+        name = Several(context, labels=chosen, is_any=is_any)
+        assert parse_target(str(name)) == name
 
 
 @given(st.none() | labels, labels)
@@ -123,7 +123,8 @@ def test_any_text_is_a_target_that_means_the_same_when_printed_or_is_refused(tex
 
 
 @pytest.mark.parametrize(
-    "text", ["any@", "any@gpu", "any@gpu=", "any@a=b,", "@", "x@@", "@a@b", "all@all", "any@a=b\n"]
+    "text",
+    ["any@", "any@gpu", "any@gpu=", "any@a=b,", "@", "x@@", "@a@b", "all@all", "any@a=b\n", "all@"],
 )
 def test_what_is_no_name_of_several_is_refused(text):
     with pytest.raises(InvalidInput):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orvalho.daemon import config
+from orvalho.daemon import config, config_unset
 from orvalho.errors import InvalidInput
 
 
@@ -132,3 +132,56 @@ def test_a_context_has_a_table_of_its_own(directory: Path) -> None:
     assert origin(loaded, "contexts.peer.disabled") == "conf.d/10-c.toml:2"
     assert config.set_value(directory, "contexts.other.disabled", "timers")
     assert config.load(directory, {}, {}).config.contexts["other"].disabled == ("timers",)
+
+
+def test_a_setting_is_taken_out_again_and_comments_stay(directory: Path) -> None:
+    file = directory / "config.toml"
+    file.write_text(
+        '# mine\nname = "laptop"\n\n[limits]\n# long\nwall = "60s"\ncpu = "5s"\n\n'
+        '[log]\nlevel = "debug"\n'
+    )
+    assert config_unset.unset_value(directory, "limits.wall")
+    assert not config_unset.unset_value(directory, "limits.wall")
+    assert config_unset.unset_value(directory, "log.level")
+    text = file.read_text()
+    assert ("# mine" in text, "wall" in text, "5s" in text, "[log]" in text) == (
+        True,
+        False,
+        True,
+        False,
+    )
+    loaded = config.load(directory, {}, {})
+    assert origin(loaded, "limits.wall") == "default"
+    assert config_unset.unset_words("limits.wall", loaded) == 'limits.wall = "30s", its default'
+    beaten = config.load(directory, {"ORVALHO_LIMITS_WALL": "9s"}, {})
+    assert "from ORVALHO_LIMITS_WALL" in config_unset.unset_words("limits.wall", beaten)
+
+
+def test_a_typing_error_is_taken_out_though_there_is_no_such_setting(directory: Path) -> None:
+    (directory / "config.toml").write_text('name = "laptop"\n[limts]\nwall = "60s"\n')
+    with pytest.raises(InvalidInput):
+        config.load(directory, {}, {})
+    told = config_unset.unset_offline(directory, {}, "limts.wall")
+    assert told == "limts.wall is set no longer"
+    assert config.load(directory, {}, {}).config.name == "laptop"
+    with pytest.raises(InvalidInput, match=r'did you mean "limits.wall"'):
+        config_unset.unset_value(directory, "limts.wall")
+
+
+def test_what_there_has_to_be_stays(directory: Path) -> None:
+    (directory / "config.toml").write_text('name = "laptop"\n')
+    with pytest.raises(InvalidInput, match="node name"):
+        config_unset.unset_offline(directory, {}, "name")
+    assert config.load(directory, {}, {}).config.name == "laptop"
+
+
+def test_a_section_is_refused_but_a_group_goes_as_a_whole(directory: Path) -> None:
+    file = directory / "config.toml"
+    file.write_text(
+        'name = "laptop"\n[limits]\nwall = "60s"\n[quota.groups.guests]\ncpu = "9s"\nqueue = true\n'
+    )
+    with pytest.raises(InvalidInput, match="is a section"):
+        config_unset.unset_value(directory, "limits")
+    assert config_unset.unset_value(directory, "quota.groups.guests")
+    assert "guests" not in file.read_text()
+    assert not config_unset.unset_value(directory, "quota.groups.guests.cpu")

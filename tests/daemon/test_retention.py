@@ -21,7 +21,7 @@ from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit, Entry
 from orvalho.policies.quota import Usage
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs, sources
+from orvalho.scripts import runs, sources, traces
 from orvalho.scripts.messages import ScriptEnded, ScriptOutput
 from orvalho.scripts.modules import digest_of
 from orvalho.scripts.runs import Run, Runs
@@ -31,7 +31,13 @@ pytestmark = pytest.mark.anyio
 
 DAY = 86_400.0
 NOW = time.time()
-MIGRATIONS = (runs.MIGRATIONS, sources.MIGRATIONS, usage.MIGRATIONS, audit.MIGRATIONS)
+MIGRATIONS = (
+    runs.MIGRATIONS,
+    sources.MIGRATIONS,
+    traces.MIGRATIONS,
+    usage.MIGRATIONS,
+    audit.MIGRATIONS,
+)
 
 
 def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_: bool) -> str:

@@ -177,10 +177,10 @@ def test_checking_reads_the_files_without_using_them(home: Path) -> None:
     checked = book.check()
 
     assert checked.files == ("policy/default.csv", "policy/peer.csv")
-    assert checked.rules == 10
+    assert checked.rules == 11
     assert checked.problems == ()
     assert checked.warnings == ("policy/peer.csv:1: nobody is in @friends",)
-    assert book.statistics()["rules"] == 9
+    assert book.statistics()["rules"] == 10
 
     (home / "groups/friends").mkdir(parents=True)
     assert book.check().warnings == ()

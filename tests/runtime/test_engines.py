@@ -4,6 +4,7 @@ one language's own, many guests in one worker, and the programs of WASI preview 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import time
 
@@ -246,6 +247,85 @@ async def test_what_is_written_is_there_when_it_has_ended(jobs: Jobs) -> None:
 async def test_where_it_may_not_write_it_is_told_when_it_opens(jobs: Jobs) -> None:
     source = wat.command(opens(4, how=9, rights=64), data={1024: "ro.t"})
     assert how(await wasi(jobs, source, Tree())).endswith("exit status 2"), "EACCES"
+
+
+async def test_where_nothing_may_be_written_the_folder_says_so(jobs: Jobs) -> None:
+    """fd_fdstat_get tells no right to write, and opening for writing answers EROFS."""
+    tree = Tree()
+    source = wat.command(opens(5, how=0, rights=66), data={1024: "a.txt"})
+    for read_only, status in (((), None), (("caller",), None), (("target", "caller"), 69)):
+        job = dataclasses.replace(
+            make_job(source, filename="job.wasm", ops=tree.ops()), read_only=read_only
+        )
+        async with jobs.open(job) as run:
+            ended = [event async for event in run][-1]
+        assert isinstance(ended, Ended)
+        if status is None:
+            assert ended.outcome == "done", ended
+        else:
+            assert how(ended).endswith(f"exit status {status}"), "EROFS"
+    created = wat.command(opens(5, how=1, rights=64), data={1024: "b.txt"})
+    job = dataclasses.replace(
+        make_job(created, filename="job.wasm", ops=tree.ops()), read_only=("target",)
+    )
+    async with jobs.open(job) as run:
+        ended = [event async for event in run][-1]
+    assert isinstance(ended, Ended)
+    assert how(ended).endswith("exit status 69"), "EROFS"
+    assert "/b.txt" not in tree.files
+
+
+async def test_the_rights_of_a_preopened_folder_are_those_that_were_declared(jobs: Jobs) -> None:
+    # The two halves of `fs_rights_base`, then of `fs_rights_inheriting`, as the exit status tells
+    # whether path_create_file (bit 10) and fd_write (bit 6) are there.
+    body = """
+      (drop (call $fdstat (i32.const 3) (i32.const 2048)))
+      (call $exit (i32.or
+        (i32.and (i32.shr_u (i32.load (i32.const 2056)) (i32.const 10)) (i32.const 1))
+        (i32.shl (i32.and (i32.shr_u (i32.load (i32.const 2064)) (i32.const 6)) (i32.const 1))
+          (i32.const 1))))
+    """
+    source = wat.assemble(
+        '(module (import "wasi_snapshot_preview1" "fd_fdstat_get"'
+        " (func $fdstat (param i32 i32) (result i32)))"
+        ' (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
+        f' (memory (export "memory") 1) (func (export "_start") {body}))'
+    )
+    for read_only, status in (((), 3), (("target",), 0)):
+        job = dataclasses.replace(make_job(source, filename="job.wasm"), read_only=read_only)
+        async with jobs.open(job) as run:
+            ended = [event async for event in run][-1]
+        assert isinstance(ended, Ended)
+        if status:
+            assert how(ended).endswith(f"exit status {status}")
+        else:
+            assert ended.outcome == "done", ended
+
+
+async def test_who_has_a_module_compiled_is_charged_for_it(jobs: Jobs) -> None:
+    """The first run of a module uses what its compiler used; the second does not."""
+    functions = "".join(
+        f'(func (export "f{n}") (param i32) (result i32)'
+        + "(local.get 0)"
+        + "(i32.const 3)(i32.mul)(i32.const 5)(i32.xor)" * 200
+        + ")"
+        for n in range(150)
+    )
+    source = wat.assemble(f'(module (memory (export "memory") 1) {functions})')
+    used = []
+    for _ in range(2):
+        told: list[int] = []
+        job = dataclasses.replace(
+            make_job(source, filename="job.wasm", params={"call": "f0", "args": [1]}),
+            on_metered=told.append,
+        )
+        async with jobs.open(job) as run:
+            ended = [event async for event in run][-1]
+        assert isinstance(ended, Ended)
+        assert ended.outcome == "done", ended
+        used.append(ended.usage.cpu_ms)
+    assert used[0] >= 20, used
+    assert used[1] < used[0], used
 
 
 @pytest.mark.parametrize("path", ["../a.txt", "x/../../a.txt", "/etc/passwd", "..", "a\\00.txt"])

@@ -197,3 +197,79 @@ async def test_modules_of_a_language_that_has_none_mean_nothing(jobs: Jobs) -> N
                 ended = event
     assert isinstance(ended, Ended)
     assert ended.outcome == "done", ended
+
+
+JSON = 'import d from "./d.json" with { type: "json" };'
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "expected"),
+    [
+        (
+            f"{JSON} d",
+            {"d.json": ' {"a": [1, "é\\u2028\\n"], "b": null}\n'},
+            {"a": [1, "é\u2028\n"], "b": None},
+        ),
+        (f"{JSON} d", {"d.json": "3"}, 3),
+        (
+            f"{JSON} [Object.keys(d), d.x === undefined]",
+            {"d.json": '{"__proto__": {"x": 1}}'},
+            [["__proto__"], True],
+        ),
+        (
+            f"{JSON} import {{ seen }} from './b.js'; d.n = 1; seen()",
+            {"d.json": "{}", "b.js": f"{JSON} export const seen = () => d.n"},
+            1,
+        ),
+        (
+            "import { default as d } from './d.json' with { 'type': 'json', }; d",
+            {"d.json": "[]"},
+            [],
+        ),
+        (
+            "import * as all from './d.json' with { type: 'json' }; Object.keys(all)",
+            {"d.json": "[]"},
+            ["default"],
+        ),
+    ],
+)
+async def test_data_is_imported_as_it_stands(
+    jobs: Jobs, source: str, files: Mapping[str, str], expected: object
+) -> None:
+    assert await value_of(jobs, source, files) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('{\n  "a": 1,\n}', (3, 1), "this is no JSON"),
+        ("", (1, 1), "this is no JSON"),
+        ("{a: 1}", (1, 2), "this is no JSON"),
+        ("[NaN]", (1, 1), "no NaN"),
+        ("1; globalThis.x = 1", (1, 2), "this is no JSON"),
+        ("[" * 100_000, (1, 1), "nested too deeply"),
+    ],
+)
+async def test_data_that_is_none_is_told_with_its_place(
+    jobs: Jobs, text: str, place: tuple[int, int], words: str
+) -> None:
+    problem = (await jobs.check("job.js", JSON, Modules({"d.json": text})))[0]
+    assert (problem.file, (problem.line, problem.column)) == ("d.json", place)
+    assert words in problem.message
+
+
+async def test_webassembly_is_not_imported_and_what_to_do_instead_is_said(jobs: Jobs) -> None:
+    (problem,) = await jobs.check("job.js", 'import { f } from "./m.wasm"; f()')
+    assert (problem.line, problem.column) == (1, 19)
+    assert "orvalho lib publish" in problem.message
+
+
+async def test_data_in_typescript(jobs: Jobs) -> None:
+    job = dataclasses.replace(
+        make_job(f"{JSON}\nconst n: number = d.n; n", filename="job.ts"),
+        modules=Modules({"d.json": '{"n": 4}'}, {}),
+    )
+    async with jobs.open(job) as run:
+        ended = [event async for event in run][-1]
+    assert isinstance(ended, Ended)
+    assert ended.result == b"4"

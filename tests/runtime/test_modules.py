@@ -45,7 +45,11 @@ def test_a_bare_script_returns_its_last_expression() -> None:
     ("source", "line", "column", "word"),
     [
         ("\n  const a = await import(name)", 2, 19, "import() takes one text"),
-        ("import a from './a.json' with { type: 'json' }", 1, 1, "only scripts"),
+        ("import a from './a.json' with { type: 'css' }", 1, 15, "takes one attribute"),
+        ("import a from './a.json'", 1, 15, 'with { type: "json" }'),
+        ("import a from './a.js' with { type: 'json' }", 1, 15, "end in .json"),
+        ("export { default as a } from './a.json'", 1, 30, "import it first"),
+        ("await import('./a.json')", 1, 7, 'with { type: "json" }'),
         ("import a, { b as a } from './a.js'", 1, 18, "already been declared"),
         ("import { a } from './a.js';\nlet a", 2, 5, "already been declared"),
         ("export default 1;\nexport default 2", 2, 1, "more than one"),

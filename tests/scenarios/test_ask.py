@@ -365,6 +365,36 @@ def test_the_one_that_was_chosen_and_those_that_were_not_say_why(laptop: Device)
     assert "takes another turn" in equal or "farther away" in equal
 
 
+def test_all_with_a_label_is_each_that_has_it(laptop: Device) -> None:
+    rows = laptop.types("ask", "all@gpu=yes", "-e", "target.name", "--json").json["rows"]
+    assert [each["node"] for each in rows] == ["phone2", "tablet"]
+    sent = laptop.types("script", "send", "peer@all@gpu=yes,env=home", "-e", "target.name")
+    assert (sent.status, "peer@phone2" in sent.out, "tablet" in sent.out) == (0, True, False), sent
+    none = laptop.types("ask", "all@gpu=maybe", "-e", "1")
+    assert (none.status, "no paired node has gpu=maybe" in none.err) == (4, True), none
+
+
+def test_a_busy_node_is_passed_over_and_why_is_told(
+    laptop: Device, devices: tuple[Device, ...]
+) -> None:
+    spin = laptop.home / "spin.js"
+    spin.write_text('// /// orvalho\n// timeout = "2m"\n// cpu = "2m"\n// ///\nfor (;;) {}\n')
+    held = [
+        laptop.types("script", "send", "peer@tablet", str(spin), "--detach", "--json").json["run"]
+        for _ in range(3 * (os.cpu_count() or 1))
+    ]
+
+    def is_told() -> bool:
+        told = laptop.types("script", "send", "any@gpu=yes", "-e", "target.name", "-v")
+        return "phone2" in told.out and "not peer@tablet: it is busier: load" in told.err
+
+    wait_until(is_told, "the busy one is passed over")
+    chosen = laptop.types("script", "send", "any@gpu=yes", "-e", "target.name", "-v").err
+    assert "a core" in chosen
+    for run in held:
+        laptop.does("script", "cancel", run)
+
+
 def test_three_equal_services_share_three_hundred_calls(laptop: Device) -> None:
     # Who is slow for a while on a busy machine counts as farther away, and misses turns until it
     # has been measured again: one round of several is even.

@@ -284,3 +284,59 @@ def test_what_is_exposed_for_a_run_holds_no_code_unless_it_is_named(
     words = ("script", "send", "peer@phone2", "-e", code, "--as", "work", "--expose")
     assert laptop.types(*words, "/:rw").status == 3
     assert laptop.types(*words, "/lib:rw").status == 0
+
+
+def test_starlark_loads_files_and_the_libraries_of_its_target(
+    laptop: Device, phone: Device, tmp_path: Path
+) -> None:
+    library = phone.tree("peer") / "lib"
+    library.mkdir(exist_ok=True)
+    (library / "counts.star").write_text(
+        'load("./more.star", "added")\ndef total(x):\n    """The sum."""\n    return added(x)\n'
+    )
+    (library / "more.star").write_text(
+        "def added(x):\n    n = 0\n    for each in x:\n        n += each\n    return n\n"
+    )
+    # A JavaScript library of that name is another language's.
+    (library / "counts.js").write_text("export const total = () => -1;")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "twice.star").write_text("def twice(x):\n    return [2 * n for n in x]\n")
+    (file := tmp_path / "job.star").write_text(
+        'load("./own/twice.star", "twice")\nload("lib:counts", "total")\n'
+        'def main(job):\n    return total(twice(job.params["x"]))\n'
+    )
+    printed = send(laptop, str(file), "--param", "x=[1, 2, 3]", "--lock")
+    assert (printed.status, printed.out.strip()) == (0, "12"), printed
+    run = shown(laptop)
+    assert list(run["modules"]) == ["own/twice.star"]
+    used = {each["path"]: each["name"] for each in run["receipt"]["libraries"]}
+    assert used == {"/lib/counts.star": "lib:counts", "/lib/more.star": ""}
+    assert "The sum." in phone.does("logic", "show", "peer")
+
+    (library / "more.star").write_text("def added(x):\n    return 0\n")
+    changed = send(laptop, str(file), "--param", "x=[1, 2, 3]")
+    assert (changed.status, "digest differs from lock" in changed.err) == (6, True), changed
+    (tmp_path / "job.lock").unlink()
+    (tmp_path / "own" / "twice.star").write_text('load("../job.star", "main")\ntwice = main\n')
+    circle = send(laptop, str(file))
+    assert (circle.status, "in a circle" in circle.err) == (2, True), circle
+    assert "own/twice.star:1:6" in circle.err
+
+
+def test_data_travels_with_the_script_that_imports_it(laptop: Device, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"n": 2}, {"n": 5}]')
+    source = (
+        'import rows from "./rows.json" with { type: "json" };\n'
+        "export default () => rows.reduce((n, row) => n + row.n, 0);\n"
+    )
+    file = write(tmp_path, job_js=source)
+    printed = send(laptop, file, "--lock")
+    assert (printed.status, printed.out) == (0, "7\n"), printed
+    assert list(shown(laptop)["modules"]) == ["rows.json"]
+    (tmp_path / "rows.json").write_text("[]")
+    changed = send(laptop, file)
+    assert (changed.status, "digest differs from lock" in changed.err) == (6, True), changed
+    (tmp_path / "job.lock").unlink()
+    (tmp_path / "rows.json").write_text("[1, 2,]")
+    broken = send(laptop, file)
+    assert (broken.status, "rows.json:1:" in broken.err) == (2, True), broken

@@ -338,16 +338,16 @@ def test_an_envelope_that_is_no_unicode_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("filename", "source"),
-    [("job.star", "1"), ("job.wasm", b"\0asm\x01\0\0\0"), ("words.lib", "{}")],
+    [("job.wasm", b"\0asm\x01\0\0\0"), ("words.lib", "{}")],
 )
 @pytest.mark.parametrize(
     "parts", [Parts(modules={"a.js": "1"}), Parts(libraries=("lib:a",))], ids=["modules", "lib"]
 )
-def test_only_javascript_and_typescript_have_modules(
+def test_only_scripts_of_text_have_modules(
     scene: Scene, filename: str, source: str | bytes, parts: Parts
 ) -> None:
     envelope = seal_with(replace(scene, script=make_script(filename, source)), parts)
-    with pytest.raises(Untrusted, match="only JavaScript and TypeScript"):
+    with pytest.raises(Untrusted, match="only JavaScript, TypeScript and Starlark"):
         scene.verify(envelope, source, modules=parts.modules)
 
 

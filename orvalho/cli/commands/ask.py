@@ -86,9 +86,10 @@ def command(
     here: bool,
     context: str | None,
 ) -> int:
-    """Sign PROGRAM, have each node run it that TARGET stands for (all, @group, any@label=value,
-    peer@phone2), and put what they answer into one table: a row a node, also for the silent, the
-    refused and the failed. Exit status 0 when one answered at least, else 1."""
+    """Sign PROGRAM, have each node run it that TARGET stands for (all, @group,
+    all@label=value, any@label=value, peer@phone2), and put what they answer into one table: a row a
+    node, also for the silent, the refused and the failed. Exit status 0 when one answered at least,
+    else 1."""
     reducer = _reducer(session, how)
     if (program is None) == (code is None):
         raise InvalidInput("give a PROGRAM, or code with -e.", hint="orvalho ask -h")

@@ -11,7 +11,7 @@ from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
 from orvalho.cli.written import show_written, write_new
 from orvalho.control.extract import ExampleFiles
-from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, Note
+from orvalho.control.messages import ConfigReply, ConfigSet, ConfigShow, ConfigUnset, Note
 from orvalho.control.offline import ask_offline
 from orvalho.errors import InvalidInput, NotFound
 
@@ -23,6 +23,7 @@ from orvalho.errors import InvalidInput, NotFound
         "orvalho config show",
         "orvalho config show --origin",
         "orvalho config set limits.wall 60s",
+        "orvalho config unset limits.wall",
         "orvalho config extract example-config",
     ),
 )
@@ -83,6 +84,29 @@ def set_(session: Session, key: str, value: str) -> None:
         return
     with client:
         session.tell(client.ask(ConfigSet(key=key, value=value), Note))
+
+
+@command.command(
+    "unset",
+    cls=Verb,
+    examples=(
+        "orvalho config unset limits.wall",
+        "orvalho config unset node.labels",
+        "orvalho config unset quota.groups.guests",
+    ),
+)
+@click.argument("key", metavar="KEY")
+@click.pass_obj
+def unset(session: Session, key: str) -> None:
+    """Take a setting out of config.toml, so that it is its default again, or what stands elsewhere.
+    A key that is only a typing error, for which no daemon starts, is taken out as well."""
+    try:
+        client = session.connect()
+    except InvalidInput:
+        session.tell(ask_offline(session.environ, session.place, "config-unset", Note, key))
+        return
+    with client:
+        session.tell(client.ask(ConfigUnset(key=key), Note))
 
 
 @command.command(

@@ -139,10 +139,11 @@ def send(
     locks: bool,
     grants: tuple[str, ...],
 ) -> int:
-    """Sign FILE (- for stdin) and have TARGET run it: peer@phone2, the nearest of any@label=value,
-    or each of @group or all (work@all: their context of that name). Its log lines come to standard
-    error, its result to standard output. Exit status 7: the target is away, and the run waits for
-    it; of several the worst. What it imports goes with it; a lock beside FILE must agree."""
+    """Sign FILE (- for stdin) and have TARGET run it: peer@phone2, the nearest and least busy of
+    any@label=value, or each of @group, all or all@label=value (work@all: their context of that
+    name). Its log lines come to standard error, its result to standard output. Exit status 7: the
+    target is away, and the run waits for it; of several the worst. What it imports goes with it; a
+    lock beside FILE must agree."""
     if wait and detach:
         raise InvalidInput("--wait and --detach exclude each other.")
     if file == "-" and params_file == "-":

@@ -48,7 +48,7 @@ from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
-from orvalho.daemon.run_record import Arrival, RunRecord
+from orvalho.daemon.run_record import Arrival, OnwardCalls, RunRecord
 from orvalho.daemon.run_switches import words_of
 from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
@@ -64,7 +64,7 @@ from orvalho.errors import (
 from orvalho.peers.desk import Delivery, Repeated
 from orvalho.peers.envelope import Envelope
 from orvalho.policies.access import AccessRequest, Decision, Subject
-from orvalho.policies.capability import Capability, Grants, grant
+from orvalho.policies.capability import Capability, Grants, grant, read_only
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
@@ -103,6 +103,7 @@ class ScriptHandler:
         self.libraries = Imports(house)
         self._granting = Granting(house)
         self._tasks = tasks
+        self.onward: OnwardCalls | None = None  # set once there is who makes them
         self._running: dict[str, tuple[anyio.CancelScope, Key]] = {}
         # What had begun to change something when this node last stopped, and its end.
         self._interrupted: dict[str, Run] = {}
@@ -421,6 +422,7 @@ class ScriptHandler:
                 on_metered=hold.metered,
                 modules=modules,
                 off=words_of(house, context.name),
+                read_only=read_only(arrival.script.needs, arrival.script.wants),
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None and arrival.is_rehearsed:
@@ -433,7 +435,7 @@ class ScriptHandler:
                 ending = await self._follow_service(arrival, job, service, hold)
             else:
                 ending = await self._follow(arrival, job, hold)
-            hold.ended(ending.usage)
+            hold.ended(self._record.used(arrival, ending.usage))
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
 
@@ -449,9 +451,9 @@ class ScriptHandler:
         if not call.libraries:
             return Modules(script.modules) if script.modules else _NO_MODULES
         found = await self.libraries.gather(
-            context.name, call.libraries, call.locked, tells=self._record.explains_to(arrival)
+            context.name, call, tells=self._record.explains_to(arrival)
         )
-        arrival.libraries = found.used
+        arrival.libraries, arrival.read_cpu_ms = found.used, found.cpu_ms
         return Modules({**script.modules, **found.sources}, found.names)
 
     def _held_by(self, subject: Subject, arrival: Arrival) -> str | None:
@@ -501,12 +503,17 @@ class ScriptHandler:
     def _calls(
         self, arrival: Arrival, context: Context, gate: RunGate, hold: Hold
     ) -> Mapping[str, HostCall]:
+        onward = self.onward(arrival, gate, hold) if self.onward else {}
+
         def make() -> Mapping[str, HostCall]:
             arrival.workspace = self._house.workspace(context)
-            back = caller_calls(self._house, arrival.sender, arrival.run, gate, hold)
+            beyond = {
+                **onward,
+                **caller_calls(self._house, arrival.sender, arrival.run, gate, hold),
+            }
             if arrival.is_rehearsed:
-                back = rehearsed(back, arrival.not_run)
-            return target_calls(self._house, arrival.workspace, gate) | back
+                beyond = rehearsed(beyond, arrival.not_run)
+            return target_calls(self._house, arrival.workspace, gate) | beyond
 
         return CallTable(make)
 

@@ -31,6 +31,7 @@ _CALLER_ANSWER_S = 60.0
 _NUMBER_BYTES = 16
 _SHOWN = 200
 _EFFECTS = frozenset({"fs.write", "fs.mkdir", "fs.remove", "fs.move"})
+_OUTWARD = _EFFECTS | {"node.call", "node.send"}
 
 
 class CallTable(Mapping[str, HostCall]):
@@ -133,7 +134,7 @@ def rehearsed(calls: Mapping[str, HostCall], not_run: list[PlannedCall]) -> dict
         return note
 
     return {
-        name: noted(name) if name.partition(".")[2] in _EFFECTS else call
+        name: noted(name) if name.partition(".")[2] in _OUTWARD else call
         for name, call in calls.items()
     }
 

@@ -80,7 +80,7 @@ class AskOperations:
         if not (math.isfinite(request.timeout_s) and 0 < request.timeout_s <= _LONGEST_S):
             raise InvalidInput(f"a program may be waited for up to {_LONGEST_S:g} s")
         here = self._scripts.caller_address(request.context)
-        everyone = self._everyone(request)
+        everyone = await self._everyone(request)
         parts = await self._scripts.parts(_sent(request, here))
         asked = [each for each in everyone if each.hops <= request.hops]
         left_out = tuple(each.choice for each in everyone if each.hops > request.hops)
@@ -105,12 +105,12 @@ class AskOperations:
 
     # ---- who --------------------------------------------------------------------------------
 
-    def _everyone(self, request: asking.Ask) -> list[_Asked]:
+    async def _everyone(self, request: asking.Ask) -> list[_Asked]:
         house, name = self._house, parse_target(request.to)
         if isinstance(name, Address):
             members = [self._selection.member(name)]
         elif name.is_any:
-            members = [self._selection.choose(name)]
+            members = [await self._selection.choose(name)]
         elif request.here and not house.trust.peers() and name.group is None:
             members = []  # alone: then only this node is asked
         else:

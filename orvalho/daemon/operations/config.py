@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from orvalho.control import messages as control
 from orvalho.daemon import config as configuration
+from orvalho.daemon import config_unset
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.house import House
 from orvalho.errors import InvalidInput
@@ -57,5 +58,23 @@ class ConfigOperations:
         if not origin.startswith("config.toml"):
             text += f"\n  but {origin} is stronger: what config.toml says is not used"
         elif request.key in _AFTER_RESTART:
+            text += "\n  used from the next start on: orvalho daemon stop"
+        yield control.Note(text=text)
+
+    async def unset(self, request: control.ConfigUnset) -> Replies:
+        directory = self._house.home.config
+        file = directory / "config.toml"
+        before = file.read_text() if file.exists() else ""
+        if not config_unset.unset_value(directory, request.key):
+            yield control.Note(text=config_unset.already_unset(request.key), changed=False)
+            return
+        try:
+            loaded = self._load()
+        except InvalidInput:
+            file.write_text(before)
+            raise
+        self._use(loaded)
+        text = config_unset.unset_words(request.key, loaded)
+        if request.key in _AFTER_RESTART:
             text += "\n  used from the next start on: orvalho daemon stop"
         yield control.Note(text=text)

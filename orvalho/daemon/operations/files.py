@@ -93,7 +93,7 @@ class FileOperations:
             if watched.error is not None:
                 raise watched.error
             return
-        members = [self._selection.choose(name)] if name.is_any else self._others(name)
+        members = [await self._selection.choose(name)] if name.is_any else self._others(name)
         choices = tuple(seeing.Choice(to=str(each.address), why=each.why) for each in members)
         yield seeing.FilePlaced(name=str(name), several=not name.is_any, choices=choices)
         started: list[_Watched] = []

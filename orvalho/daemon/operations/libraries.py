@@ -48,6 +48,7 @@ from orvalho.scripts.wasm.arguments import convert
 from orvalho.scripts.wasm.metadata import Metadata, read_metadata
 
 Replies = AsyncIterator[control.Reply]
+Send = Callable[[control.ScriptSend], Replies]
 
 _ANSWER_S: Final = 30.0
 _COMES_S: Final = 5.0
@@ -59,7 +60,7 @@ class LibraryOperations:
     """`orvalho lib ...`, `libs`, and `wasi ...` where it is about what is published. `send` is how
     a script is sent."""
 
-    def __init__(self, house: House, send: Callable[[control.ScriptSend], Replies]) -> None:
+    def __init__(self, house: House, send: Send) -> None:
         self._house = house
         self._send = send
         # What peers told of their libraries: a call is then one message.
@@ -209,11 +210,15 @@ class LibraryOperations:
 
     # ---- call ---------------------------------------------------------------------------------
 
-    async def call(self, request: words.LibraryCall) -> Replies:
+    async def call(
+        self, request: words.LibraryCall, send: Send | None = None
+    ) -> AsyncGenerator[control.Reply, None]:
         """An ordinary signed script, of which the library is named and not carried. What we know
-        of it may be old: it is asked about again when that does not fit, before and after."""
+        of it may be old: it is asked about again when that does not fit, before and after. `send`
+        is how it is sent, if not as the owner's own."""
+        send = send or self._send
         if request.module:
-            async with aclosing(self._stream(self._carried(request))) as replies:
+            async with aclosing(self._stream(self._carried(request), send)) as replies:
                 async for reply in replies:
                     yield reply
             return
@@ -232,7 +237,7 @@ class LibraryOperations:
                 self._known.pop(key, None)
                 continue
             again = False
-            async with aclosing(self._stream(script)) as replies:
+            async with aclosing(self._stream(script, send)) as replies:
                 async for reply in replies:
                     again = is_old and _is_outdated(reply)
                     if not again:
@@ -241,9 +246,16 @@ class LibraryOperations:
                 return
             self._known.pop(key, None)
 
-    async def _stream(self, script: control.ScriptSend) -> AsyncGenerator[control.Reply, None]:
-        async for reply in self._send(script):
-            yield reply
+    async def _stream(
+        self, script: control.ScriptSend, send: Send
+    ) -> AsyncGenerator[control.Reply, None]:
+        replies = send(script)
+        try:
+            async for reply in replies:
+                yield reply
+        finally:
+            if isinstance(replies, AsyncGenerator):
+                await replies.aclose()
 
     def _carried(self, request: words.LibraryCall) -> control.ScriptSend:
         """A file of the owner's, run on this very node."""

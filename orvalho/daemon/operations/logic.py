@@ -9,7 +9,14 @@ from orvalho.control import messages as control
 from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports, Library
 from orvalho.errors import InvalidInput, NotFound
-from orvalho.scripts.modules import MAX_MODULE_SOURCE_BYTES, MAX_MODULES, is_named, resolve
+from orvalho.scripts.modules import (
+    MAX_MODULE_SOURCE_BYTES,
+    MAX_MODULES,
+    STARLARK,
+    SUFFIXES,
+    is_named,
+    resolve,
+)
 
 Replies = AsyncIterator[control.Reply]
 
@@ -61,7 +68,8 @@ class LogicOperations:
         files = [
             await self._file(context, library, [each.path for each in found], number)
             for name in names
-            for found in [await self._libraries.find(context, name)]
+            for suffixes in (SUFFIXES, STARLARK)
+            for found in [await self._libraries.find(context, name, suffixes)]
             for number, library in enumerate(found)
         ]
         if request.name is not None and not files:

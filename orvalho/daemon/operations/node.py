@@ -148,7 +148,7 @@ class NodeOperations:
         if not peers:
             found.append(
                 control.Finding(
-                    level="warning", text="no other device is paired", hint="orvalho peer invite"
+                    level="warning", text="no other device is paired", hint="orvalho pair"
                 )
             )
         for peer in peers:

@@ -102,7 +102,7 @@ class PeerOperations:
         house = self._house
         address = parse_target(request.name)
         if isinstance(address, Several):
-            yield self._resolve_several(address)
+            yield await self._resolve_several(address)
             return
         if address.node == house.name:
             context = house.contexts.get(address.context) if address.context else None
@@ -128,12 +128,12 @@ class PeerOperations:
             path=path_to(house, peer),
         )
 
-    def _resolve_several(self, name: Several) -> seeing.ResolvedAll:
+    async def _resolve_several(self, name: Several) -> seeing.ResolvedAll:
         members = self._selection.members(name)
         chosen = None
         if name.is_any:
             with suppress(Unavailable, InvalidInput, NotFound):
-                chosen = str(self._selection.choose(name).address)
+                chosen = str((await self._selection.choose(name)).address)
         return seeing.ResolvedAll(
             name=str(name),
             members=tuple(

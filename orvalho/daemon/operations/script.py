@@ -46,13 +46,13 @@ from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import narrow, parse_duration
 from orvalho.runtime.engine import Modules
-from orvalho.scripts import runs, sources
-from orvalho.scripts.manifest import find_problems, read_manifest
+from orvalho.scripts import runs, sources, traces
+from orvalho.scripts.manifest import find_problems, read_manifest, within
 from orvalho.scripts.messages import (
     encode,
     run_script,
 )
-from orvalho.scripts.modules import SUFFIXES, check_modules, digest_of, named
+from orvalho.scripts.modules import STARLARK, SUFFIXES, check_modules, digest_of, named
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import Script, Source, make_script, raw_source
 from orvalho.scripts.signing import (
@@ -63,6 +63,7 @@ from orvalho.scripts.signing import (
     json_value,
     sign_script,
 )
+from orvalho.scripts.traces import Onward
 from orvalho.scripts.wasm.binaries import check_parameters, imports_and_exports
 
 Replies = AsyncIterator[control.Reply]
@@ -98,7 +99,7 @@ class ScriptOperations:
                     yield reply
             return
         else:
-            chosen = self._selection.choose(name)
+            chosen = await self._selection.choose(name)
             yield _placed(name, [chosen], self._selection.lost(name, chosen))
             destination = Destination(chosen.address, chosen.node_key)
         async with aclosing(self._send_to(request, destination)) as replies:
@@ -172,15 +173,22 @@ class ScriptOperations:
         """Which of our contexts sends. Raises: NotFound."""
         return Address(self._house.caller(name).name, self._house.name)
 
-    async def start(self, request: control.ScriptSend, parts: Parts, node_key: Key) -> str:
+    async def start(
+        self,
+        request: control.ScriptSend,
+        parts: Parts,
+        node_key: Key,
+        onward: Onward | None = None,
+    ) -> str:
         """Sign a script for the context `request.to` on that node and send it; the run's id.
-        `parts` are its own, from `parts`.
+        `parts` are its own, from `parts`; `onward` is what it takes from the run that makes it.
 
         Raises:
             InvalidInput, Denied: as `orvalho script send` would.
         """
         destination = Destination(parse_address(request.to), node_key)
-        run, signed = self._sign(request, destination, self._house.caller(request.context), parts)
+        context = self._house.caller(request.context)
+        run, signed = self._sign(request, destination, context, parts, onward)
         await self._queue(run, signed, request.module or request.source, destination)
         return run.id
 
@@ -222,7 +230,7 @@ class ScriptOperations:
         asked: list[str] = []
         try:
             for path, text in {request.filename: request.source, **request.modules}.items():
-                if path.endswith(SUFFIXES):
+                if path.endswith(SUFFIXES) or (path.endswith(STARLARK) and "load" in text):
                     outline = await self._handler.libraries.outlines.of(path, text)
                     asked += [each.specifier for each in outline.requests]
         except Unavailable:
@@ -237,6 +245,7 @@ class ScriptOperations:
         destination: Destination,
         context: Context,
         parts: Parts,
+        onward: Onward | None = None,
     ) -> tuple[Run, SignedScript]:
         """Raises:
         InvalidInput: the script's name, header or parameters are wrong.
@@ -244,7 +253,7 @@ class ScriptOperations:
         """
         house, now = self._house, time.time()
         script = make_script(request.filename, request.module or request.source)
-        manifest = read_manifest(script, request.needs)
+        manifest = within(read_manifest(script, request.needs), onward)
         caller = Address(context.name, house.name)
         params = json_value(bytes(request.params))
         if script.module:
@@ -284,6 +293,7 @@ class ScriptOperations:
             life_s=request.expires_s,
             parts=parts,
             plan=request.plan,
+            chain=onward.chain if onward else (),
         )
         beside = grants_for(house, request.grants, signed.call, context)
         signed = replace(signed, grants=beside)
@@ -323,6 +333,7 @@ class ScriptOperations:
                 params=signed.params,
             )
             sources.stage_modules(connection, run.id, signed.modules)
+            traces.stage(connection, run.id, signed.call.chain)
             if message.held or len(body) >= sources.LARGE_BYTES:
                 sources.stage_sent(connection, run.id, len(body))
             if not is_local:

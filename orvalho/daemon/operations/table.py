@@ -29,6 +29,7 @@ from orvalho.daemon.operations.metering import MeteringOperations
 from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
+from orvalho.daemon.operations.onward import Onward
 from orvalho.daemon.operations.pair import PairOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
@@ -38,9 +39,11 @@ from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.schemas import SchemaOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.trace import TraceOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.tracing import Tracing
 from orvalho.transports.catalog import Catalog
 
 Table = dict[type[control.Message], Callable[[Any], Any]]
@@ -51,6 +54,7 @@ class Actors:
     """What operations set in motion beside the house's own rooms."""
 
     scripts: ScriptHandler
+    tracing: Tracing
     parting: Parting
     announce: Callable[[], Awaitable[None]]
     restart: Callable[[], None]
@@ -76,6 +80,8 @@ def table(house: House, ours: Actors) -> Table:
     logics = LogicOperations(house, ours.scripts.libraries)
     nats = NatsOperations(house, ours.nats_file)
     whys = WhyOperations(house, run.state)
+    libraries = LibraryOperations(house, script.send)
+    ours.scripts.onward = Onward(house, script, run, libraries).calls
     return {
         control.Status: node.status,
         control.DaemonStop: node.stop,
@@ -108,6 +114,7 @@ def table(house: House, ours: Actors) -> Table:
         policies.Audit: policy.audit,
         control.ConfigShow: config.show,
         control.ConfigSet: config.set,
+        control.ConfigUnset: config.unset,
         logic.ScriptImports: logics.imports,
         logic.LogicShow: logics.show,
         logic.ScriptCheck: script.check,
@@ -122,8 +129,9 @@ def table(house: House, ours: Actors) -> Table:
         **GrantOperations(house).table(),
         **PolicyToolOperations(house).table(),
         **_road_table(house, ours),
-        **LibraryOperations(house, script.send).table(),
+        **libraries.table(),
         **SchemaOperations(house).table(),
+        **TraceOperations(house, ours.tracing).table(),
     }
 
 

@@ -11,12 +11,12 @@ import json
 import re
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import starlark
 
-from orvalho.runtime.engine import Problem, Start
+from orvalho.runtime.engine import Function, Modules, Outline, Problem, Start
 from orvalho.runtime.engines.blocking import (
     TOO_DEEP,
     BlockingIsolate,
@@ -24,6 +24,7 @@ from orvalho.runtime.engines.blocking import (
     Stopped,
     Thrown,
 )
+from orvalho.runtime.engines.starlark_links import Linked, link, requests
 
 _CALLS_DEEP: Final = 200
 # The parser descends once for each of these and overflows its stack at some thousands. What else
@@ -53,7 +54,9 @@ def _docs(side):
     delete=op(collection, "delete"), list=op(collection, "list"), query=op(collection, "query"))
 
 def _node(side):
-  return struct(facts=lambda: _call(side + ".node.facts"))
+  def op(name):
+    return lambda *args: _call(side + ".node." + name, *args)
+  return struct(facts=op("facts"), call=op("call"), send=op("send"))
 
 def _rights(side):
   return struct(drop=lambda *args: _call(side + ".rights.drop", *args),
@@ -74,6 +77,11 @@ job = struct(
   sleep=_sleep, log=_log, debug=_debug, info=_info, warn=_warn, error=_error)
 print = _log
 """
+_FUNCTION: Final = re.compile(
+    r"^(def (?P<name>[A-Za-z]\w*)\s*\([^)]{0,500}\))[^:\n]{0,200}:[ \t]*\n"
+    r'(?:[ \t]*"""(?P<doc>[^"]{0,2000})""")?',
+    re.MULTILINE,
+)
 _HAS_MAIN: Final = re.compile(r"^(?:def main\s*\(|main\s*=)", re.MULTILINE)
 _PLACE: Final = re.compile(r"^ *--> (.*):(\d+):(\d+)$", re.MULTILINE)
 _FRAME: Final = re.compile(r"^  \* (.*):(\d+), in (.*)$", re.MULTILINE)
@@ -90,17 +98,28 @@ class StarlarkEngine:
     def prepare(self, filename: str, source: str) -> None:
         """It is parsed where it runs."""
 
+    def prepare_all(
+        self, filename: str, source: str, modules: Modules, is_over: Callable[[], bool]
+    ) -> None:
+        """They too are parsed where they run."""
+
     def open_isolate(self) -> StarlarkIsolate:
         return StarlarkIsolate()
 
     def check(self, filename: str, source: str) -> tuple[Problem, ...]:
+        return self.check_all(filename, source, Modules())
+
+    def check_all(self, filename: str, source: str, modules: Modules) -> tuple[Problem, ...]:
+        return tuple(link(filename, source, modules, _parse).problems)
+
+    def outline(self, filename: str, source: str) -> Outline:
         try:
-            _parse(filename, source)
+            program = _parse(filename, source)
         except Thrown as thrown:
             place = re.search(r":(\d+):(\d+)", thrown.stack)
             line, column = (int(place[1]), int(place[2])) if place else (1, 1)
-            return (Problem(line, column, thrown.message),)
-        return ()
+            return Outline(problems=(Problem(line, column, thrown.message),))
+        return Outline(tuple(requests(source, program)), tuple(_functions(source)))
 
 
 class StarlarkIsolate(BlockingIsolate):
@@ -111,10 +130,16 @@ class StarlarkIsolate(BlockingIsolate):
         self._first_bytes = _peak_bytes()
         self._memory_bytes = start.memory_bytes
         self._cause: BaseException | None = None
-        program = _parse(start.filename, start.source)
+        links = link(start.filename, start.source, start.modules, _parse)
+        if links.problems:
+            raise _unlinked(links.problems[0], start.filename)
+        *libraries, script = links.order
         module = self._module(start)
         try:
-            result = self._eval(module, program)
+            known: dict[str, starlark.FrozenModule] = {}
+            for library in libraries:
+                known[library.path] = self._frozen(library, known)
+            result = self._eval(module, script.program, _loader(script, known))
             if _HAS_MAIN.search(start.source):
                 result = self._eval(module, _dialect_parse("orvalho:call", "main(job)"))
         except starlark.StarlarkError as error:
@@ -149,11 +174,22 @@ class StarlarkIsolate(BlockingIsolate):
         self._eval(module, _dialect_parse("orvalho:prelude", _PRELUDE))
         return module
 
-    def _eval(self, module: starlark.Module, program: starlark.AstModule) -> Any:
+    def _frozen(
+        self, library: Linked, known: Mapping[str, starlark.FrozenModule]
+    ) -> starlark.FrozenModule:
+        """A file that others load: it sees no job, only what it is handed."""
+        module = starlark.Module()
+        module.add_callable("print", self._guarded(self._logger(1)))
+        self._eval(module, library.program, _loader(library, known))
+        return module.freeze()
+
+    def _eval(
+        self, module: starlark.Module, program: Any, loader: starlark.FileLoader | None = None
+    ) -> Any:
         options = starlark.EvalOptions(
             check_cancelled=self._is_cancelled, max_callstack_size=_CALLS_DEEP
         )
-        return starlark.eval_with(options, module, program, _globals()).value
+        return starlark.eval_with(options, module, program, _globals(), loader).value
 
     def _is_cancelled(self) -> bool:
         self._looks += 1
@@ -224,10 +260,28 @@ def _parse(filename: str, source: str) -> starlark.AstModule:
 
 def _dialect_parse(filename: str, source: str) -> starlark.AstModule:
     dialect = starlark.Dialect.extended()
-    dialect.enable_load = False
+    dialect.enable_load_reexport = False
     dialect.enable_f_strings = True
     dialect.enable_top_level_stmt = True
     return starlark.parse(filename, source, dialect)
+
+
+def _loader(linked: Linked, known: Mapping[str, starlark.FrozenModule]) -> starlark.FileLoader:
+    return starlark.FileLoader(lambda specifier: known[linked.targets[specifier]])
+
+
+def _unlinked(problem: Problem, filename: str) -> Thrown:
+    where = f"    at {problem.file or filename}:{problem.line}:{problem.column}"
+    return Thrown("SyntaxError", problem.message, where)
+
+
+def _functions(source: str) -> Iterator[Function]:
+    """What may be loaded of it: functions at the left margin whose names do not begin with `_`."""
+    for found in _FUNCTION.finditer(source):
+        line = source.count("\n", 0, found.start()) + 1
+        signature = " ".join(found[1].split())
+        doc = " ".join((found["doc"] or "").split())
+        yield Function(found["name"], line, signature, doc)
 
 
 def _refuse_depth(filename: str, source: str) -> None:
@@ -260,7 +314,9 @@ def _stack(text: str) -> str:
     frames = _FRAME.findall(text)
     place = _PLACE.search(text)
     if place:
-        name = frames.pop()[2] if frames else "<module>"
+        # The innermost call, where that is what failed; else its function is not told.
+        is_call = bool(frames) and frames[-1][:2] == (place[1], place[2])
+        name = frames.pop()[2] if is_call else "<module>"
         lines.append((name, f"{place[1]}:{place[2]}:{place[3]}"))
     lines += [(name, f"{file}:{line}:1") for file, line, name in reversed(frames)]
     own = [(name, where) for name, where in lines if not where.startswith("orvalho:")]

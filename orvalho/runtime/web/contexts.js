@@ -69,7 +69,7 @@
     'target.fs': room('target.fs', files),
     'target.kv': room('target.kv', ['get', 'put', 'delete', 'list']),
     'target.docs': collections('target.docs', ['get', 'put', 'delete', 'list', 'query']),
-    'target.node': room('target.node', ['facts']),
+    'target.node': room('target.node', ['facts', 'call', 'send']),
     'target.rights': room('target.rights', ['drop', 'list']),
   };
 }

@@ -49,6 +49,7 @@ class StartRun(_Message, tag=1, frozen=True):
     metering_s: float = 0.0
     modules: Modules = Modules()
     off: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -154,6 +155,7 @@ class Compiled(_Message, tag=6, frozen=True):
     check: int
     problems: tuple[Problem, ...]
     code: bytes
+    cpu_ms: int = 0
 
 
 class Metered(_Message, tag=7, frozen=True):

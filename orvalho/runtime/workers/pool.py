@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -356,8 +356,9 @@ class Workers:
 
     async def seat_with(
         self, context: str, language: str, filename: str, module: bytes, digest: str
-    ) -> tuple[Worker, str]:
-        """A worker as `seat` gives it, which has the code of the module; and that code's key.
+    ) -> tuple[Worker, str, int]:
+        """A worker as `seat` gives it, which has the code of the module; that code's key, and the
+        milliseconds of processors that making it took, if it had to be made.
 
         Raises:
             Unavailable: no worker can be started.
@@ -371,7 +372,7 @@ class Workers:
             worker = await self.seat(context, language)
             if code is not None or worker.holds(key):
                 worker.hold(code or Code(key, b""))
-                return worker, key
+                return worker, key, code.cpu_ms if code else 0
             worker.stand_up()
             code = await self.compile(filename, module, language, digest)
 
@@ -395,7 +396,7 @@ class Workers:
             finally:
                 self._compiling.pop(key, None)
             if found.problems:
-                self._refused[key] = found
+                self._refused[key] = replace(found, cpu_ms=0)
                 if len(self._refused) > _MOST_REFUSED:
                     self._refused.popitem(last=False)
         return found
@@ -409,10 +410,10 @@ class Workers:
             if error.hint not in _TOO_MUCH.values():
                 raise
             return Code(key, b"", (Problem(1, 1, error.hint or error.message),))
-        code = Code(key, compiled.code, compiled.problems)
+        code = Code(key, compiled.code, compiled.problems, max(compiled.cpu_ms, 0))
         if not code.problems:
             with suppress(OSError):
-                await to_thread.run_sync(self._codes.keep, code)
+                await to_thread.run_sync(self._codes.keep, replace(code, cpu_ms=0))
         return code
 
     async def check(

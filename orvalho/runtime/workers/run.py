@@ -98,6 +98,7 @@ class GuestRun:
                 start.serves,
                 start.modules,
                 start.off,
+                start.read_only,
             ),
             report,
         )

@@ -18,9 +18,11 @@ from typing import Final
 from urllib.parse import quote
 
 from orvalho.runtime.engine import Problem, Request
+from orvalho.runtime.engines.v8.data import WITH_JSON, attribute_mistake, read_data
 from orvalho.runtime.engines.v8.references import References, find_references
 from orvalho.runtime.engines.v8.syntax import Node, parse, utf16, walk
 from orvalho.runtime.engines.v8.typescript import strip_types
+from orvalho.scripts.modules import DATA
 
 # The words that no bare function may hold, wherever they stand; strings and comments hold them too.
 _WORDS: Final = re.compile(rb"\b(?:import|export)\b")
@@ -108,8 +110,12 @@ class Program:
 def lower(filename: str, source: str, *, is_entry: bool = True) -> Program:
     """Never fails: what is wrong is in `problems`, and a source that cannot be parsed is left for
     V8 to say so. A module that is no entry is never bare."""
-    raw = source.encode("utf-8", "replace")
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...]
+    if filename.endswith(DATA):
+        source, problems = read_data(source)
+        program = _Lowering(source.encode(), is_entry=False).program(filename)
+        return replace(program, problems=problems)
+    raw, problems = source.encode("utf-8", "replace"), ()
     if filename.endswith(_TYPESCRIPT):
         raw, problems = strip_types(raw)
     program = _Lowering(raw, is_entry=is_entry).program(filename)
@@ -247,7 +253,11 @@ class _Lowering:
         if len(given) != 1 or given[0].type != "string":
             what = "import() takes one text, as it stands: what it names travels with the script"
             return self._problem(word, what)
-        self._dynamic.append(self._request(given[0], given[0]))
+        request = self._request(given[0], given[0])
+        if request.specifier.endswith(DATA):
+            what = f'write import data from "{request.specifier}" {WITH_JSON}'
+            return self._problem(word, what)
+        self._dynamic.append(request)
         self._replaced.append((word, f"{self._stem}L", len(b"import")))
         return None
 
@@ -257,8 +267,8 @@ class _Lowering:
         if source is None:
             return self._problem(node, "this import names no module")
         request = self._request(source, source)
-        if any(child.type == "import_attribute" for child in node.children):
-            return self._problem(node, "only scripts can be imported: take `with` away")
+        if (mistake := attribute_mistake(node, request.specifier)) is not None:
+            return self._problem(source, mistake)
         self._requests.append(request)
         clause = next((each for each in node.children if each.type == "import_clause"), None)
         for part in clause.named_children if clause else ():
@@ -309,6 +319,8 @@ class _Lowering:
     def _pass_on(self, node: Node, tokens: dict[str, Node], source: Node) -> None:
         self._is_linked = True
         request = self._request(source, source)
+        if request.specifier.endswith(DATA):
+            return self._problem(source, f"import it first {WITH_JSON}, and export that")
         self._requests.append(request)
         if (space := tokens.get("namespace_export")) is not None:
             self._passed_on.append(Binding(_name(space.named_children[0]), EVERYTHING, request))
@@ -321,6 +333,7 @@ class _Lowering:
                 )
         else:
             self._stars.append(request)
+        return None
 
     def _find_passed_on(self) -> None:
         """An imported name that is exported is a re-export."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import posixpath
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -40,10 +41,12 @@ class Errno(IntEnum):
     NOSPC = 51
     NOTDIR = 54
     NOTSUP = 58
+    ROFS = 69
     SPIPE = 70
     NOTCAPABLE = 76
 
 
+_WRITES: Final = frozenset({"write", "mkdir", "remove", "move"})
 _MEANINGS: Final = {
     "NotFound": Errno.NOENT,
     "Denied": Errno.ACCES,
@@ -135,12 +138,19 @@ def most_file_bytes() -> int:
 
 
 class Files:
-    def __init__(self, host: Caller, stdin: bytes) -> None:
+    """`read_only`: the sides to whose trees the program has not declared to write."""
+
+    def __init__(self, host: Caller, stdin: bytes, read_only: Collection[str] = ()) -> None:
         self._host = host
+        self._read_only = frozenset(read_only)
         self.stdin = stdin
         self._open: dict[int, Open] = {number: Stream(number) for number in range(3)}
         self._open[3] = Folder("target", "/", "/")
         self._open[4] = Folder("caller", "/", "/caller")
+
+    def is_writable(self, side: str) -> bool:
+        """Whether anything may be written on that side at all."""
+        return side not in self._read_only
 
     def find(self, number: int) -> Open:
         found = self._open.get(number)
@@ -222,6 +232,8 @@ class Files:
                 if how.is_writable and not how.wants_folder:
                     raise WasiError(Errno.ISDIR)
                 return self.add(Folder(side, path))
+            if how.is_writable and not self.is_writable(side):
+                raise WasiError(Errno.ROFS)
         if how.wants_folder:
             raise WasiError(Errno.NOTDIR)
         file = File(
@@ -321,6 +333,9 @@ class Files:
         """Raises:
         WasiError: the operation was refused, or failed.
         """
+        if name in _WRITES and not self.is_writable(side):
+            needed = f"the script did not say that it needs {side}.fs.write or {side}.fs.remove"
+            raise WasiError(Errno.ROFS, "Denied", needed)
         answer = self._host.call(f"{side}.fs.{name}", msgspec.json.encode(arguments))
         value = msgspec.json.decode(answer.value)
         if answer.is_error:

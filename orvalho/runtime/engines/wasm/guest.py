@@ -80,7 +80,9 @@ class Guest:
         pairs = env.items() if isinstance(env, dict) else ()
         self.environment = [f"{key}={value}".replace("\0", "").encode() for key, value in pairs]
         stdin = table.get("stdin")
-        self.files = Files(host, stdin.encode() if isinstance(stdin, str) else b"")
+        self.files = Files(
+            host, stdin.encode() if isinstance(stdin, str) else b"", read_only=start.read_only
+        )
         self.answer = b""
         self.result: bytes | None = None
         self._stdout = bytearray()

@@ -43,6 +43,7 @@ _CODES: Final = {
     Errno.NOTDIR: "not-directory",
     Errno.NOTSUP: "unsupported",
     Errno.SPIPE: "invalid-seek",
+    Errno.ROFS: "read-only",
     Errno.NOTCAPABLE: "not-permitted",
 }
 
@@ -188,7 +189,8 @@ def _get_flags(caller: Caller, handle: Handle) -> Any:
     opened = _descriptor(caller, handle)
     found = opened.files.find(opened.number)
     if not isinstance(found, File):
-        return frozenset({"read", "mutate-directory"})
+        is_writable = isinstance(found, Folder) and opened.files.is_writable(found.side)
+        return frozenset({"read", "mutate-directory"} if is_writable else {"read"})
     names = {"read": found.is_readable, "write": found.is_writable}
     return frozenset(name for name, is_so in names.items() if is_so)
 

@@ -18,6 +18,12 @@ from orvalho.runtime.engines.wasm.guest import Exit, Guest, Offered, Place
 _CREATE, _DIRECTORY, _EXCLUSIVE, _TRUNCATE = 1, 2, 4, 8
 _RIGHT_READ, _RIGHT_WRITE = 1 << 1, 1 << 6
 _ALL_RIGHTS: Final = (1 << 30) - 1
+# fd_datasync, fd_write, fd_allocate, path_create_directory, path_create_file, path_link_source,
+# path_link_target, path_rename_source, path_rename_target, path_filestat_set_size and _set_times,
+# fd_filestat_set_size and _set_times, path_symlink, path_remove_directory, path_unlink_file.
+_WRITING_RIGHTS: Final = sum(
+    1 << bit for bit in (0, 6, 8, 9, 10, 11, 12, 16, 17, 19, 20, 22, 23, 24, 25, 26)
+)
 _APPEND: Final = 1
 _CHARACTER_DEVICE, _FOLDER, _FILE = 2, 3, 4
 _REALTIME: Final = 0
@@ -256,13 +262,18 @@ def _fd_nothing(guest: Guest, place: Place, fd: int, *rest: int) -> None:
 def _fd_fdstat_get(guest: Guest, place: Place, fd: int, at: int) -> None:
     opened = guest.files.find(fd)
     kind, flags, rights = _CHARACTER_DEVICE, 0, _RIGHT_READ | _RIGHT_WRITE
+    inherited = _ALL_RIGHTS
+    if not isinstance(opened, Stream) and not guest.files.is_writable(opened.side):
+        inherited &= ~_WRITING_RIGHTS
     if isinstance(opened, Folder):
         kind, rights = _FOLDER, _ALL_RIGHTS & ~(_RIGHT_READ | _RIGHT_WRITE)
     elif isinstance(opened, File):
         kind, flags, rights = _FILE, _APPEND if opened.appends else 0, _ALL_RIGHTS
         rights &= ~0 if opened.is_readable else ~_RIGHT_READ
         rights &= ~0 if opened.is_writable else ~_RIGHT_WRITE
-    place.write(at, struct.pack("<BxHxxxxQQ", kind, flags, rights, _ALL_RIGHTS))
+    if kind != _CHARACTER_DEVICE:
+        rights &= inherited
+    place.write(at, struct.pack("<BxHxxxxQQ", kind, flags, rights, inherited))
 
 
 def _fd_fdstat_set_flags(guest: Guest, place: Place, fd: int, flags: int) -> None:
