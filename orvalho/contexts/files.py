@@ -135,6 +135,24 @@ class ContextFiles:
         with self._errors(place):
             return await mount.read(lambda tree: tree.read_at_most(rest, max_bytes))
 
+    async def read_part(self, path: str, offset: int, count: int) -> tuple[Entry, bytes]:
+        """At most `count` bytes from `offset`, and what the file was when they were read."""
+        place = self._allowed("fs.read", path)
+        mount, rest = self._resolve(place)
+
+        def read(tree: GuardedFS) -> tuple[Entry, bytes]:
+            with tree.openbin(rest) as file:
+                entry = _entry(tree.getinfo(rest, _DETAILS))
+                file.seek(offset)
+                return entry, file.read(count)
+
+        with self._errors(place):
+            return await mount.read(read)
+
+    def check_write(self, path: str) -> None:
+        """Whether `write` would be let through, without writing."""
+        self._allowed("fs.write", path)
+
     async def write(self, path: str, contents: bytes) -> None:
         """Replace the file or make it; on disk when this returns, and never seen half-written."""
         place = self._allowed("fs.write", path)
@@ -343,6 +361,7 @@ class _Translated:
 
 # The first that fits decides: special ones stand before general ones.
 _MEANINGS: Final[tuple[tuple[Any, type[OrvalhoError], str], ...]] = (
+    (fs_errors.ResourceReadOnly, Denied, "{at} lies in what is mounted read-only"),
     (Escape, Denied, "{at} leads through a link, or is no plain file or directory of its own"),
     (fs_errors.PermissionDenied, Denied, "the system does not let this node use {at}"),
     (fs_errors.DestinationExists, Conflict, "the target of {at} exists already"),
