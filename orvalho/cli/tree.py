@@ -36,6 +36,7 @@ _WORDS: Final = (
     *("node", "key", "transports", "depot", "nats", "examples"),
     *("wasi", "lib", "libs", "service", "services"),
     *("quota", "usage", "events"),
+    "secret",
     *("use", "completion", "complete"),
 )
 

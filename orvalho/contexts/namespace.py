@@ -44,6 +44,10 @@ class Namespace(Generic[M]):
         """A mount stands here, or under here: it can be neither removed nor moved."""
         return path in self._mounts or path in self._below
 
+    def items(self) -> tuple[tuple[VirtualPath, M], ...]:
+        """(place, mount) of each."""
+        return tuple(self._mounts.items())
+
     def mounts(self) -> tuple[M, ...]:
         return tuple(self._mounts.values())
 

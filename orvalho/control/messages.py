@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import (
+    libraries,
+    logic,
+    mesh,
+    metering,
+    pairing,
+    policies,
+    road,
+    seeing,
+    storage,
+)
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -174,6 +184,7 @@ class Complete(Message, frozen=True, kw_only=True, tag=_tag):
 
 Request = (
     Status
+    | storage.Request
     | DaemonStop
     | ContextNew
     | ContextList
@@ -471,6 +482,7 @@ class Completions(Message, frozen=True, kw_only=True, tag=_tag):
 
 Reply = (
     Done
+    | storage.Reply
     | Failed
     | Note
     | StatusReply

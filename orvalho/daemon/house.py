@@ -11,6 +11,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
+from orvalho.contexts.secrets import Secrets
 from orvalho.contexts.trust import TrustBook
 from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.events import Events
@@ -19,6 +20,7 @@ from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
+from orvalho.daemon.mounts import Mounts
 from orvalho.daemon.run_words import RunEvent
 from orvalho.daemon.services import Services
 from orvalho.errors import NotFound
@@ -48,6 +50,8 @@ class House:
     trust: TrustBook
     groups: Groups
     contexts: Contexts
+    secrets: Secrets
+    mounts: Mounts
     policy: PolicyBook
     audit: Audit
     ledger: Ledger

@@ -9,7 +9,6 @@ meets no log of another.
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 import stat
 import threading
@@ -193,7 +192,7 @@ def _require_plain(file: Path) -> None:
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    status = os.stat(file, follow_symlinks=False)
+    status = file.lstat()
     return status.st_dev, status.st_ino
 
 

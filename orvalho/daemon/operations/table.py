@@ -34,6 +34,7 @@ from orvalho.daemon.operations.reach import ReachOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.storage import StorageOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
 from orvalho.daemon.parting import Parting
@@ -112,6 +113,7 @@ def table(house: House, ours: Actors) -> Table:
         road.NatsConfig: nats.config,
         **run.table(),
         **MeteringOperations(house).table(),
+        **StorageOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
     }
