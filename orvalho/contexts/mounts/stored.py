@@ -158,7 +158,7 @@ class StoredTree(FS):  # type: ignore[misc]  # fs is untyped here
         """The first `count` bytes of a file, or all it has."""
         place = self._place(path)
         status = self._file(path, place)
-        return self._read(place, 0, min(count, status.size_bytes + 1), status.version)
+        return self._read(place, 0, min(count, status.size_bytes), status.version)
 
     def readbytes(self, path: str) -> bytes:
         with self.openbin(path) as file:
