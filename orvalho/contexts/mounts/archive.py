@@ -16,14 +16,16 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.fs_shim import Mode, fs_errors
 from orvalho.contexts.mounts.stored import DIRECTORY, Status, StoredTree
 from orvalho.errors import Denied, InvalidInput, Unavailable
+
+T = TypeVar("T")
 
 MOST_ENTRIES: Final = 65_535
 MOST_BYTES: Final = 16 << 30
@@ -40,6 +42,15 @@ _LOCAL_HEADER_BYTES: Final = 30
 _ENCRYPTED: Final = 0x1 | 0x40
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNIX: Final = 3
+_BROKEN: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    struct.error,
+    UnicodeError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 class ZipTree(StoredTree):
@@ -52,12 +63,14 @@ class ZipTree(StoredTree):
         """
         super().__init__()
         self._meta = {**self._meta, "read_only": True}
+        # The library closes what was never opened, too.
+        self._archive: IO[bytes] | None = None
         opened = _open_plain(file)
         try:
             _check_end(opened, str(file))
             try:
                 self._zip = zipfile.ZipFile(opened)
-            except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+            except (*_BROKEN, ValueError, OverflowError) as error:
                 raise _refused(f"its directory is damaged ({error})", file) from error
             self._entries, self._statuses, self._below = _checked(self._zip.infolist(), file)
         except BaseException:
@@ -66,9 +79,10 @@ class ZipTree(StoredTree):
         self._archive = opened
 
     def close(self) -> None:
-        if not self.isclosed():
+        archive, self._archive = self._archive, None
+        if archive is not None:
             self._zip.close()
-            self._archive.close()
+            archive.close()
         super().close()
 
     def openbin(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[bytes]:
@@ -79,7 +93,7 @@ class ZipTree(StoredTree):
         place = self._place(path)
         self._file(path, place)
         # Its own file, which goes on where it stands: each part by itself would begin anew.
-        return io.BufferedReader(_Entry(self._zip.open(self._entries[place])))
+        return io.BufferedReader(self._unpack(place))
 
     def measure(self, most_files: int) -> tuple[int, int]:
         """See `StoredTree.measure`."""
@@ -116,9 +130,12 @@ class ZipTree(StoredTree):
         return [(name, self._statuses[above + name]) for name in self._below.get(place, ())]
 
     def _read(self, place: str, offset: int, count: int, version: str) -> bytes:
-        with _Entry(self._zip.open(self._entries[place])) as entry:
+        with self._unpack(place) as entry:
             entry.seek(offset)
             return entry.read(count) or b""
+
+    def _unpack(self, place: str) -> _Entry:
+        return _Entry(_damaged(lambda: self._zip.open(self._entries[place])))
 
     def _store(self, place: str, source: IO[bytes], size_bytes: int) -> None:
         raise fs_errors.ResourceReadOnly(place)
@@ -150,12 +167,12 @@ class _Entry(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        part = self._damaged(lambda: self._file.read(len(view)))
+        part = _damaged(lambda: self._file.read(len(view)))
         view[: len(part)] = part
         return len(part)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at: int = self._damaged(lambda: self._file.seek(offset, whence))
+        at: int = _damaged(lambda: self._file.seek(offset, whence))
         return at
 
     def tell(self) -> int:
@@ -169,12 +186,14 @@ class _Entry(io.RawIOBase):
             self._file.close()
         super().close()
 
-    @staticmethod
-    def _damaged(call: Any) -> Any:
-        try:
-            return call()
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise OSError(errno.EIO, f"the archive is damaged: {error}") from error
+
+def _damaged(call: Callable[[], T]) -> T:
+    """What the library raises for bytes that are no archive (its list is not written anywhere;
+    each was seen with broken ones) as an error of the disk."""
+    try:
+        return call()
+    except _BROKEN as error:
+        raise OSError(errno.EIO, f"the archive is damaged: {error}") from error
 
 
 def _open_plain(file: Path) -> IO[bytes]:

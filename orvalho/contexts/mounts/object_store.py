@@ -45,6 +45,12 @@ class ObjectTree(StoredTree):
         self._operator = operator
         self._hidden = tuple(hidden)
         self._kinds = _library().exceptions
+        # They have no class in common but Exception.
+        self._any_kind = tuple(
+            each
+            for each in vars(self._kinds).values()
+            if isinstance(each, type) and issubclass(each, Exception)
+        )
 
     def _status(self, place: str) -> Status | None:
         with self._translated(place):
@@ -183,7 +189,7 @@ class ObjectTree(StoredTree):
             ) from None
         except (kinds.IsADirectory, kinds.NotADirectory) as error:
             raise fs_errors.ResourceNotFound(place) from error
-        except kinds.Error as error:
+        except self._any_kind as error:
             raise OSError(errno.EIO, self._told(error)) from None
         except UnicodeError as error:
             raise OSError(errno.EIO, "the store answers what is no text") from error

@@ -47,6 +47,8 @@ class SQLiteTree(StoredTree):
         super().__init__()
         self._path = file
         self._using = threading.Lock()
+        # The library closes what was never opened, too.
+        self._connection: sqlite3.Connection | None = None
         _require_plain(file)
         with _translated(file):
             self._connection = _connect(file)
@@ -54,8 +56,9 @@ class SQLiteTree(StoredTree):
 
     def close(self) -> None:
         with self._using:
-            if not self.isclosed():
-                self._connection.close()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
         super().close()
 
     def measure(self, most_files: int) -> tuple[int, int]:
@@ -96,8 +99,8 @@ class SQLiteTree(StoredTree):
                 " order by number",
                 (row[0], first, (offset + max(count, 1) - 1) // PART_BYTES),
             ).fetchall()
-        start = offset - first * PART_BYTES
-        return b"".join(part for (part,) in parts)[start : start + count]
+            start = offset - first * PART_BYTES
+            return b"".join(part for (part,) in parts)[start : start + count]
 
     def _store(self, place: str, source: IO[bytes], size_bytes: int) -> None:
         with self._writing() as connection:
@@ -148,6 +151,8 @@ class SQLiteTree(StoredTree):
         if _identity(self._path) != self._opened:
             raise OSError(errno.ESTALE, f"{self._path.name} has been replaced by another file")
         with self._using, _translated(self._path):
+            if self._connection is None:
+                raise fs_errors.FilesystemClosed
             yield self._connection
 
     @contextmanager
@@ -246,3 +251,6 @@ def _translated(file: Path) -> Iterator[None]:
         if full:
             raise fs_errors.InsufficientStorage(file.name) from error
         raise OSError(errno.EIO, f"the file {file.name} is damaged or in use: {error}") from error
+    except (UnicodeError, ValueError, TypeError) as error:
+        # What a damaged row or schema becomes on its way into Python.
+        raise OSError(errno.EIO, f"the file {file.name} is damaged") from error
