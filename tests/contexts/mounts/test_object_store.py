@@ -197,7 +197,7 @@ def test_a_store_that_hangs_is_left_and_holds_up_nobody_else():
 
 
 def test_nonsense_of_a_store_is_an_error_or_nothing():
-    """10,000 answers that no store gives."""
+    """Hundreds of answers that no store gives; a tree asks several times for each."""
     rng = random.Random(11)
     bodies = [
         b"",
@@ -223,7 +223,7 @@ def test_nonsense_of_a_store_is_an_error_or_nothing():
     answered = 0
     with answering(nonsense) as (url, asked):
         tree = open_s3("s3://bucket/x", endpoint=url, credentials="a:b", call_s=2.0)
-        while len(asked) < 10_000 and answered < 10_000:
+        while len(asked) < 300 and answered < 100:
             answered += 1
             for call in (
                 lambda: tree.listdir("/"),
