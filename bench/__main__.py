@@ -24,6 +24,7 @@ from bench import (
     nats,
     policy,
     scripts,
+    trees,
 )
 from bench.table import Row, show
 
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "links": links.measure,
     "nats": nats.measure,
     "file": files.measure,
+    "trees": trees.measure,
 }
 
 

@@ -132,7 +132,7 @@ class RemoteTree(StoredTree):
             raise
         try:
             return msgspec.msgpack.decode(raw, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise self._untrusted("answers what is not understood") from error
 
     def _checked(self, entry: words.Entry) -> Status:
