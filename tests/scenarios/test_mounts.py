@@ -241,7 +241,15 @@ def test_a_context_of_another_device_is_mounted(devices) -> None:
     file = laptop.home / "job.js"
     file.write_text(READ.replace("target.", "caller.").replace("{ target", "{ caller"))
     printed = laptop.types(
-        "script", "send", "peer@phone2", str(file), "--param", "path=/phone/note.txt", limit_s=90
+        "script",
+        "send",
+        "peer@phone2",
+        str(file),
+        "--param",
+        "path=/phone/note.txt",
+        "--expose",
+        "/phone",
+        limit_s=90,
     )
     assert "on the phone" in printed.out, printed
     assert "by a mount" in phone.does("audit", "--json")

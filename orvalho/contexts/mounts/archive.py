@@ -49,7 +49,6 @@ _BROKEN: Final = (
     struct.error,
     UnicodeError,
     RuntimeError,
-    NotImplementedError,
 )
 
 
