@@ -169,7 +169,7 @@ def test_a_store_that_hangs_holds_up_its_own_calls_alone(devices, tmp_path: Path
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         file = phone.home / "config/mounts.toml"
         before = file.read_text() if file.exists() else ""
-        file.write_text(f'{before}\n["peer:/silent"]\nurl = "s3://b/x"\nendpoint = "{url}"\n')
+        file.write_text(f'{before}\n["peer:/silent"]\nurl = "s3://bucket/x"\nendpoint = "{url}"\n')
         wait_until(
             lambda: "peer:/silent" in phone.does("ctx", "mounts"), "what was edited is in force"
         )
