@@ -180,12 +180,13 @@ def test_a_store_that_hangs_holds_up_its_own_calls_alone(devices, tmp_path: Path
             stderr=subprocess.PIPE,
             text=True,
         )
-        silent.accept()
+        held, _ = silent.accept()
         phone.does("ctx", "ls", "/peer")
         assert laptop.types("ping", "phone2", "-c", "1").status == 0
         assert looking.poll() is None
         _, told = looking.communicate(timeout=90)
         assert looking.returncode == 4, told
+        held.close()
     phone.does("ctx", "umount", "peer:/silent")
 
 
