@@ -25,6 +25,7 @@ from bench import (
     policy,
     rehearsal,
     scripts,
+    trees,
     values,
 )
 from bench.table import Row, show
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "nats": nats.measure,
     "file": files.measure,
     "values": values.measure,
+    "trees": trees.measure,
 }
 
 

@@ -49,6 +49,7 @@ _WORDS: Final = (
     *("wasi", "lib", "libs", "service", "services"),
     *("quota", "usage", "events"),
     "grant",
+    "secret",
     *("use", "completion", "complete"),
 )
 

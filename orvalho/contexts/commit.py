@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -51,6 +52,8 @@ _log = logging.getLogger(__name__)
 _SETTLE_S: Final = 1.0
 # How long a run that is made again may keep others from committing.
 _EXCLUSIVE_S: Final = 1.0
+# So long a commit waits for trees that are not ours.
+_FOREIGN_S: Final = 60.0
 HAND: Final = "found as it was, changed by hand"
 
 
@@ -169,7 +172,8 @@ class Committer:
         """
         if workspace.begun_at_commit == workspace.context.commits:
             return
-        await to_thread.run_sync(workspace.refuse_stale_files)
+        mounts = {part.mount.lower for part in workspace.parts()}
+        await _in_thread(mounts, workspace.refuse_stale_files)
         await self.store.read(workspace.values.refuse_stale)
 
     async def prepare(self, workspace: Workspace) -> Prepared:
@@ -213,7 +217,8 @@ class Committer:
                 placings.append(placing)
             return self._write_beside(context, workspace, placings, found, kept)
 
-        return await to_thread.run_sync(look)
+        mounts = {part.mount.lower for part in workspace.parts()}
+        return await _in_thread(mounts, look)
 
     def _before(
         self,
@@ -309,7 +314,8 @@ class Committer:
         if not prepared.placings:
             return
         try:
-            late = await to_thread.run_sync(_place_all, prepared)
+            mounts = {each.mount for each in prepared.placings}
+            late = await _in_thread(mounts, partial(_place_all, prepared))
         except (OSError, fs_errors.FSError, OrvalhoError) as error:
             # It is committed, and tried again until it is there.
             _log.error("commit.not-placed", extra={"context": context.name, "why": str(error)})
@@ -399,7 +405,7 @@ class Committer:
             prepared.now = {each.whole: _seen(each) for each in placings}
             return again
 
-        again = await to_thread.run_sync(finish)
+        again = await _in_thread({each.mount for each in placings}, finish)
         now = time.time()
         origins = (
             Origin(
@@ -459,6 +465,21 @@ class Committer:
         return self._before(placing.mount, placing.path, stamp, None, kept)
 
 
+async def _in_thread(mounts: Iterable[Mount], call: Callable[[], T]) -> T:
+    """Raises:
+    Unavailable: a tree that is not ours did not answer in time. What it was asked may still happen.
+    """
+    if not any(each.is_foreign for each in mounts):
+        return await to_thread.run_sync(call)
+    try:
+        with anyio.fail_after(_FOREIGN_S):
+            return await to_thread.run_sync(call, abandon_on_cancel=True)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"a mounted tree does not answer within {_FOREIGN_S:g} s", hint="orvalho ctx mounts"
+        ) from error
+
+
 # ---- in a thread --------------------------------------------------------------------------------
 
 
@@ -479,6 +500,7 @@ def _charge(placings: Iterable[_Placing], sign: int) -> None:
     charged: list[tuple[Mount, int, int]] = []
     try:
         for mount, (size_bytes, files, path) in totals.items():
+            mount.measure_once()
             mount.quota.charge(sign * size_bytes, sign * files, path=path)
             charged.append((mount, size_bytes, files))
     except LimitExceeded:

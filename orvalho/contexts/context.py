@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class Context:
     def files(self, check: Check) -> ContextFiles:
         """Its files, as far as `check` lets through. `check` is called on the event loop."""
         return ContextFiles(self.name, self.mounts, check, self.schemas)
+
+    def mount(self, mounted: Mapping[VirtualPath, Mount]) -> None:
+        """These trees, and no others, stand in the context's own from now on. A run that is under
+        way keeps those it began with."""
+        self.mounts = Namespace({VirtualPath("/"): self.root, **mounted})
 
     async def usage(self) -> StorageUse:
         """What its tree holds now, as counted; the first call measures it.
@@ -141,9 +146,23 @@ class Contexts:
     def files(self, check: Check) -> ContextFiles:
         """The owner's view: `/` lists a directory a context, `/gil/a` is `/a` of `gil`."""
         if self._owner_view is None:
-            places = {VirtualPath(f"/{each.name}"): each.root for each in self.list()}
-            self._owner_view = Namespace(places)
+            self._owner_view = Namespace(
+                {
+                    VirtualPath(f"/{each.name}{place}".rstrip("/")): mount
+                    for each in self.list()
+                    for place, mount in each.mounts.items()
+                }
+            )
         return ContextFiles("owner", self._owner_view, check)
+
+    def mount(self, context: str, mounted: Mapping[VirtualPath, Mount]) -> None:
+        """See `Context.mount`.
+
+        Raises:
+            NotFound: there is no such context here.
+        """
+        self.get(context).mount(mounted)
+        self._owner_view = None
 
     def set_limits(self, limits: StorageLimits) -> None:
         """What each context may hold from now on; what it holds already stays."""

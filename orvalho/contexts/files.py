@@ -69,6 +69,11 @@ class Mount:
     the FS, and runs in a thread.
     """
 
+    # Nothing is written to it.
+    is_read_only = False
+    # It may not answer, or only late.
+    is_foreign = False
+
     def __init__(self, owner: str, open_tree: Callable[[], Any], quota: Quota) -> None:
         self.owner = owner
         self.quota = quota
@@ -89,9 +94,13 @@ class Mount:
             with self._opening:
                 if self._tree is None:
                     inner = self._open_tree()
-                    self._measure(inner)
+                    self.quota.recount(inner)
                     self._tree = GuardedFS(inner, _checked_before, self.quota)
         return self._tree
+
+    def measure_once(self) -> None:
+        """Have the quota count what is there. In a thread."""
+        self.tree.check()
 
     async def read(self, call: Callable[[GuardedFS], T]) -> T:
         """`call(tree)` in a thread; a few at a time, so that one context cannot take all."""
@@ -104,9 +113,6 @@ class Mount:
         if self._writer is None:
             self._writer = anyio.CapacityLimiter(1)
         return await to_thread.run_sync(self._with_tree, call, limiter=self._writer)
-
-    def _measure(self, inner: Any) -> None:
-        self.quota.recount(inner)
 
     def _with_tree(self, call: Callable[[GuardedFS], T]) -> T:
         return call(self.tree)
@@ -148,6 +154,24 @@ class ContextFiles:
         mount, rest = self._resolve(place)
         with self._errors(place):
             return await mount.read(lambda tree: tree.read_at_most(rest, max_bytes))
+
+    async def read_part(self, path: str, offset: int, count: int) -> tuple[Entry, bytes]:
+        """At most `count` bytes from `offset`, and what the file was when they were read."""
+        place = self._allowed("fs.read", path)
+        mount, rest = self._resolve(place)
+
+        def read(tree: GuardedFS) -> tuple[Entry, bytes]:
+            with tree.openbin(rest) as file:
+                entry = _entry(tree.getinfo(rest, _DETAILS))
+                file.seek(offset)
+                return entry, file.read(count)
+
+        with self._errors(place):
+            return await mount.read(read)
+
+    def check_write(self, path: str) -> None:
+        """Whether `write` would be let through, without writing."""
+        self._allowed("fs.write", path)
 
     async def write(self, path: str, contents: bytes) -> None:
         """Replace the file or make it; on disk when this returns, and never seen half-written."""
@@ -384,6 +408,7 @@ class _Translated:
 
 # The first that fits decides: special ones stand before general ones.
 _MEANINGS: Final[tuple[tuple[Any, type[OrvalhoError], str], ...]] = (
+    (fs_errors.ResourceReadOnly, Denied, "{at} lies in what is mounted read-only"),
     (Escape, Denied, "{at} leads through a link, or is no plain file or directory of its own"),
     (fs_errors.PermissionDenied, Denied, "the system does not let this node use {at}"),
     (fs_errors.DestinationExists, Conflict, "the target of {at} exists already"),

@@ -111,7 +111,10 @@ class Quota:
 
     def recount(self, tree: Any) -> None:
         """Measure an FS and start from there."""
-        files, size = measure(tree)
+        self.begin_with(*measure(tree))
+
+    def begin_with(self, files: int, size: int) -> None:
+        """Start from what was measured."""
         with self._lock:
             self.used_files, self.used_bytes = files, size
 

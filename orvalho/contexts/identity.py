@@ -190,6 +190,10 @@ class Identity:
         info = _numbered(b"orvalho/1/noise-static", len(self.rotations))
         return hkdf_sha256(self._seed, info=info)
 
+    def secrets_key(self) -> bytes:
+        """32 bytes: the private X25519 key that the owner's secrets are kept under."""
+        return hkdf_sha256(self._seed, info=b"orvalho/1/secrets")
+
     def _signer(self, info: bytes) -> Signer:
         return Signer(hkdf_sha256(self._seed, info=info))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from orvalho.contexts.filesystem import VirtualPath
@@ -44,9 +44,9 @@ class Namespace(Generic[M]):
         """A mount stands here, or under here: it can be neither removed nor moved."""
         return path in self._mounts or path in self._below
 
-    def items(self) -> Iterable[tuple[VirtualPath, M]]:
-        """(place, mount) of all."""
-        return self._mounts.items()
+    def items(self) -> tuple[tuple[VirtualPath, M], ...]:
+        """(place, mount) of each."""
+        return tuple(self._mounts.items())
 
     def mounts(self) -> tuple[M, ...]:
         return tuple(self._mounts.values())

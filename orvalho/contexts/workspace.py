@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
 from orvalho.contexts.changes import Content, ContextChanged
 from orvalho.contexts.context import Context
 from orvalho.contexts.files import ContextFiles, Mount
-from orvalho.contexts.filesystem import Check, Quota, VirtualPath
+from orvalho.contexts.filesystem import Check, FileAction, GuardedFS, Quota, VirtualPath
 from orvalho.contexts.kv import KeyValue
 from orvalho.contexts.kv_overlay import FrozenValues, KeyValueOverlay
+from orvalho.contexts.mounted import refuse_writes
 from orvalho.contexts.mounts.overlay import Draft, FrozenTree, OverlayFS
 from orvalho.contexts.namespace import Namespace
+
+T = TypeVar("T")
 
 
 class OverlayMount(Mount):
@@ -25,19 +29,36 @@ class OverlayMount(Mount):
     def __init__(self, lower: Mount, draft: Draft) -> None:
         self.lower = lower
         self._draft = draft
+        self._writing: anyio.Lock | None = None
         self.overlay: OverlayFS | None = None
         base = lower.quota
         quota = Quota(base.owner, limit_bytes=base.limit_bytes, limit_files=base.limit_files)
         super().__init__(lower.owner, self._open_overlay, quota)
 
+    @property
+    def tree(self) -> GuardedFS:
+        if self._tree is None:
+            check = refuse_writes if self.lower.is_read_only else _checked_before
+            self._tree = GuardedFS(self._open_overlay(), check, self.quota)
+            self.quota.used_bytes = self.lower.quota.used_bytes
+            self.quota.used_files = self.lower.quota.used_files
+        return self._tree
+
+    async def read(self, call: Callable[[GuardedFS], T]) -> T:
+        """As the tree below does it: in its time, or not at all."""
+        return await self.lower.read(lambda _: call(self.tree))
+
+    async def write(self, call: Callable[[GuardedFS], T]) -> T:
+        """The same, alone: what is written stays here, and the tree below is only read."""
+        if self._writing is None:
+            self._writing = anyio.Lock()
+        async with self._writing:
+            return await self.read(call)
+
     def _open_overlay(self) -> Any:
         # The first use of the tree below measures it.
         self.overlay = OverlayFS(self.lower.tree.inner, self._draft)
         return self.overlay
-
-    def _measure(self, inner: Any) -> None:
-        self.quota.used_bytes = self.lower.quota.used_bytes
-        self.quota.used_files = self.lower.quota.used_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,10 @@ class FrozenWorkspace(msgspec.Struct, frozen=True, kw_only=True):
         """The SHA-256 of each content that it needs, and its size in bytes."""
         nodes = (node for tree in self.trees.values() for node in tree.changed.values())
         return {node.sha256: node.size_bytes for node in nodes if node and node.kind == "file"}
+
+
+def _checked_before(_action: FileAction, _path: VirtualPath) -> None:
+    """ContextFiles checks, with the whole path."""
 
 
 class Workspace:

@@ -22,6 +22,7 @@ from orvalho.control import (
     road,
     schemas,
     seeing,
+    storage,
     tracing,
     why,
 )
@@ -204,6 +205,7 @@ class Complete(Message, frozen=True, kw_only=True, tag=_tag):
 
 Request = (
     Status
+    | storage.Request
     | DaemonStop
     | ContextNew
     | ContextList
@@ -519,6 +521,7 @@ class Completions(Message, frozen=True, kw_only=True, tag=_tag):
 
 Reply = (
     Done
+    | storage.Reply
     | Failed
     | Note
     | StatusReply

@@ -13,6 +13,7 @@ from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.refused import RefusedKeys
+from orvalho.contexts.secrets import Secrets
 from orvalho.contexts.trust import TrustBook
 from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.broker import Broker
@@ -23,6 +24,7 @@ from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
+from orvalho.daemon.mounts import Mounts
 from orvalho.daemon.run_words import RunEvent
 from orvalho.daemon.services import Services
 from orvalho.errors import NotFound
@@ -54,6 +56,8 @@ class House:
     groups: Groups
     contexts: Contexts
     committer: Committer
+    secrets: Secrets
+    mounts: Mounts
     policy: PolicyBook
     grants: GrantBook
     broker: Broker

@@ -20,7 +20,15 @@ from orvalho.daemon.house import House
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import run_over, script_error
-from orvalho.errors import Conflict, LimitExceeded, Unavailable, Untrusted
+from orvalho.errors import (
+    Conflict,
+    Denied,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Unavailable,
+    Untrusted,
+)
 from orvalho.peers.desk import Delivery
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies.audit import Entry
@@ -74,7 +82,14 @@ class RunKeeper:
                     arrival.is_answered = False
                 arrival.lines.clear()
                 ending = Ending("limited", error, ending.usage)
+            except (NotFound, InvalidInput, Denied) as error:
+                # What it wrote to is there no longer, or not for writing.
+                ending = Ending("failed", error, ending.usage)
             except Unavailable as error:
+                if arrival.commit is not None and arrival.is_foreign:
+                    # A tree that is not ours: it need not come back.
+                    ending = Ending("failed", error, ending.usage)
+                    continue
                 _log.error("run.not-kept", extra={"run": arrival.run, "why": error.message})
                 backoff.failed(0.0)
                 await anyio.sleep(backoff.retry_at)

@@ -77,6 +77,12 @@ class Arrival:
     interpreted: Interpreted | None = None
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it used a tree that is not this node's."""
+        parts = self.workspace.parts() if self.workspace else ()
+        return any(part.mount.lower.is_foreign for part in parts)
+
+    @property
     def is_rehearsed(self) -> bool:
         """Whether nothing that it does is to have an effect."""
         return self.is_held or self.script.call.plan

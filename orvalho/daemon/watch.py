@@ -23,6 +23,7 @@ class Changed:
     policy: bool
     groups: bool
     config: bool
+    mounts: bool = False
 
 
 async def watch_files(directory: Path) -> AsyncIterator[Changed]:
@@ -67,4 +68,5 @@ def _sorted(directory: Path, changes: set[FileChange]) -> Changed:
         policy=bool(tops & {"policy", "model.conf"}),
         groups="groups" in tops,
         config=bool(tops & {"config.toml", "conf.d"}),
+        mounts="mounts.toml" in tops,
     )

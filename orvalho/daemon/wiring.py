@@ -19,7 +19,10 @@ from orvalho.contexts.contents import Contents
 from orvalho.contexts.context import Contexts
 from orvalho.contexts.groups import Groups
 from orvalho.contexts.identity import Identity, Key, certify
+from orvalho.contexts.mounts import tree_words
+from orvalho.contexts.names import Address
 from orvalho.contexts.refused import RefusedKeys, open_refused_keys
+from orvalho.contexts.secrets import Secrets
 from orvalho.contexts.trust import Peer, TrustBook, open_trust_book
 from orvalho.control import messages as control
 from orvalho.control.server import open_server
@@ -34,6 +37,7 @@ from orvalho.daemon.handlers.files import FileHandler, sweep_drafts
 from orvalho.daemon.handlers.libraries import LibraryHandler
 from orvalho.daemon.handlers.ping import NOTHING, PING, answer_ping, hear_nothing
 from orvalho.daemon.handlers.script import ScriptHandler
+from orvalho.daemon.handlers.trees import TreeHandler
 from orvalho.daemon.hints import Book, Hints
 from orvalho.daemon.home import Home
 from orvalho.daemon.house import House
@@ -42,6 +46,7 @@ from orvalho.daemon.limits import make_quotas, shared_quotas, storage_limits
 from orvalho.daemon.load import LOAD, Loads
 from orvalho.daemon.mesh import Mesh, MeshParts
 from orvalho.daemon.migrations import MIGRATIONS
+from orvalho.daemon.mounts import Mounts
 from orvalho.daemon.nats_side import NatsSide
 from orvalho.daemon.operations.pair import admit
 from orvalho.daemon.operations.table import Actors, table
@@ -53,6 +58,7 @@ from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.tracing import TRACE, Tracing
+from orvalho.daemon.tree_asks import ask_tree
 from orvalho.daemon.watch import Changed, watch_files
 from orvalho.errors import InvalidInput, Untrusted
 from orvalho.peers import tally
@@ -148,6 +154,7 @@ async def open_daemon(
             async with open_node(wiring.node_config()) as node:
                 house = wiring.build(node)
                 wiring.wire_handlers(house)
+                house.problems["mounts"] = await house.mounts.read()
                 await house.committer.recover()
                 await house.grants.load()
                 await wiring.scripts.resume()
@@ -274,6 +281,7 @@ class _Wiring:
             storage_limits(config.quota),
             now=time.time(),
         )
+        secrets = Secrets(home.state / "secrets", self._identity.secrets_key())
         groups = Groups(home.groups)
         groups_read = groups.reload()
         probes = self.probes = Probes(lambda: self._settings.policy.readings)
@@ -289,6 +297,8 @@ class _Wiring:
             groups=groups,
             contexts=contexts,
             committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
+            secrets=secrets,
+            mounts=Mounts(home, contexts, secrets, self._mount_quota, self._ask_tree),
             policy=policy,
             grants=GrantBook(self._store),
             broker=Broker(lambda: self._settings.policy.broker),
@@ -318,6 +328,13 @@ class _Wiring:
         self._house = house
         self._note_nats()
         return house
+
+    def _mount_quota(self) -> tuple[int, int]:
+        limits = storage_limits(self._settings.quota)
+        return limits.disk_bytes, limits.disk_files
+
+    async def _ask_tree(self, address: Address, caller: str, asked: tree_words.Question) -> bytes:
+        return await ask_tree(self._built, address, caller, asked)
 
     def _mesh(self, node: Node, contexts: Contexts) -> Mesh:
         return Mesh(
@@ -374,6 +391,7 @@ class _Wiring:
         node.answer(library_words.SHOW, libraries.show)
         node.answer(library_words.PART, libraries.part)
         node.answer(library_words.SERVICES, libraries.services)
+        node.answer(tree_words.ASK, TreeHandler(house).answer)
         node.answer(PING, answer_ping)
         node.answer(LOAD, Loads(house).answer)
         node.hear(NOTHING, hear_nothing)
@@ -477,6 +495,8 @@ class _Wiring:
             house.problems["groups"] = read.problems
             for change in read.changes:
                 _log.info("group changed: %s", change)
+        if changed.mounts:
+            self._built.problems["mounts"] = await self._built.mounts.read()
         if changed.config:
             self._reload_config()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orvalho.cli.commands import ctx_mounts
 from orvalho.cli.output import age, many, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
@@ -27,6 +28,11 @@ from orvalho.errors import InvalidInput
 )
 def command() -> None:
     """Contexts: named peers on this node. Each has a key, a tree and rules of its own."""
+
+
+command.add_command(ctx_mounts.mount)
+command.add_command(ctx_mounts.umount)
+command.add_command(ctx_mounts.mounts)
 
 
 @command.command(

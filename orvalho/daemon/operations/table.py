@@ -39,6 +39,7 @@ from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.schemas import SchemaOperations
 from orvalho.daemon.operations.script import ScriptOperations
+from orvalho.daemon.operations.storage import StorageOperations
 from orvalho.daemon.operations.trace import TraceOperations
 from orvalho.daemon.operations.transport import TransportOperations
 from orvalho.daemon.operations.why import WhyOperations
@@ -128,6 +129,7 @@ def table(house: House, ours: Actors) -> Table:
         **MeteringOperations(house).table(),
         **GrantOperations(house).table(),
         **PolicyToolOperations(house).table(),
+        **StorageOperations(house).table(),
         **_road_table(house, ours),
         **libraries.table(),
         **SchemaOperations(house).table(),
