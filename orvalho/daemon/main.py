@@ -36,30 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """`init` makes a home; `run` (the default) serves it until told to stop; `doctor`, `bugreport`,
     `config-set` and `config-unset` are for one that may not start, and answer as the daemon would;
     `config-example` needs none, `policy` handles files of rules, and `wasm` looks at binaries."""
-    parser = argparse.ArgumentParser(prog="orvalho-daemon")
-    parser.add_argument("--home")
-    verbs = parser.add_subparsers(dest="verb")
-    run_parser = verbs.add_parser("run")
-    run_parser.add_argument("--foreground", action="store_true", help="log words to the terminal")
-    init_parser = verbs.add_parser("init")
-    init_parser.add_argument("--name")
-    init_parser.add_argument("--listen")
-    init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
-    set_parser = verbs.add_parser("config-set")
-    set_parser.add_argument("key")
-    set_parser.add_argument("value")
-    unset_parser = verbs.add_parser("config-unset")
-    unset_parser.add_argument("key")
-    looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
-    policy_parser = verbs.add_parser("policy")
-    policy_parser.add_argument("task", choices=("test", "fmt", "fmt-check", "draft", "install"))
-    policy_parser.add_argument("words", nargs="*")
-    wasm_parser = verbs.add_parser("wasm")
-    wasm_parser.add_argument("path")
-    all_parsers = (run_parser, init_parser, set_parser, unset_parser, wasm_parser, policy_parser)
-    for sub in (*all_parsers, *looks):
-        sub.add_argument("--home", default=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     home = find_home(os.environ, arguments.home)
     try:
         if arguments.verb == "init":
@@ -98,6 +75,33 @@ def main(argv: Sequence[str]) -> int:
         if error.hint:
             sys.stderr.write(f"  try   {error.hint}\n")
         return error.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="orvalho-daemon")
+    parser.add_argument("--home")
+    verbs = parser.add_subparsers(dest="verb")
+    run_parser = verbs.add_parser("run")
+    run_parser.add_argument("--foreground", action="store_true", help="log words to the terminal")
+    init_parser = verbs.add_parser("init")
+    init_parser.add_argument("--name")
+    init_parser.add_argument("--listen")
+    init_parser.add_argument("--restore", action="store_true", help="the phrase comes on stdin")
+    set_parser = verbs.add_parser("config-set")
+    set_parser.add_argument("key")
+    set_parser.add_argument("value")
+    unset_parser = verbs.add_parser("config-unset")
+    unset_parser.add_argument("key")
+    looks = [verbs.add_parser(name) for name in (*_LOOKS, "config-example")]
+    policy_parser = verbs.add_parser("policy")
+    policy_parser.add_argument("task", choices=("test", "fmt", "fmt-check", "draft", "install"))
+    policy_parser.add_argument("words", nargs="*")
+    wasm_parser = verbs.add_parser("wasm")
+    wasm_parser.add_argument("path")
+    all_parsers = (run_parser, init_parser, set_parser, unset_parser, wasm_parser, policy_parser)
+    for sub in (*all_parsers, *looks):
+        sub.add_argument("--home", default=argparse.SUPPRESS)
+    return parser
 
 
 def _set(home: Home, key: str, value: str | None) -> bytes:

@@ -85,6 +85,11 @@ class RunGate:
         """Whether the run may have had an effect that cannot be taken back."""
         return self._begun
 
+    @property
+    def subject(self) -> Subject:
+        """Who asks."""
+        return self._subject
+
     def made(self) -> tuple[Deciding, ...]:
         """Each different decision, in the order they first fell; the first 500 of them."""
         return tuple(self._made.values())

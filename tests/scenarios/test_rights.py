@@ -588,7 +588,7 @@ def test_the_log_is_asked_for_by_who_what_where_and_how(devices: tuple[Device, D
     send(laptop, reads("/nowhere/x", "target.fs.read:/shared/**"))
 
     def entries(*words: str) -> list[dict[str, Any]]:
-        printed = phone.does("audit", "--limit", "500", "--json", *words)
+        printed = phone.does("audit", "--limit", "100000", "--json", *words)
         return [json.loads(line) for line in printed.splitlines()]
 
     wait_until(lambda: bool(entries("--refused", "--actor", "gil@laptop")), "it is written")

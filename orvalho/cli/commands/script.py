@@ -200,10 +200,6 @@ def send(
         if locks and beside:
             _lock(session, beside, graph.modules, last.run)
         return 0
-    if isinstance(last, RunHeld):
-        return show_held(session, last)
-    if last is None:
-        raise Unavailable("the daemon did not say what became of the script.")
     return _left(session, last, detach=detach)
 
 
@@ -228,8 +224,13 @@ def _waiting(queued: RunQueued) -> str:
     return f"queued at {queued.queued_at}, expires in {left}"
 
 
-def _left(session: Session, queued: RunQueued, *, detach: bool) -> int:
-    """The run goes on without us: asked for by --detach, or because the target is away."""
+def _left(session: Session, queued: RunQueued | RunHeld | None, *, detach: bool) -> int:
+    """The run goes on without us: asked for by --detach, because the target is away, or because
+    its owner is to look at it."""
+    if isinstance(queued, RunHeld):
+        return show_held(session, queued)
+    if queued is None:
+        raise Unavailable("the daemon did not say what became of the script.")
     if session.screen.as_json:
         session.screen.document(plain(queued))
     elif detach:

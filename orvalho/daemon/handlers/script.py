@@ -26,7 +26,6 @@ from orvalho.contexts.commit import Exclusive
 from orvalho.contexts.context import Context
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import ulid_text
-from orvalho.control.messages import RunOutput
 from orvalho.daemon.bodies import Bodies
 from orvalho.daemon.ending import BROKEN, CANCELLED, INTERRUPTED, Ending
 from orvalho.daemon.granting import Granting, reason_of
@@ -45,16 +44,15 @@ from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.planning import make_plan
 from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
+from orvalho.daemon.run_following import RunFollower
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival, OnwardCalls, RunRecord
 from orvalho.daemon.run_switches import words_of
-from orvalho.daemon.services import Service
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.errors import (
     Conflict,
-    InvalidInput,
     LimitExceeded,
     NotFound,
     OrvalhoError,
@@ -69,24 +67,23 @@ from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.engine import Modules
-from orvalho.runtime.job import Ended, HostCall, Job, Output
+from orvalho.runtime.job import HostCall, Job
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CancelScript,
     RunScript,
-    ScriptOutput,
     decode,
     encode,
     run_script,
 )
 from orvalho.scripts.plan import encode_plan
+from orvalho.scripts.reference import Reference
 from orvalho.scripts.runs import Run
+from orvalho.scripts.script import Source
 from orvalho.scripts.signing import Expected, VerifiedScript, open_call, verify_script
 
 _log = logging.getLogger(__name__)
 
-# How long a line waits for a sender that reads slowly.
-_TELL_S: Final = 1.0
 _NO_MODULES: Final = Modules()
 
 
@@ -98,6 +95,7 @@ class ScriptHandler:
         self._record = RunRecord(house)
         self._news = RunNews(house.events, self._record.caller_name)
         self.holding = Holding(house, self._record)
+        self._follower = RunFollower(house, self._news)
         self._keeper = RunKeeper(house, self._record, self._news, self._again)
         self.bodies = Bodies(house)
         self.libraries = Imports(house)
@@ -392,12 +390,29 @@ class ScriptHandler:
 
         arrival.held_by = self._held_by(subject, arrival)
         arrival.is_held = arrival.held_by is not None
-        filename, source = call.filename, arrival.script.script.source
-        if reference is not None:
-            filename, source = await called(house, reference, call)
+        named = await called(house, reference, call) if reference is not None else None
         grant(arrival.script.needs, (), decide)
         if not call.plan:
             await arrival.granted.count(arrival.script, time.time())
+        return await self._start(arrival, gate, context, reference, named)
+
+    async def _start(
+        self,
+        arrival: Arrival,
+        gate: RunGate,
+        context: Context,
+        reference: Reference | None,
+        named: tuple[str, Source] | None,
+    ) -> Ending:
+        """Reserve, and run. `named`: file name and source of the library that is called.
+
+        Raises:
+            LimitExceeded: a quota has no room for it.
+            Denied: the context's own hook refuses it.
+        """
+        house, call = self._house, arrival.script.call
+        spoken = gate.subject.spoken
+        filename, source = named or (call.filename, arrival.script.script.source)
         limits = narrow(call.limits, allowance(house.settings.config.limits))
         # By the node: it can certify as many contexts as it likes.
         node = key_text(arrival.sender)
@@ -406,14 +421,14 @@ class ScriptHandler:
         )
         async with house.ledger.reserve(node, hold.limits) as lease:
             modules = await self._modules(arrival, context)
-            params = await interpret(house, context, arrival, subject.spoken)
+            params = await interpret(house, context, arrival, spoken)
             job = Job(
                 run_id=arrival.run,
                 context=call.target.context,
                 filename=filename,
                 source=source,
                 params=params,
-                caller={"id": call.caller.context_key, "name": subject.spoken},
+                caller={"id": call.caller.context_key, "name": spoken},
                 target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
                 limits=hold.limits,
                 ops=self._calls(arrival, context, gate, hold),
@@ -425,16 +440,10 @@ class ScriptHandler:
                 read_only=read_only(arrival.script.needs, arrival.script.wants),
             )
             service = house.services.find(reference, context.name) if reference else None
-            if service is not None and arrival.is_rehearsed:
-                raise InvalidInput(
-                    "what a service would do cannot be planned: it goes on living",
-                    where=reference.library if reference else None,
-                )
             if service is not None:
-                arrival.is_served = True
-                ending = await self._follow_service(arrival, job, service, hold)
+                ending = await self._follower.follow_service(arrival, job, service, hold)
             else:
-                ending = await self._follow(arrival, job, hold)
+                ending = await self._follower.follow(arrival, job, hold)
             hold.ended(self._record.used(arrival, ending.usage))
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
@@ -517,53 +526,6 @@ class ScriptHandler:
 
         return CallTable(make)
 
-    async def _follow(self, arrival: Arrival, job: Job, hold: Hold) -> Ending:
-        """The run's lines go to its sender as they come; then its end."""
-        async with self._house.jobs.open(job) as run:
-            self._news.started(arrival)
-            hold.on_stop = run.cancel
-            if hold.stopped is not None:
-                run.cancel()
-            async for event in run:
-                if isinstance(event, Ended):
-                    return _ending(event, arrival, hold)
-                if hold.stopped is None:
-                    await self._tell(arrival, event, hold)
-        raise Unavailable("the run ended without a word", where=arrival.run)
-
-    async def _follow_service(
-        self, arrival: Arrival, job: Job, service: Service, hold: Hold
-    ) -> Ending:
-        """The same for a call of what runs already."""
-        with anyio.CancelScope() as scope:
-            self._news.started(arrival)
-            hold.on_stop = scope.cancel
-            if hold.stopped is not None:
-                scope.cancel()
-            ended = await service.call(job, partial(self._tell, arrival, hold=hold))
-            return _ending(ended, arrival, hold)
-        return _ending(Ended("cancelled", Usage(cpu_ms=hold.cpu_ms)), arrival, hold)
-
-    async def _tell(self, arrival: Arrival, output: Output, hold: Hold) -> None:
-        seq = arrival.first_line + output.seq
-        line = ScriptOutput(
-            run=arrival.run, seq=seq, level=output.level, text=output.text, at=output.at
-        )
-        body = b""
-        if arrival.delivery is not None:
-            body = encode(line)
-            try:
-                hold.move(len(body))
-            except LimitExceeded:
-                return  # the run is being stopped, and its end says why
-        arrival.add(line)
-        shown = RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at)
-        self._house.feed.publish(arrival.run, shown)
-        if arrival.delivery is not None:
-            # A sender that reads slowly has the line from the ending.
-            with anyio.move_on_after(_TELL_S):
-                await self._house.node.tell(self._heir(arrival.sender), "script.output", body)
-
 
 def _overtaken(why: ContextChanged) -> Conflict:
     return Conflict(
@@ -571,11 +533,3 @@ def _overtaken(why: ContextChanged) -> Conflict:
         where=why.where,
         hint="send it again",
     )
-
-
-def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:
-    """What the engine says, and the quota behind it where there is one."""
-    over = hold.stopped or (hold.over(ended.limit) if ended.limit else None)
-    if over is not None:
-        return Ending("limited", over, ended.usage)
-    return Ending.of(ended, arrival.gate)

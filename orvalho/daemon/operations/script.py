@@ -259,18 +259,7 @@ class ScriptOperations:
         if script.module:
             check_parameters(script.module, msgspec.json.decode(params))
         run_id = new_run_id(now, os.urandom(10))
-        asked = AccessRequest(
-            own_subject(
-                house.name, house.identity.node.key, context.name, context.key, house.groups
-            ),
-            context.name,
-            "script.send",
-            str(destination.address),
-        )
-        decision = house.policy.decide(asked)
-        if not decision.allowed:
-            house.audit.note(decided(asked, decision, at=now))
-            raise refusal(asked, decision)
+        self._refuse_unsendable(context, destination, now)
         house.runs.keep_params(run_id, params)
         signed = sign_script(
             script,
@@ -312,6 +301,23 @@ class ScriptOperations:
             expires_at=signed.call.expires_at,
         )
         return run, signed
+
+    def _refuse_unsendable(self, context: Context, destination: Destination, now: float) -> None:
+        """Raises:
+        Denied: our own policy does not let this context send there.
+        """
+        house = self._house
+        me = house.identity.node.key
+        asked = AccessRequest(
+            own_subject(house.name, me, context.name, context.key, house.groups),
+            context.name,
+            "script.send",
+            str(destination.address),
+        )
+        decision = house.policy.decide(asked)
+        if not decision.allowed:
+            house.audit.note(decided(asked, decision, at=now))
+            raise refusal(asked, decision)
 
     async def _queue(
         self, run: Run, signed: SignedScript, source: Source, destination: Destination

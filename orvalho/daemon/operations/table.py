@@ -71,9 +71,6 @@ def table(house: House, ours: Actors) -> Table:
     """Request -> operation."""
     node = NodeOperations(house)
     context = ContextOperations(house, ours.announce)
-    peer = PeerOperations(house, ours.parting)
-    pair = PairOperations(house)
-    key = KeyOperations(house, ours.restart)
     policy = PolicyOperations(house)
     config = ConfigOperations(house, ours.read_config, ours.use_config)
     run = RunOperations(house, ours.scripts)
@@ -92,23 +89,6 @@ def table(house: House, ours: Actors) -> Table:
         control.ContextNew: context.new,
         control.ContextList: context.list,
         control.ContextFiles: context.files,
-        control.PeerInvite: peer.invite,
-        control.PeerAdd: peer.add,
-        pairing.PairShow: pair.show,
-        pairing.PairJoin: pair.join,
-        pairing.NodePending: pair.pending,
-        pairing.NodeApprove: pair.approve,
-        pairing.NodeReject: pair.reject,
-        pairing.KeyShow: key.show,
-        pairing.KeyPhrase: key.phrase,
-        pairing.KeyRotate: key.rotate,
-        control.PeerList: peer.list,
-        control.PeerRemove: peer.remove,
-        mesh.PeerSet: peer.set,
-        mesh.PeerRename: peer.rename,
-        mesh.PeerRevoke: peer.revoke,
-        mesh.Nodes: NodesOperations(house).nodes,
-        control.Resolve: peer.resolve,
         policies.GroupList: policy.list_groups,
         policies.GroupShow: policy.show_group,
         policies.PolicyCheck: policy.check,
@@ -130,10 +110,36 @@ def table(house: House, ours: Actors) -> Table:
         **GrantOperations(house).table(),
         **PolicyToolOperations(house).table(),
         **StorageOperations(house).table(),
+        **_peer_table(house, ours),
         **_road_table(house, ours),
         **libraries.table(),
         **SchemaOperations(house).table(),
         **TraceOperations(house, ours.tracing).table(),
+    }
+
+
+def _peer_table(house: House, ours: Actors) -> Table:
+    peer = PeerOperations(house, ours.parting)
+    pair = PairOperations(house)
+    key = KeyOperations(house, ours.restart)
+    return {
+        control.PeerInvite: peer.invite,
+        control.PeerAdd: peer.add,
+        pairing.PairShow: pair.show,
+        pairing.PairJoin: pair.join,
+        pairing.NodePending: pair.pending,
+        pairing.NodeApprove: pair.approve,
+        pairing.NodeReject: pair.reject,
+        pairing.KeyShow: key.show,
+        pairing.KeyPhrase: key.phrase,
+        pairing.KeyRotate: key.rotate,
+        control.PeerList: peer.list,
+        control.PeerRemove: peer.remove,
+        mesh.PeerSet: peer.set,
+        mesh.PeerRename: peer.rename,
+        mesh.PeerRevoke: peer.revoke,
+        mesh.Nodes: NodesOperations(house).nodes,
+        control.Resolve: peer.resolve,
     }
 
 

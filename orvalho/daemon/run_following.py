@@ -1,0 +1,95 @@
+"""A run under way: its lines go to its sender as they come, and then its end is known."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import anyio
+
+from orvalho.control.messages import RunOutput
+from orvalho.daemon.ending import Ending
+from orvalho.daemon.house import House
+from orvalho.daemon.run_news import RunNews
+from orvalho.daemon.run_record import Arrival
+from orvalho.daemon.services import Service
+from orvalho.errors import InvalidInput, LimitExceeded, Unavailable
+from orvalho.policies.quota import Usage
+from orvalho.policies.quotas import Hold
+from orvalho.runtime.job import Ended, Job, Output
+from orvalho.scripts.messages import ScriptOutput, encode
+
+# How long a line waits for a sender that reads slowly.
+_TELL_S: Final = 1.0
+
+
+class RunFollower:
+    """Starts jobs, and follows them."""
+
+    def __init__(self, house: House, news: RunNews) -> None:
+        self._house = house
+        self._news = news
+
+    async def follow(self, arrival: Arrival, job: Job, hold: Hold) -> Ending:
+        """The run's lines go to its sender as they come; then its end."""
+        async with self._house.jobs.open(job) as run:
+            self._news.started(arrival)
+            hold.on_stop = run.cancel
+            if hold.stopped is not None:
+                run.cancel()
+            async for event in run:
+                if isinstance(event, Ended):
+                    return _ending(event, arrival, hold)
+                if hold.stopped is None:
+                    await self._tell(arrival, event, hold)
+        raise Unavailable("the run ended without a word", where=arrival.run)
+
+    async def follow_service(
+        self, arrival: Arrival, job: Job, service: Service, hold: Hold
+    ) -> Ending:
+        """The same for a call of what runs already.
+
+        Raises:
+            InvalidInput: it is to be planned.
+        """
+        if arrival.is_rehearsed:
+            raise InvalidInput("what a service would do cannot be planned: it goes on living")
+        arrival.is_served = True
+        with anyio.CancelScope() as scope:
+            self._news.started(arrival)
+            hold.on_stop = scope.cancel
+            if hold.stopped is not None:
+                scope.cancel()
+            ended = await service.call(job, partial(self._tell, arrival, hold=hold))
+            return _ending(ended, arrival, hold)
+        return _ending(Ended("cancelled", Usage(cpu_ms=hold.cpu_ms)), arrival, hold)
+
+    async def _tell(self, arrival: Arrival, output: Output, hold: Hold) -> None:
+        seq = arrival.first_line + output.seq
+        line = ScriptOutput(
+            run=arrival.run, seq=seq, level=output.level, text=output.text, at=output.at
+        )
+        body = b""
+        if arrival.delivery is not None:
+            body = encode(line)
+            try:
+                hold.move(len(body))
+            except LimitExceeded:
+                return  # the run is being stopped, and its end says why
+        arrival.add(line)
+        shown = RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at)
+        self._house.feed.publish(arrival.run, shown)
+        if arrival.delivery is not None:
+            # A sender that reads slowly has the line from the ending.
+            with anyio.move_on_after(_TELL_S):
+                await self._house.node.tell(
+                    self._house.trust.heir(arrival.sender), "script.output", body
+                )
+
+
+def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:
+    """What the engine says, and the quota behind it where there is one."""
+    over = hold.stopped or (hold.over(ended.limit) if ended.limit else None)
+    if over is not None:
+        return Ending("limited", over, ended.usage)
+    return Ending.of(ended, arrival.gate)
