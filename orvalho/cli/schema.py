@@ -22,6 +22,7 @@ from orvalho.control import (
     road,
     schemas,
     seeing,
+    storage,
     tracing,
 )
 from orvalho.control import messages as m
@@ -76,6 +77,10 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "policy-installed": (policy_tools.PolicyInstalled, "policy edit"),
     "document-schemas": (schemas.SchemaListReply, "ctx schema ls"),
     "documents-checked": (schemas.SchemaChecked, "ctx schema check"),
+    "mounted": (storage.MountReply, "ctx mount"),
+    "mounts": (storage.MountListReply, "ctx mounts"),
+    "secret": (storage.SecretShown, "secret show"),
+    "secrets": (storage.SecretListReply, "secret ls"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),
     "settings": (m.ConfigReply, "config show"),

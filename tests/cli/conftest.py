@@ -19,10 +19,13 @@ from orvalho.control import (
     logic,
     mesh,
     metering,
+    planning,
     policies,
     policy_tools,
     road,
+    schemas,
     seeing,
+    storage,
     tracing,
     why,
 )
@@ -68,6 +71,30 @@ ENDED = m.RunEnded(
 )
 OUTPUT = m.RunOutput(run=RUN, seq=0, level="log", text="hello", at=1_700_000_000.5)
 
+HELD = planning.HeldState(
+    run="r_1",
+    caller="gil@laptop",
+    target="peer@phone2",
+    filename="job.js",
+    digest="00" * 32,
+    held_at=1_700_000_000.0,
+    rule="policy/peer.csv:9",
+    files=1,
+    values=1,
+)
+MOUNT = storage.MountState(
+    place="gil:/photos",
+    url="s3://album",
+    read_only=False,
+    state="ready",
+    error=None,
+    secret="photos",
+    used_bytes=0,
+    quota_bytes=1_000_000_000,
+)
+SECRET = storage.SecretState(
+    name="photos", contexts=("gil",), mounts=("gil:/photos",), set_at=1_700_000_000.0
+)
 WHY_ALLOWED = why.Explained(
     action="script.run",
     object="*",
@@ -506,6 +533,43 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
             decision=WHY_ALLOWED,
         ),
     ),
+    planning.InboxList: (planning.InboxReply(held=(HELD,)),),
+    planning.InboxShow: (
+        planning.InboxShown(
+            state=HELD,
+            source="1",
+            needs=("target.fs.write:/a",),
+            params=msgspec.Raw(b"null"),
+            plan=planning.PlanState(
+                files=(planning.PlannedFile(path="/a", mark="+", after_bytes=1, diff="+1\n"),),
+                values=(planning.PlannedValue(key="k", mark="-", before="1"),),
+                not_run=(planning.PlannedCall(call="caller.fs.write", argument="[]"),),
+            ),
+            result=msgspec.Raw(b"1"),
+            output=("line",),
+            rights=("fs.write /a  by policy/peer.csv:1",),
+        ),
+    ),
+    schemas.SchemaList: (
+        schemas.SchemaListReply(
+            schemas=(
+                schemas.SchemaState(
+                    context="gil",
+                    schema="/schema/contact.json",
+                    files=("contacts/*.json",),
+                    kv="contacts",
+                    indexed=("city",),
+                    problem=None,
+                ),
+            ),
+            closed=(),
+        ),
+    ),
+    schemas.SchemaCheck: (schemas.SchemaChecked(documents=2, found=0, misfits=(), problems=()),),
+    storage.MountPut: (storage.MountReply(mount=MOUNT, changed=True),),
+    storage.MountList: (storage.MountListReply(mounts=(MOUNT,)),),
+    storage.SecretList: (storage.SecretListReply(secrets=(SECRET,)),),
+    storage.SecretShow: (storage.SecretShown(secret=SECRET),),
     policies.PolicyCheck: (
         policies.PolicyChecked(files=("policy/gil.csv",), rules=4, problems=()),
     ),

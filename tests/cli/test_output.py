@@ -7,6 +7,7 @@ import pytest
 
 from orvalho.cli import output
 from orvalho.cli.schema import names
+from orvalho.control import messages as m
 from orvalho.errors import InvalidInput
 from orvalho.policies import quotas
 
@@ -47,6 +48,14 @@ JSON_COMMANDS = {
     "grants": ("grant", "ls"),
     "policy-diffed": ("policy", "diff", str(RULES)),
     "policy-unused": ("policy", "unused"),
+    "inbox": ("inbox", "ls"),
+    "inbox-shown": ("inbox", "show", "r_1"),
+    "document-schemas": ("ctx", "schema", "ls"),
+    "documents-checked": ("ctx", "schema", "check"),
+    "mounted": ("ctx", "mount", "gil:/photos", "s3://album", "--secret", "photos"),
+    "mounts": ("ctx", "mounts"),
+    "secret": ("secret", "show", "photos"),
+    "secrets": ("secret", "ls"),
     "workers": ("worker", "ls"),
     "transports": ("transports",),
     "settings": ("config", "show"),
@@ -174,9 +183,18 @@ def test_errors_are_as_their_schema_says(orvalho, capsys):
     assert misfit(json.loads(capsys.readouterr().err), schema, schema) is None
 
 
+def test_what_waits_for_its_targets_owner_is_as_its_schema_says(daemon, orvalho, capsys):
+    daemon.says(m.ScriptSend, m.RunHeld(run="r_1", to="peer@phone2"))
+    schema = json.loads((SCHEMAS / "run-held.json").read_text())
+    assert orvalho("script", "send", "peer@phone2", "-e", "1", "--json") == 7
+    captured = capsys.readouterr()
+    assert misfit(json.loads(captured.out), schema, schema) is None
+    assert "held at peer@phone2" in captured.err
+
+
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    others = {*PAIR_KINDS, *SEVERAL, *OFFLINE, "error", "init"}
+    others = {*PAIR_KINDS, *SEVERAL, *OFFLINE, "error", "init", "run-held"}
     assert set(names()) == {*JSON_COMMANDS, *others}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 

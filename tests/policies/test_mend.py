@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from orvalho.policies.access import AccessRequest, Subject
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
 from orvalho.policies.mend import Edit, Imagined, applied, smallest_edit
-from orvalho.policies.rule_set import failed_tests
+from orvalho.policies.rule_set import failures, run_tests
 from orvalho.policies.rules import read_files
 from orvalho.policies.trail import closest, trail
 
@@ -23,8 +25,13 @@ def imagine(files: object) -> Imagined:
     reading = read_files(texts, contexts=CONTEXTS)
     if reading.rules is None:
         return Imagined(texts, None, None, reading.problems)
-    engine = LibraryGuard(reading.rules, IndexedEngine)
-    failed = tuple(failed_tests(reading.rules, engine))
+    rules = reading.rules
+    engine = LibraryGuard(rules, IndexedEngine)
+    failed = tuple(
+        failures(
+            run_tests(rules, lambda reads: LibraryGuard(rules, partial(IndexedEngine, reads=reads)))
+        )
+    )
     return Imagined(texts, reading.rules, None if failed else engine, failed)
 
 

@@ -208,7 +208,10 @@ def run(
         return _queued(session, last)
     error = end_error(last)
     if session.screen.as_json:
-        session.screen.document({**plain(last), "exit_status": _exit_status(last)})
+        shown = plain(last) | {"exit_status": _exit_status(last)}
+        # A program is run, and not planned.
+        del shown["plan"]
+        session.screen.document(shown)
     if output is not None:
         _save(session, last, lines, Path(output))
     if error is not None:
