@@ -161,7 +161,8 @@ async def test_a_loop_in_a_file_is_stopped_by_the_limit(jobs: Jobs) -> None:
         'load("./a.star", "x")',
         a="def f():\n    for i in range(1000000000):\n        pass\nx = f()\n",
     )
-    assert (ended.outcome, ended.limit) == ("limited", "cpu")
+    # On a busy machine its time may run out first.
+    assert ended.outcome == "limited" and ended.limit in ("cpu", "wall")
 
 
 async def test_two_hundred_files_on_top_of_each_other(jobs: Jobs) -> None:
