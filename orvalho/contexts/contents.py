@@ -17,7 +17,9 @@ from typing import IO, Any, Final
 
 from sqlite_utils.migrations import Migrations
 
-from orvalho.contexts.changes import Content
+from orvalho.contexts.changes import DIRECTORY, Content, Node, Stamp
+from orvalho.contexts.files import Mount
+from orvalho.contexts.history import Known
 from orvalho.errors import NotFound, Unavailable
 from orvalho.store import Store
 
@@ -119,6 +121,27 @@ class Contents:
             return Content(content.sha256, count, self._path(content.sha256))
         finally:
             path.unlink(missing_ok=True)
+
+    def node_at(
+        self,
+        mount: Mount,
+        path: str,
+        stamp: Stamp | None,
+        known: Known | None,
+        kept: list[Content],
+    ) -> Node | None:
+        """What is at a path that looks like `stamp`. What history does not know of it is read,
+        and added to `kept`."""
+        if stamp is None:
+            return None
+        if known is not None and known.stamp == stamp:
+            return known.node
+        if stamp.kind == "directory":
+            return DIRECTORY
+        with mount.tree.inner.openbin(path, "r") as file:
+            content = self.capture(file, stamp.size_bytes)
+        kept.append(content)
+        return content.node
 
     def sweep_drafts(self) -> None:
         """Remove what a crash left. Before anything is drafted."""
