@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, past, policies, road, seeing
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -25,6 +25,16 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
+    "ctx-log": (past.CtxLogReply, "ctx log"),
+    "ctx-diff": (past.CtxDiffReply, "ctx diff"),
+    "ctx-show": (past.CtxShowReply, "ctx show"),
+    "ctx-undo-plan": (past.UndoPlanned, "ctx undo --plan"),
+    "ctx-undo": (past.UndoDone, "ctx undo"),
+    "ctx-at": (past.PastEntries, "ctx at WHEN -- ls, tree, find"),
+    "ctx-at-values": (past.PastValues, "ctx at WHEN -- kv"),
+    "ctx-gc": (past.CtxGcReply, "ctx gc"),
+    "ctx-df": (past.CtxDfReply, "ctx df"),
+    "ctx-fsck": (past.CtxFsckReply, "ctx fsck"),
     "ticket": (m.Ticket, "peer invite"),
     "peer-added": (m.PeerAdded, "peer add, pair CODE"),
     "pair-shown": (p.PairShown, "pair"),

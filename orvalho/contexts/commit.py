@@ -62,15 +62,15 @@ class Exclusive:
     """The turn of a context, held from a run's start to its commit; but not for long: whoever is
     slow is to meet others again."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limit_s: float) -> None:
         self._context = context
         self._is_held = True
-        self._timer = asyncio.get_running_loop().call_later(_EXCLUSIVE_S, self.release)
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self.release)
 
     @classmethod
-    async def take(cls, context: Context) -> Exclusive:
+    async def take(cls, context: Context, limit_s: float = _EXCLUSIVE_S) -> Exclusive:
         await context.turn.acquire()
-        return cls(context)
+        return cls(context, limit_s)
 
     def keep(self) -> bool:
         """Whether it is held still; then until `release`."""
@@ -280,6 +280,10 @@ class Committer:
             )
         self._to_settle[prepared.seq] = context
         self._has_work.set()
+
+    def is_late(self, seq: int) -> bool:
+        """Whether a commit is not in its tree yet, since the disk did not take it."""
+        return seq in self._late
 
     async def run(self) -> None:
         """Flush what was committed and note that it is on the disk, again and again."""

@@ -77,6 +77,15 @@ def create_history(database: Any) -> None:
         database.conn.execute(statement)
 
 
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_horizon(database: Any) -> None:
+    """Up to which commit of a context retention has taken history away."""
+    database.conn.execute(
+        "create table history_horizon (context text primary key, seq integer not null,"
+        " at real not null) strict"
+    )
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a commit comes from. `author` is `gil@laptop`, or `owner`."""
 
@@ -202,6 +211,26 @@ def known(connection: sqlite3.Connection, context: str, paths: Iterable[str]) ->
         )
         found.update({row[0]: _known(row[1:]) for row in rows})
     return found
+
+
+def all_known(connection: sqlite3.Connection, context: str) -> dict[str, Known]:
+    """How every path of a context looked when we last left or found it."""
+    rows = connection.execute(
+        "select path, kind, sha256, size_bytes, modified_ns, inode from files_now"
+        " where context = ?",
+        (context,),
+    )
+    return {row[0]: _known(row[1:]) for row in rows}
+
+
+def values_unknown(connection: sqlite3.Connection, context: str) -> dict[str, str]:
+    """Key -> JSON text of those values of which no version is known."""
+    rows = connection.execute(
+        "select key, value from kv where context = ? and not exists (select 1 from value_versions"
+        " known where known.context = kv.context and known.key = kv.key) order by key",
+        (context,),
+    )
+    return dict(rows.fetchall())
 
 
 def first_values(

@@ -200,7 +200,7 @@ def _refuse_changed(placing: Placing) -> None:
 
 def seen(placing: Placing) -> Known | None:
     """What is at its path now that it has been placed."""
-    stamp = stamp_of(placing.mount.tree.inner, placing.path)
+    stamp = there(placing)
     return None if stamp is None or placing.after is None else Known(placing.after, stamp)
 
 

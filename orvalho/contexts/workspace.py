@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from orvalho.contexts.changes import ContextChanged
 from orvalho.contexts.context import Context
@@ -14,6 +14,7 @@ from orvalho.contexts.kv import KeyValue
 from orvalho.contexts.kv_overlay import KeyValueOverlay
 from orvalho.contexts.mounts.overlay import Draft, OverlayFS
 from orvalho.contexts.namespace import Namespace
+from orvalho.errors import NotFound
 
 
 class OverlayMount(Mount):
@@ -80,6 +81,21 @@ class Workspace:
         for place, mount in sorted(self._mounts.items()):
             if mount.overlay is not None:
                 yield Part(place, mount, mount.overlay)
+
+    def overlay_at(self, path: VirtualPath) -> tuple[OverlayMount, OverlayFS, str]:
+        """Whose changes a path of the context belongs to, and the path there. In a thread.
+
+        Raises:
+            NotFound: nothing is mounted there.
+        """
+        resolved = self._namespace.resolve(path)
+        if resolved is None:
+            raise NotFound(f"{self.context.name} has no {path}", where=path)
+        mount, rest = resolved
+        mount = cast("OverlayMount", mount)
+        inner = mount.tree.inner
+        assert isinstance(inner, OverlayFS), "its tree is what it opens"
+        return mount, inner, rest
 
     def refuse_stale_files(self) -> None:
         """In a thread.

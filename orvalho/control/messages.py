@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from orvalho.control import libraries, logic, mesh, metering, pairing, policies, road, seeing
+from orvalho.control import libraries, logic, mesh, metering, pairing, past, policies, road, seeing
 from orvalho.control.message import Message as Message  # noqa: PLC0414 -- exported again
 from orvalho.control.message import tag as _tag
 
@@ -218,6 +218,7 @@ Request = (
     | libraries.Request
     | metering.Request
     | policies.Request
+    | past.Request
 )
 
 
@@ -508,4 +509,5 @@ Reply = (
     | libraries.Reply
     | metering.Reply
     | policies.Reply
+    | past.Reply
 )

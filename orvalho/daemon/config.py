@@ -83,6 +83,13 @@ class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     audit: str = "365d"
 
 
+class History(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long we keep what contexts were before, and how many bytes of it at most."""
+
+    keep: str = "90d"
+    max_bytes: str = "1GB"
+
+
 class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What we keep for peers that are off. `grace`: how long a send without --wait waits for a
     connection before it says "queued"."""
@@ -167,6 +174,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pairing: Pairing = Pairing()
     nats: Nats = Nats()
     retention: Retention = Retention()
+    history: History = History()
 
 
 _DURATIONS: Final = (
@@ -177,6 +185,7 @@ _DURATIONS: Final = (
     "mesh.heartbeat",
     "retention.runs",
     "retention.audit",
+    "history.keep",
 )
 _SIZES: Final = (
     "limits.memory",
@@ -187,6 +196,7 @@ _SIZES: Final = (
     "quota.kv_bytes",
     "delivery.per_peer_bytes",
     "depot.per_peer_bytes",
+    "history.max_bytes",
 )
 _COUNTS: Final = (
     "workers.contexts_per_worker",

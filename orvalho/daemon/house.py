@@ -21,6 +21,7 @@ from orvalho.daemon.greeting import Greeted
 from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
+from orvalho.daemon.past import Past
 from orvalho.daemon.run_words import RunEvent
 from orvalho.daemon.services import Services
 from orvalho.errors import NotFound
@@ -51,6 +52,7 @@ class House:
     groups: Groups
     contexts: Contexts
     committer: Committer
+    past: Past
     policy: PolicyBook
     audit: Audit
     ledger: Ledger

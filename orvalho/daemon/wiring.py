@@ -44,6 +44,7 @@ from orvalho.daemon.nats_side import NatsSide
 from orvalho.daemon.operations.pair import admit
 from orvalho.daemon.operations.table import Actors, table
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.past import Past
 from orvalho.daemon.peer_words import unapproved
 from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
@@ -156,6 +157,7 @@ async def open_daemon(
                     tasks.start_soon(wiring.nats.run, house.mesh)
                     tasks.start_soon(Retention(house).run)
                     tasks.start_soon(house.committer.run)
+                    tasks.start_soon(house.past.begin)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -269,6 +271,7 @@ class _Wiring:
         groups = Groups(home.groups)
         groups_read = groups.reload()
         policy = PolicyBook(home.config, lambda: [context.name for context in contexts.list()])
+        committer = Committer(self._store, contexts, Contents(self._store, home.contents))
         house = House(
             home=home,
             settings=self._loaded,
@@ -277,7 +280,8 @@ class _Wiring:
             trust=self._book,
             groups=groups,
             contexts=contexts,
-            committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
+            committer=committer,
+            past=Past.make(self._store, contexts, committer),
             policy=policy,
             audit=Audit(self._store),
             ledger=Ledger(

@@ -17,6 +17,7 @@ from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunOutput
+from orvalho.daemon.handlers.caller_files import CallerFiles
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_words import digest_of, is_json_line, run_over, script_error
@@ -32,7 +33,6 @@ from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
 from orvalho.policies.library_guard import changes_code, names_code
 from orvalho.policies.quota import Usage
-from orvalho.runtime.web.contexts import file_calls
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CallerCall,
@@ -194,11 +194,8 @@ class CallerHandler:
             raise Denied("the run has ended, and its rights with it", where=asked.run)
         context = house.contexts.get(parse_address(run.caller).context or "")
         gate = self._gates.get(run.id) or self._new_gate(run, context.name, sender)
-        calls = file_calls("caller", context.files(gate.decide), gate)
-        if asked.op not in calls:
-            raise NotFound("there is no such call", where=asked.op)
         try:
-            return await calls[asked.op](asked.argument)
+            return await CallerFiles(house, context, gate).call(asked.op, asked.argument, run)
         except Denied as error:
             gate.note_escape(asked.op, error)
             raise _ours(error) from error

@@ -28,6 +28,7 @@ from orvalho.daemon.operations.nats import NatsOperations
 from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.pair import PairOperations
+from orvalho.daemon.operations.past import PastOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.reach import ReachOperations
@@ -112,6 +113,7 @@ def table(house: House, ours: Actors) -> Table:
         road.NatsConfig: nats.config,
         **run.table(),
         **MeteringOperations(house).table(),
+        **PastOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
     }
