@@ -94,6 +94,8 @@ class Committer:
         self._to_settle: dict[int, Context] = {}
         # Committed, and not in their trees: what a disk or a store did not take at once.
         self._late: set[int] = set()
+        # Those of them that a loss of power may have left half-written.
+        self._torn: set[int] = set()
         self._has_work = anyio.Event()
         self._recovery = Recovery(store, contents)
 
@@ -306,7 +308,9 @@ class Committer:
         for commit in await self.store.read(history.unsettled):
             if commit.seq in self._late and commit.context == context.name:
                 try:
-                    done = await self._recovery.finish(context, commit, self._late.add)
+                    done = await self._recovery.finish(
+                        context, commit, self._late.add, is_torn=commit.seq in self._torn
+                    )
                     self._to_settle.update(dict.fromkeys(done, context))
                     self._late.difference_update(done)
                 except (OSError, fs_errors.FSError) as error:
@@ -346,8 +350,11 @@ class Committer:
     async def recover(self) -> None:
         """Finish what a crash left between a commit and its last rename. Before anything runs."""
         await to_thread.run_sync(self.contents.sweep_drafts)
+        may_be_torn = await self._recovery.may_be_torn()
         for commit in await self.store.read(history.unsettled):
             self._late.add(commit.seq)
+            if may_be_torn:
+                self._torn.add(commit.seq)
         if self._late:
             await self._place_late()
             self._has_work.set()

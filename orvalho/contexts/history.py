@@ -86,6 +86,12 @@ def create_horizon(database: Any) -> None:
     )
 
 
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_boots(database: Any) -> None:
+    """Since which start of the machine commits were written."""
+    database.conn.execute("create table history_boot (boot text not null) strict")
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a commit comes from. `author` is `gil@laptop`, or `owner`."""
 
@@ -253,6 +259,20 @@ def unsettled(connection: sqlite3.Connection) -> list[Commit]:
         f"select {COMMIT_COLUMNS} from commits where is_settled = 0 order by seq"
     ).fetchall()
     return [read_commit(row) for row in rows]
+
+
+def is_boot(connection: sqlite3.Connection, boot: str) -> bool:
+    """Whether we ran under this start of the machine last."""
+    return (
+        connection.execute("select 1 from history_boot where boot = ?", (boot,)).fetchone()
+        is not None
+    )
+
+
+def stage_boot(connection: sqlite3.Connection, boot: str) -> None:
+    """Note under which start of the machine we run."""
+    connection.execute("delete from history_boot")
+    connection.execute("insert into history_boot values (?)", (boot,))
 
 
 def files_of(connection: sqlite3.Connection, seq: int) -> dict[str, Node | None]:

@@ -6,6 +6,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from anyio import to_thread
@@ -28,6 +30,8 @@ from orvalho.contexts.placing import (
 )
 from orvalho.store import Store
 
+# Linux: another at each start of the machine.
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _FOUND: Final = "found while {} was finished"
 _AGAIN: Final = "{}, finished later"
 
@@ -48,33 +52,47 @@ class Recovery:
         self._store = store
         self._contents = contents
 
+    async def may_be_torn(self) -> bool:
+        """Whether the machine was started anew since we ran last, as far as can be known: then a
+        file that was not flushed may be neither as before nor as after."""
+        boot = await to_thread.run_sync(_boot)
+        if not boot:
+            return True
+        known = await self._store.read(partial(history.is_boot, boot=boot))
+        if not known:
+            await self._store.transact("history.boot", partial(history.stage_boot, boot=boot))
+        return not known
+
     async def finish(
-        self, context: Context, commit: Commit, begun: Callable[[int], object]
+        self, context: Context, commit: Commit, begun: Callable[[int], object], *, is_torn: bool
     ) -> list[int]:
         """Put an unsettled commit there; the seqs of all that is in the tree now. `begun` is told
         of a further one that has to be finished like this one.
 
-        What is neither as before the commit nor as after it was put there by hand, or torn by a
-        loss of power: history gets it, and then once more what the commit said. Where something
-        of others is in the way, the tree stays, and history says how it is.
+        What is neither as before the commit nor as after it was put there by hand since, and
+        stays; history says so. With `is_torn` it may as well be what a loss of power left: then
+        history gets it, and once more what the commit said. Where something of others is in the
+        way, the tree stays, and history says how it is.
 
         Raises:
             OSError, FSError, Unavailable: the disk does not take it.
         """
         placings = await self._unplaced(context, commit)
-        found = await to_thread.run_sync(self._look, placings)
+        found = await to_thread.run_sync(self._look, placings, is_torn)
         seqs = [commit.seq]
         if found.by_hand:
             # Before anything is overwritten, and unsettled: a crash now is recovered from there.
-            seqs.append(await self._note_found(context, commit, found))
-            begun(seqs[-1])
+            again = await self._note_found(context, commit, found)
+            if again is not None:
+                seqs.append(again)
+                begun(again)
         prepared = Prepared(context, Changeset(), placings, [], [], seq=commit.seq)
         prepared.placings = [each for each in placings if each.before != each.after]
         stuck = await to_thread.run_sync(self._place, prepared)
         await self._note_placed(context, commit, placings, stuck)
         return seqs
 
-    def _look(self, placings: list[Placing]) -> _Found:
+    def _look(self, placings: list[Placing], is_torn: bool) -> _Found:
         found = _Found()
         for placing in placings:
             placing.found = there(placing)
@@ -84,13 +102,16 @@ class Recovery:
             if node not in (placing.before, placing.after):
                 path = placing.whole
                 found.by_hand.append(FileChange(path=path, before=placing.before, after=node))
-                found.again.append(FileChange(path=path, before=node, after=placing.after))
+                if is_torn:
+                    found.again.append(FileChange(path=path, before=node, after=placing.after))
+                else:
+                    placing.after = node
             placing.before = node
         for content in found.kept:
             self._contents.keep_large(content)
         return found
 
-    async def _note_found(self, context: Context, commit: Commit, found: _Found) -> int:
+    async def _note_found(self, context: Context, commit: Commit, found: _Found) -> int | None:
         now = time.time()
         by_hand = Origin(
             context=context.name,
@@ -108,11 +129,13 @@ class Recovery:
             note=_AGAIN.format(commit.id),
         )
 
-        def note(connection: sqlite3.Connection) -> int:
+        def note(connection: sqlite3.Connection) -> int | None:
             contents_table.stage(connection, found.kept)
             id_ = history.new_commit_id(now)
             changes = changeset(found.by_hand, ())
             history.stage_commit(connection, by_hand, changes, id_=id_, settled=True)
+            if not found.again:
+                return None
             id_ = history.new_commit_id(now)
             changes = changeset(found.again, ())
             return history.stage_commit(connection, again, changes, id_=id_, settled=False)
@@ -184,3 +207,10 @@ class Recovery:
                 placing.content = await self._contents.content(after.sha256, after.size_bytes)
             placings.append(placing)
         return placings
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""

@@ -510,3 +510,5 @@ class _Wiring:
         """Let what runs come to its end, for a while."""
         with anyio.move_on_after(grace_s):
             await self.scripts.until_idle()
+            # What is edited by hand from now on is seen to be that.
+            await self._built.committer.settle()
