@@ -17,6 +17,7 @@ from orvalho.contexts.identity import Identity
 from orvalho.contexts.kv import KeyValue, KvLimits
 from orvalho.contexts.workspace import Workspace
 from orvalho.daemon.past import Past
+from orvalho.errors import NotFound
 from orvalho.store import CommitHook, Store, open_store
 
 LIMITS = StorageLimits(disk_bytes=1 << 30, disk_files=1 << 20)
@@ -78,8 +79,10 @@ class Kept:
         return id_
 
     async def commit_of(self, id_: str) -> Commit:
-        (found,) = await self.store.read(lambda it: timeline.commits_named(it, id_))
-        return found
+        found = await self.store.read(lambda it: timeline.commits_named(it, id_))
+        if not found:
+            raise NotFound("it is not kept any more", where=id_)
+        return found[0]
 
     async def undo(self, *ids: str) -> str:
         commits = [await self.commit_of(each) for each in ids]
