@@ -18,6 +18,7 @@ from bench import (
     faults,
     files,
     gossip,
+    history,
     hostile,
     idle,
     links,
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "links": links.measure,
     "nats": nats.measure,
     "file": files.measure,
+    "history": history.measure,
 }
 
 
