@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from orvalho.cli.schema import schema
+from tests.cli.test_output import misfit
 from tests.scenarios.devices import Device, two_devices, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs/history.md"
@@ -103,10 +105,12 @@ def test_a_commit_says_who_and_an_undo_that_would_lose_anothers_work_says_whose(
     assert (phone.tree("peer") / "a.txt").read_text() == "two"
     # Off a terminal nothing is taken back without a word for it.
     assert phone.types("ctx", "undo", str(later["run"])).status == 2
-    phone.does("ctx", "undo", str(later["run"]), "-y")
+    done = phone.types("ctx", "undo", str(later["run"]), "-y", "--json").json
+    assert misfit(done, *[schema("ctx-undo")] * 2) is None
     assert (phone.tree("peer") / "a.txt").read_text() == "one"
-    shown = phone.types("ctx", "at", "now", "peer", "--json", "--", "kv").json["values"]
-    assert shown == [{"key": "n", "value": '"one"'}]
+    shown = phone.types("ctx", "at", "now", "peer", "--json", "--", "kv").json
+    assert misfit(shown, *[schema("ctx-at-values")] * 2) is None
+    assert shown["values"] == [{"key": "n", "value": '"one"'}]
     # A second time there is nothing to take back.
     again = phone.types("ctx", "undo", str(later["run"]), "-y")
     assert (again.status, "taken back already" in again.err) == (1, True)

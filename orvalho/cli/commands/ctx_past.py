@@ -90,7 +90,11 @@ def diff(session: Session, context: str, start: str | None, end: str | None) -> 
 @click.command(
     "show",
     cls=Verb,
-    examples=("orvalho ctx show c_01JD4Q8V", "orvalho ctx show r_01JD4Q --json"),
+    examples=(
+        "orvalho ctx show c_01JD4Q8V",
+        "orvalho ctx show r_01JD4Q8V",
+        "orvalho ctx show r_01JD4Q8V --json",
+    ),
 )
 @click.argument("name", metavar="COMMIT|RUN")
 @click.pass_obj
