@@ -21,9 +21,9 @@ def change_lines(files: Sequence[FileChanged], values: Sequence[ValueChanged]) -
     for value in values:
         yield f"{value.mark} kv:{value.key}"
         if value.before is not None:
-            yield f"-{value.before}"
+            yield from (f"-{line}" for line in value.before.split("\n"))
         if value.after is not None:
-            yield f"+{value.after}"
+            yield from (f"+{line}" for line in value.after.split("\n"))
 
 
 def commit_line(commit: CommitState, screen: Screen) -> tuple[str | None, ...]:
@@ -34,8 +34,13 @@ def commit_line(commit: CommitState, screen: Screen) -> tuple[str | None, ...]:
         commit.author,
         commit.cause,
         f"+{commit.added} ~{commit.changed} -{commit.gone}",
-        commit.run or commit.note or None,
+        commit.run or one_line(commit.note) or None,
     )
+
+
+def one_line(text: str) -> str:
+    """What others wrote, unable to look like a line of ours."""
+    return " ".join(text.split())
 
 
 def counts(files: Iterable[FileChanged], values: Iterable[ValueChanged]) -> str:

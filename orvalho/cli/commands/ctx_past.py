@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import click
 
-from orvalho.cli.changes import change_lines, commit_line, counts
+from orvalho.cli.changes import change_lines, commit_line, counts, one_line
 from orvalho.cli.confirm import confirm
-from orvalho.cli.output import age, many, moment, size
+from orvalho.cli.output import Screen, age, many, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
+from orvalho.control.messages import Reply
 from orvalho.control.past import (
     CtxAt,
     CtxDf,
@@ -111,7 +113,7 @@ def show(session: Session, name: str) -> None:
             f"{commit.id}  {commit.context}  {moment(commit.at)}  {commit.author}  {commit.cause}"
         )
         for text in filter(None, (commit.run, commit.note)):
-            screen.line(f"  {text}")
+            screen.line(f"  {one_line(text)}")
     screen.lines(change_lines(reply.files, reply.values))
 
 
@@ -186,8 +188,7 @@ def at(session: Session, when: str, words: tuple[str, ...]) -> None:
     request = CtxAt(when=when, verb=verb, argument=argument, context=context)
     with session.connect() as client:
         if verb == "cat":
-            parts = [each for each in client.stream(request) if isinstance(each, PastPart)]
-            session.screen.raw(b"".join(part.content for part in parts))
+            _show_file(session.screen, client.stream(request))
         elif verb == "kv":
             _show_values(session, client.ask(request, PastValues))
         else:
@@ -299,6 +300,20 @@ def _past_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
     if rest[0] == "cat" and len(rest) < 2:
         raise InvalidInput("cat takes the path of a file.", hint="orvalho ctx at --help")
     return context, rest
+
+
+def _show_file(screen: Screen, replies: Iterable[Reply]) -> None:
+    """As it is, but on a terminal: there a file of others must not move the cursor."""
+    parts = (each.content for each in replies if isinstance(each, PastPart))
+    if not screen.is_terminal:
+        for part in parts:
+            screen.raw(part)
+        return
+    try:
+        text = b"".join(parts).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput("this file is no text: redirect it into another file.") from error
+    screen.lines(text.removesuffix("\n").split("\n"))
 
 
 def _show_entries(session: Session, reply: PastEntries, verb: str) -> None:
