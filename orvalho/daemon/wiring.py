@@ -352,7 +352,7 @@ class _Wiring:
         node.fold("script.ended", caller.fold_ended)
         node.hear("script.output", caller.output)
         node.answer("caller.call", caller.call)
-        files = FileHandler(house)
+        files = FileHandler(house, self._tasks)
         node.answer(file_words.OFFER, files.offer)
         node.answer(file_words.PART, files.part)
         node.answer(file_words.FINISH, files.finish)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import anyio.abc
 from anyio import to_thread
 
 from orvalho.contexts.context import Context
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _OPEN_PER_PEER: Final = 8
 _LEFT_PER_PEER: Final = 32
+_NOTED_AT_ONCE_BYTES: Final = 1 << 20
 _FINISHED: Final = 256
 _KEPT_FREE_BYTES: Final = 64 << 20
 _DRAFT_LIFE_S: Final = 7 * 86_400.0
@@ -67,8 +69,9 @@ class FileHandler:
     """Answers `file.offer`, `file.part` and `file.finish`. The sender is a linked peer; a
     transfer belongs to the one that offered it."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, tasks: anyio.abc.TaskGroup) -> None:
         self._house = house
+        self._tasks = tasks
         self._directory = house.home.state / "incoming"
         self._arriving: dict[tuple[Key, bytes], _Arriving] = {}
         self._finished: OrderedDict[tuple[Key, bytes], Placed] = OrderedDict()
@@ -227,8 +230,11 @@ class FileHandler:
         path, is_new = await files.adopt(
             arriving.place, arriving.draft.path, sha256, reuses=self._may_read(arriving)
         )
-        if is_new:
+        if is_new and arriving.offer.size_bytes <= _NOTED_AT_ONCE_BYTES:
             await self._note_commit(arriving, path)
+        elif is_new:
+            # Its content is copied for the history: nobody need wait for that.
+            self._tasks.start_soon(self._note_commit, arriving, path)
         asked = AccessRequest(arriving.subject, arriving.context.name, "fs.write", path)
         what = "file received" if is_new else "file received, and lay there already"
         text = f"{what}: {arriving.offer.size_bytes} bytes, sha256:{sha256.hex()}"
