@@ -18,6 +18,7 @@ from bench import (
     faults,
     files,
     gossip,
+    history,
     hostile,
     idle,
     links,
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[], Iterable[Row]]] = {
     "file": files.measure,
     "values": values.measure,
     "trees": trees.measure,
+    "history": history.measure,
 }
 
 

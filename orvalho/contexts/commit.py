@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -28,20 +26,28 @@ from orvalho.contexts.changes import (
     Changeset,
     Content,
     FileChange,
-    Node,
-    Stamp,
     ValueChange,
     changeset,
 )
 from orvalho.contexts.contents import Contents
 from orvalho.contexts.context import Context, Contexts
-from orvalho.contexts.files import Mount
 from orvalho.contexts.filesystem import VirtualPath
 from orvalho.contexts.fs_shim import fs_errors
 from orvalho.contexts.history import Known, Origin
-from orvalho.contexts.mounts.overlay import stamp_of
+from orvalho.contexts.mounted import in_time
+from orvalho.contexts.placing import (
+    Placing,
+    Prepared,
+    abandon,
+    charge,
+    flush,
+    place_all,
+    remove_drafts,
+    write_draft,
+)
+from orvalho.contexts.recovery import Recovery
 from orvalho.contexts.workspace import Workspace
-from orvalho.errors import LimitExceeded, OrvalhoError, Unavailable
+from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.store import Store
 
 T = TypeVar("T")
@@ -52,51 +58,22 @@ _log = logging.getLogger(__name__)
 _SETTLE_S: Final = 1.0
 # How long a run that is made again may keep others from committing.
 _EXCLUSIVE_S: Final = 1.0
-# So long a commit waits for trees that are not ours.
-_FOREIGN_S: Final = 60.0
 HAND: Final = "found as it was, changed by hand"
-
-
-@dataclass(slots=True)
-class _Placing:
-    """One path on its way into its tree. `content` is None for a directory and for what goes."""
-
-    whole: str
-    path: str
-    mount: Mount
-    before: Node | None
-    after: Node | None
-    content: Content | None = None
-    draft: str | None = None
-    stamp: Stamp | None = None
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A changeset that fits what is there now, its files beside the tree. For one transaction."""
-
-    context: Context
-    changes: Changeset
-    placings: list[_Placing]
-    found: list[FileChange]
-    contents: list[Content]
-    now: dict[str, Known | None] = field(default_factory=dict)
-    seq: int = 0
 
 
 class Exclusive:
     """The turn of a context, held from a run's start to its commit; but not for long: whoever is
     slow is to meet others again."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limit_s: float) -> None:
         self._context = context
         self._is_held = True
-        self._timer = asyncio.get_running_loop().call_later(_EXCLUSIVE_S, self.release)
+        self._timer = asyncio.get_running_loop().call_later(limit_s, self.release)
 
     @classmethod
-    async def take(cls, context: Context) -> Exclusive:
+    async def take(cls, context: Context, limit_s: float = _EXCLUSIVE_S) -> Exclusive:
         await context.turn.acquire()
-        return cls(context)
+        return cls(context, limit_s)
 
     def keep(self) -> bool:
         """Whether it is held still; then until `release`."""
@@ -120,7 +97,10 @@ class Committer:
         self._to_settle: dict[int, Context] = {}
         # Committed, and not in their trees: what a disk or a store did not take at once.
         self._late: set[int] = set()
+        # Those of them that a loss of power may have left half-written.
+        self._torn: set[int] = set()
         self._has_work = anyio.Event()
+        self._recovery = Recovery(store, contents)
 
     async def commit(
         self,
@@ -158,7 +138,7 @@ class Committer:
                     result = await self.store.transact(name, work)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(_abandon, prepared)
+                    await to_thread.run_sync(abandon, prepared)
                 raise
             with anyio.CancelScope(shield=True):
                 await self._place(prepared)
@@ -173,7 +153,7 @@ class Committer:
         if workspace.begun_at_commit == workspace.context.commits:
             return
         mounts = {part.mount.lower for part in workspace.parts()}
-        await _in_thread(mounts, workspace.refuse_stale_files)
+        await in_time(mounts, workspace.refuse_stale_files)
         await self.store.read(workspace.values.refuse_stale)
 
     async def prepare(self, workspace: Workspace) -> Prepared:
@@ -196,12 +176,14 @@ class Committer:
 
         def look() -> Prepared:
             workspace.refuse_stale_files()
-            placings: list[_Placing] = []
+            placings: list[Placing] = []
             found: list[FileChange] = []
             kept: list[Content] = []
             for whole, path, part, content in changed:
                 lower = part.mount.lower
-                before = self._before(lower, path, part.overlay.found(path), known.get(whole), kept)
+                before = self.contents.node_at(
+                    lower, path, part.overlay.found(path), known.get(whole), kept
+                )
                 there = known[whole].node if whole in known else None
                 if before != there:
                     found.append(FileChange(path=whole, before=there, after=before))
@@ -210,7 +192,8 @@ class Committer:
                     after = content.node
                 if after == before:
                     continue
-                placing = _Placing(whole, path, lower, before, after)
+                placing = Placing(whole, path, lower, before, after)
+                placing.found = part.overlay.found(path)
                 if isinstance(content, Content):
                     placing.content = content
                     kept.append(content)
@@ -218,36 +201,13 @@ class Committer:
             return self._write_beside(context, workspace, placings, found, kept)
 
         mounts = {part.mount.lower for part in workspace.parts()}
-        return await _in_thread(mounts, look)
-
-    def _before(
-        self,
-        mount: Mount,
-        path: str,
-        stamp: Stamp | None,
-        known: Known | None,
-        kept: list[Content],
-    ) -> Node | None:
-        """What is at a path now; what history does not have of it is kept. In a thread."""
-        if stamp is None:
-            return None
-        if known is not None and known.stamp == stamp:
-            return known.node
-        if stamp.kind == "directory":
-            return DIRECTORY
-        content = self._captured(mount, path, stamp.size_bytes)
-        kept.append(content)
-        return content.node
-
-    def _captured(self, mount: Mount, path: str, size_bytes: int) -> Content:
-        with mount.tree.inner.openbin(path, "r") as file:
-            return self.contents.capture(file, size_bytes)
+        return await in_time(mounts, look)
 
     def _write_beside(
         self,
         context: Context,
         workspace: Workspace,
-        placings: list[_Placing],
+        placings: list[Placing],
         found: list[FileChange],
         kept: list[Content],
     ) -> Prepared:
@@ -258,12 +218,12 @@ class Committer:
             workspace.values.changes(),
         )
         prepared = Prepared(context, changes, placings, found, kept)
-        _charge(placings, 1)
+        charge(placings, 1)
         try:
             for placing in placings:
-                _write_draft(placing)
+                write_draft(placing)
         except BaseException as error:
-            _abandon(prepared)
+            abandon(prepared)
             if isinstance(error, (OSError, fs_errors.FSError)):
                 raise Unavailable(
                     f"{context.name} cannot be written now: {error}",
@@ -315,10 +275,11 @@ class Committer:
             return
         try:
             mounts = {each.mount for each in prepared.placings}
-            late = await _in_thread(mounts, partial(_place_all, prepared))
+            late = await in_time(mounts, partial(place_all, prepared))
         except (OSError, fs_errors.FSError, OrvalhoError) as error:
             # It is committed, and tried again until it is there.
             _log.error("commit.not-placed", extra={"context": context.name, "why": str(error)})
+            await to_thread.run_sync(remove_drafts, prepared)
             self._late.add(prepared.seq)
             self._has_work.set()
             return
@@ -329,6 +290,10 @@ class Committer:
             )
         self._to_settle[prepared.seq] = context
         self._has_work.set()
+
+    def is_late(self, seq: int) -> bool:
+        """Whether a commit is not in its tree yet, since the disk did not take it."""
+        return seq in self._late
 
     async def run(self) -> None:
         """Flush what was committed and note that it is on the disk, again and again."""
@@ -342,19 +307,40 @@ class Committer:
                 self._has_work.set()
                 await self._place_late()
 
-    async def _place_late(self) -> None:
+    async def finish_late(self, context: Context) -> None:
+        """Put what was committed to a context and is not in its tree there. Its turn is ours.
+
+        Raises:
+            Unavailable: the disk does not take it.
+        """
         for commit in await self.store.read(history.unsettled):
-            if commit.seq in self._late:
-                context = self._contexts.get(commit.context)
+            if commit.seq in self._late and commit.context == context.name:
                 try:
-                    async with context.turn:
-                        await self._recover(context, commit)
-                except (OSError, fs_errors.FSError, OrvalhoError) as error:
-                    _log.warning(
-                        "commit.not-placed", extra={"context": context.name, "why": str(error)}
+                    done = await self._recovery.finish(
+                        context, commit, self._late.add, is_torn=commit.seq in self._torn
                     )
-                    return
-                self._late.discard(commit.seq)
+                    self._to_settle.update(dict.fromkeys(done, context))
+                    self._late.difference_update(done)
+                except (OSError, fs_errors.FSError) as error:
+                    raise Unavailable(
+                        f"{context.name} waits for {commit.id} to be put into its tree: {error}",
+                        where=context.name,
+                        hint="orvalho doctor",
+                    ) from error
+
+    async def _place_late(self) -> None:
+        names = {
+            each.context
+            for each in await self.store.read(history.unsettled)
+            if each.seq in self._late
+        }
+        for name in sorted(names):
+            try:
+                context = self._contexts.get(name)
+                async with context.turn:
+                    await self.finish_late(context)
+            except OrvalhoError as error:
+                _log.warning("commit.not-placed", extra={"context": name, "why": error.message})
 
     async def settle(self) -> None:
         """Have all commits so far on the disk, and noted."""
@@ -362,7 +348,7 @@ class Committer:
         if not waiting:
             return
         contexts = {id(each): each for each in waiting.values()}.values()
-        await to_thread.run_sync(_flush, contexts)
+        await to_thread.run_sync(flush, contexts)
         await self.store.transact(
             "commit.settled",
             lambda connection: history.stage_settled(connection, waiting),
@@ -372,193 +358,12 @@ class Committer:
     async def recover(self) -> None:
         """Finish what a crash left between a commit and its last rename. Before anything runs."""
         await to_thread.run_sync(self.contents.sweep_drafts)
+        may_be_torn = await self._recovery.may_be_torn()
         for commit in await self.store.read(history.unsettled):
             self._late.add(commit.seq)
+            if may_be_torn:
+                self._torn.add(commit.seq)
         if self._late:
             await self._place_late()
             self._has_work.set()
         await self.settle()
-
-    async def _recover(self, context: Context, commit: history.Commit) -> None:
-        """What is neither as before the commit nor as after it was put there by hand: history
-        has it, and the tree has what the commit said."""
-        placings = await self._unplaced(context, commit)
-        kept: list[Content] = []
-        prepared = Prepared(context, Changeset(), placings, [], kept, seq=commit.seq)
-
-        def finish() -> list[FileChange]:
-            again = []
-            for placing in placings:
-                there = self._there(placing, kept)
-                if there not in (placing.before, placing.after):
-                    prepared.found.append(
-                        FileChange(path=placing.whole, before=placing.before, after=there)
-                    )
-                    again.append(FileChange(path=placing.whole, before=there, after=placing.after))
-                placing.before = there
-            for content in kept:
-                self.contents.keep_large(content)
-            prepared.placings = [each for each in placings if each.before != each.after]
-            for placing in prepared.placings:
-                _write_draft(placing)
-            _place_all(prepared)
-            prepared.now = {each.whole: _seen(each) for each in placings}
-            return again
-
-        again = await _in_thread({each.mount for each in placings}, finish)
-        now = time.time()
-        origins = (
-            Origin(
-                context=context.name,
-                author="owner",
-                cause="hand",
-                at=now,
-                note=f"found while {commit.id} was finished after a crash",
-            ),
-            Origin(
-                context=context.name,
-                author=commit.author,
-                cause=commit.cause,
-                at=now,
-                run=commit.run,
-                note=f"{commit.id}, finished after a crash",
-            ),
-        )
-
-        def note(connection: sqlite3.Connection) -> None:
-            contents_table.stage(connection, kept)
-            for origin, files in zip(origins, (prepared.found, again), strict=True):
-                if files:
-                    id_ = history.new_commit_id(now)
-                    changes = changeset(files, ())
-                    history.stage_commit(connection, origin, changes, id_=id_, settled=True)
-            history.stage_now(connection, context.name, prepared.now)
-
-        await self.store.transact("commit.recovered", note)
-        self._to_settle[commit.seq] = context
-
-    async def _unplaced(self, context: Context, commit: history.Commit) -> list[_Placing]:
-        """What a commit wants in its tree, as far as no later one wants something else."""
-
-        def read(connection: sqlite3.Connection) -> list[tuple[str, Node | None, Node | None]]:
-            name, seq = commit.context, commit.seq
-            return [
-                (path, node, history.latest_before(connection, name, path, seq))
-                for path, node in history.files_of(connection, seq).items()
-                if not history.has_later(connection, name, path, seq)
-            ]
-
-        placings = []
-        for whole, after, before in await self.store.read(read):
-            resolved = context.mounts.resolve(VirtualPath(whole))
-            if resolved is None:
-                continue
-            mount, path = resolved
-            placing = _Placing(whole, path, mount, before, after)
-            if after is not None and after.kind == "file":
-                placing.content = await self.contents.content(after.sha256, after.size_bytes)
-            placings.append(placing)
-        return placings
-
-    def _there(self, placing: _Placing, kept: list[Content]) -> Node | None:
-        stamp = stamp_of(placing.mount.tree.inner, placing.path)
-        return self._before(placing.mount, placing.path, stamp, None, kept)
-
-
-async def _in_thread(mounts: Iterable[Mount], call: Callable[[], T]) -> T:
-    """Raises:
-    Unavailable: a tree that is not ours did not answer in time. What it was asked may still happen.
-    """
-    if not any(each.is_foreign for each in mounts):
-        return await to_thread.run_sync(call)
-    try:
-        with anyio.fail_after(_FOREIGN_S):
-            return await to_thread.run_sync(call, abandon_on_cancel=True)
-    except TimeoutError as error:
-        raise Unavailable(
-            f"a mounted tree does not answer within {_FOREIGN_S:g} s", hint="orvalho ctx mounts"
-        ) from error
-
-
-# ---- in a thread --------------------------------------------------------------------------------
-
-
-def _charge(placings: Iterable[_Placing], sign: int) -> None:
-    """Take what they need from the quotas of their mounts; with `sign` -1, give it back.
-
-    Raises:
-        LimitExceeded: it does not fit; nothing has been taken.
-    """
-    totals: dict[Mount, tuple[int, int, str]] = {}
-    for each in placings:
-        size_bytes, files, _ = totals.get(each.mount, (0, 0, ""))
-        size_bytes += (each.after.size_bytes if each.after else 0) - (
-            each.before.size_bytes if each.before else 0
-        )
-        files += int(each.after is not None) - int(each.before is not None)
-        totals[each.mount] = size_bytes, files, each.whole
-    charged: list[tuple[Mount, int, int]] = []
-    try:
-        for mount, (size_bytes, files, path) in totals.items():
-            mount.measure_once()
-            mount.quota.charge(sign * size_bytes, sign * files, path=path)
-            charged.append((mount, size_bytes, files))
-    except LimitExceeded:
-        for mount, size_bytes, files in charged:
-            mount.quota.charge(-sign * size_bytes, -sign * files)
-        raise
-
-
-def _write_draft(placing: _Placing) -> None:
-    """Beside the tree, where the tree can have it so; else it is written in its time."""
-    tree = placing.mount.tree.inner
-    if placing.content is not None and hasattr(tree, "stage"):
-        placing.draft, placing.stamp = tree.stage(placing.content)
-    elif placing.after == DIRECTORY:
-        placing.stamp = Stamp("directory")
-
-
-def _abandon(prepared: Prepared) -> None:
-    with suppress(LimitExceeded):
-        _charge(prepared.placings, -1)
-    _remove_drafts(prepared)
-
-
-def _remove_drafts(prepared: Prepared) -> None:
-    for placing in prepared.placings:
-        if placing.draft is not None:
-            with suppress(OSError, fs_errors.FSError):
-                placing.mount.tree.inner.unstage(placing.draft)
-
-
-def _place_all(prepared: Prepared) -> dict[str, Known | None]:
-    """Everything into its place; how those look that were not written beside the tree."""
-    late: dict[str, Known | None] = {}
-    for placing in sorted(prepared.placings, key=lambda each: each.path, reverse=True):
-        before, after = placing.before, placing.after
-        if before is not None and (after is None or after.kind != before.kind):
-            tree = placing.mount.tree.inner
-            (tree.removedir if before.kind == "directory" else tree.remove)(placing.path)
-    for placing in sorted(prepared.placings, key=lambda each: each.path):
-        tree = placing.mount.tree.inner
-        if placing.draft is not None:
-            tree.settle(placing.draft, placing.path)
-        elif placing.content is not None:
-            tree.writebytes(placing.path, placing.content.read())
-            late[placing.whole] = _seen(placing)
-        elif placing.after == DIRECTORY:
-            tree.makedir(placing.path)
-    return late
-
-
-def _seen(placing: _Placing) -> Known | None:
-    stamp = stamp_of(placing.mount.tree.inner, placing.path)
-    return None if stamp is None or placing.after is None else Known(placing.after, stamp)
-
-
-def _flush(contexts: Iterable[Context]) -> None:
-    for context in contexts:
-        for mount in context.mounts.mounts():
-            flush = getattr(mount.tree.inner, "flush", None)
-            if flush is not None:
-                flush()

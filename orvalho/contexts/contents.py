@@ -17,11 +17,22 @@ from typing import IO, Any, Final
 
 from sqlite_utils.migrations import Migrations
 
-from orvalho.contexts.changes import Content
+from orvalho.contexts.changes import DIRECTORY, Content, Node, Stamp
+from orvalho.contexts.files import Mount
+from orvalho.contexts.history import Known
 from orvalho.errors import NotFound, Unavailable
 from orvalho.store import Store
 
 MIGRATIONS: Final = Migrations("orvalho.contexts.contents")
+
+# Who needs a content: each gives the SHA-256 of all that must stay. What is kept for later without
+# a version of a file that has it stands in a table that is added here.
+USERS: Final = (
+    "select sha256 from file_versions",
+    "select sha256 from files_now",
+    # Of scripts that wait for the owner: scripts/held_runs.py.
+    "select sha256 from held_contents",
+)
 
 # What is larger has a file of its own.
 SMALL_BYTES: Final = 16 << 10
@@ -67,6 +78,28 @@ class Contents:
         if size_bytes > SMALL_BYTES and path.exists():
             return Content(sha256, size_bytes, path)
         return Content(sha256, size_bytes, await self.read(sha256))
+
+    async def contents(self, nodes: Iterable[Node]) -> dict[str, Content]:
+        """The contents of these files by SHA-256, in one read; large ones stay on disk.
+
+        Raises:
+            NotFound: one is not kept any more.
+        """
+        wanted = {node.sha256: node for node in nodes if node.kind == "file"}
+
+        def read(connection: sqlite3.Connection) -> dict[str, Content]:
+            found = {}
+            for sha256, node in wanted.items():
+                small = _small(connection, sha256)
+                if small is not None:
+                    found[sha256] = Content(sha256, node.size_bytes, small)
+                elif (path := self._path(sha256)).exists():
+                    found[sha256] = Content(sha256, node.size_bytes, path)
+                else:
+                    raise NotFound(f"the content {sha256[:12]} is not kept any more", where=sha256)
+            return found
+
+        return await self._store.read(read)
 
     # ---- from here on: in a thread ------------------------------------------------------------
 
@@ -120,6 +153,27 @@ class Contents:
         finally:
             path.unlink(missing_ok=True)
 
+    def node_at(
+        self,
+        mount: Mount,
+        path: str,
+        stamp: Stamp | None,
+        known: Known | None,
+        kept: list[Content],
+    ) -> Node | None:
+        """What is at a path that looks like `stamp`. What history does not know of it is read,
+        and added to `kept`."""
+        if stamp is None:
+            return None
+        if known is not None and known.stamp == stamp:
+            return known.node
+        if stamp.kind == "directory":
+            return DIRECTORY
+        with mount.tree.inner.openbin(path, "r") as file:
+            content = self.capture(file, stamp.size_bytes)
+        kept.append(content)
+        return content.node
+
     def sweep_drafts(self) -> None:
         """Remove what a crash left. Before anything is drafted."""
         shutil.rmtree(self._directory / _DRAFTS, ignore_errors=True)
@@ -167,6 +221,22 @@ def stage(connection: sqlite3.Connection, contents: Iterable[Content]) -> None:
         "insert or ignore into contents values (?, ?)",
         ((each.sha256, each.read()) for each in contents if each.size_bytes <= SMALL_BYTES),
     )
+
+
+def used(connection: sqlite3.Connection) -> set[str]:
+    """The SHA-256 of every content that somebody needs."""
+    rows = connection.execute(" union ".join(USERS))
+    return {row[0] for row in rows if row[0]}
+
+
+def small_sizes(connection: sqlite3.Connection) -> dict[str, int]:
+    """SHA-256 -> bytes, of those in the database."""
+    return dict(connection.execute("select sha256, length(content) from contents").fetchall())
+
+
+def stage_removed(connection: sqlite3.Connection, sha256s: Iterable[str]) -> None:
+    """Forget small ones that nobody needs."""
+    connection.executemany("delete from contents where sha256 = ?", ((s,) for s in sha256s))
 
 
 def _small(connection: sqlite3.Connection, sha256: str) -> bytes | None:

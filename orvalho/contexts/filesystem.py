@@ -172,7 +172,7 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
     ) -> Iterator[Any]:
         entries = self._inner.scandir(self._allowed("fs.read", path), namespaces, page)
         # A name with no spelling could not be opened: it is not there for whoever asks us.
-        return (entry for entry in entries if _has_spelling(entry.name))
+        return (entry for entry in entries if has_spelling(entry.name))
 
     def openbin(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> IO[bytes]:
         parsed = Mode(mode)
@@ -450,7 +450,8 @@ def _check_name(text: str, name: str) -> None:
         raise _malformed(text, "this name is a device on Windows")
 
 
-def _has_spelling(name: str) -> bool:
+def has_spelling(name: str) -> bool:
+    """Whether a name on the disk is one that a path can have."""
     try:
         return virtual_path(name) == f"/{name}"
     except (Denied, InvalidInput):

@@ -77,6 +77,21 @@ def create_history(database: Any) -> None:
         database.conn.execute(statement)
 
 
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_horizon(database: Any) -> None:
+    """Up to which commit of a context retention has taken history away."""
+    database.conn.execute(
+        "create table history_horizon (context text primary key, seq integer not null,"
+        " at real not null) strict"
+    )
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_boots(database: Any) -> None:
+    """Since which start of the machine commits were written."""
+    database.conn.execute("create table history_boot (boot text not null) strict")
+
+
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where a commit comes from. `author` is `gil@laptop`, or `owner`."""
 
@@ -204,6 +219,26 @@ def known(connection: sqlite3.Connection, context: str, paths: Iterable[str]) ->
     return found
 
 
+def all_known(connection: sqlite3.Connection, context: str) -> dict[str, Known]:
+    """How every path of a context looked when we last left or found it."""
+    rows = connection.execute(
+        "select path, kind, sha256, size_bytes, modified_ns, inode from files_now"
+        " where context = ?",
+        (context,),
+    )
+    return {row[0]: _known(row[1:]) for row in rows}
+
+
+def values_unknown(connection: sqlite3.Connection, context: str) -> dict[str, str]:
+    """Key -> JSON text of those values of which no version is known."""
+    rows = connection.execute(
+        "select key, value from kv where context = ? and not exists (select 1 from value_versions"
+        " known where known.context = kv.context and known.key = kv.key) order by key",
+        (context,),
+    )
+    return dict(rows.fetchall())
+
+
 def first_values(
     connection: sqlite3.Connection, context: str, keys: Iterable[str]
 ) -> frozenset[str]:
@@ -244,6 +279,20 @@ def unsettled(connection: sqlite3.Connection) -> list[Commit]:
         f"select {COMMIT_COLUMNS} from commits where is_settled = 0 order by seq"
     ).fetchall()
     return [read_commit(row) for row in rows]
+
+
+def is_boot(connection: sqlite3.Connection, boot: str) -> bool:
+    """Whether we ran under this start of the machine last."""
+    return (
+        connection.execute("select 1 from history_boot where boot = ?", (boot,)).fetchone()
+        is not None
+    )
+
+
+def stage_boot(connection: sqlite3.Connection, boot: str) -> None:
+    """Note under which start of the machine we run."""
+    connection.execute("delete from history_boot")
+    connection.execute("insert into history_boot values (?)", (boot,))
 
 
 def files_of(connection: sqlite3.Connection, seq: int) -> dict[str, Node | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -33,6 +33,8 @@ CALL_S: Final = 30.0
 _READERS: Final = 4
 _LEFT_BEHIND: Final = 8
 _AGAIN_S: Final = 2.0
+# So long a commit waits for trees that are not ours.
+_COMMIT_S: Final = 60.0
 
 
 class Mounted(Mount):
@@ -186,6 +188,24 @@ class Mounted(Mount):
         return Unavailable(
             f"{at} cannot be used now: {why}", where=at, hint=hint or "orvalho ctx mounts"
         )
+
+
+async def in_time(mounts: Iterable[Mount], call: Callable[[], T]) -> T:
+    """`call()` in a thread, for what works on these mounts.
+
+    Raises:
+        Unavailable: a tree that is not ours did not answer in time. What it was asked may still
+            happen.
+    """
+    if not any(each.is_foreign for each in mounts):
+        return await to_thread.run_sync(call)
+    try:
+        with anyio.fail_after(_COMMIT_S):
+            return await to_thread.run_sync(call, abandon_on_cancel=True)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"a mounted tree does not answer within {_COMMIT_S:g} s", hint="orvalho ctx mounts"
+        ) from error
 
 
 def _checked_before(action: FileAction, path: VirtualPath) -> None:

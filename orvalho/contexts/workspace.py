@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import msgspec
@@ -18,6 +18,7 @@ from orvalho.contexts.kv_overlay import FrozenValues, KeyValueOverlay
 from orvalho.contexts.mounted import refuse_writes
 from orvalho.contexts.mounts.overlay import Draft, FrozenTree, OverlayFS
 from orvalho.contexts.namespace import Namespace
+from orvalho.errors import NotFound
 
 T = TypeVar("T")
 
@@ -144,6 +145,21 @@ class Workspace:
             mount.tree.check()
             assert mount.overlay is not None, "its tree was just opened"
             mount.overlay.thaw(tree, contents)
+
+    def overlay_at(self, path: VirtualPath) -> tuple[OverlayMount, OverlayFS, str]:
+        """Whose changes a path of the context belongs to, and the path there. In a thread.
+
+        Raises:
+            NotFound: nothing is mounted there.
+        """
+        resolved = self._namespace.resolve(path)
+        if resolved is None:
+            raise NotFound(f"{self.context.name} has no {path}", where=path)
+        mount, rest = resolved
+        mount = cast("OverlayMount", mount)
+        inner = mount.tree.inner
+        assert isinstance(inner, OverlayFS), "its tree is what it opens"
+        return mount, inner, rest
 
     def refuse_stale_files(self) -> None:
         """In a thread.

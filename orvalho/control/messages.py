@@ -16,6 +16,7 @@ from orvalho.control import (
     mesh,
     metering,
     pairing,
+    past,
     planning,
     policies,
     policy_tools,
@@ -257,6 +258,7 @@ Request = (
     | schemas.Request
     | why.Request
     | tracing.Request
+    | past.Request
 )
 
 
@@ -565,4 +567,5 @@ Reply = (
     | schemas.Reply
     | why.Reply
     | tracing.Reply
+    | past.Reply
 )

@@ -84,6 +84,13 @@ class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     audit: str = "365d"
 
 
+class History(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long we keep what contexts were before, and how many bytes of it at most."""
+
+    keep: str = "90d"
+    max_bytes: str = "1GB"
+
+
 class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What we keep for peers that are off. `grace`: how long a send without --wait waits for a
     connection before it says "queued"."""
@@ -189,6 +196,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nats: Nats = Nats()
     retention: Retention = Retention()
     contexts: dict[str, ContextSettings] = {}
+    history: History = History()
 
 
 _DURATIONS: Final = (
@@ -200,6 +208,7 @@ _DURATIONS: Final = (
     "retention.runs",
     "retention.audit",
     "policy.broker.timeout",
+    "history.keep",
 )
 _SIZES: Final = (
     "limits.memory",
@@ -210,6 +219,7 @@ _SIZES: Final = (
     "quota.kv_bytes",
     "delivery.per_peer_bytes",
     "depot.per_peer_bytes",
+    "history.max_bytes",
 )
 _COUNTS: Final = (
     "workers.contexts_per_worker",

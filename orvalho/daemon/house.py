@@ -25,6 +25,7 @@ from orvalho.daemon.home import Home
 from orvalho.daemon.lan import Lan
 from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.mounts import Mounts
+from orvalho.daemon.past import Past
 from orvalho.daemon.run_words import RunEvent
 from orvalho.daemon.services import Services
 from orvalho.errors import NotFound
@@ -58,6 +59,7 @@ class House:
     committer: Committer
     secrets: Secrets
     mounts: Mounts
+    past: Past
     policy: PolicyBook
     grants: GrantBook
     broker: Broker

@@ -1,5 +1,5 @@
 """What is old is taken away, a little at a time: runs that have ended, sources that no run needs
-any more, and the audit log. What was used stays in the sums."""
+any more, old history of contexts, and the audit log. What was used stays in the sums."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 
 from orvalho.daemon.house import House
+from orvalho.daemon.past import terms
 from orvalho.errors import Unavailable
 from orvalho.policies import audit, usage
 from orvalho.policies.quota import parse_duration
@@ -69,6 +70,11 @@ class Retention:
 
         await self._each("charges", charges)
         await self._each("runs", old_runs)
+        pruned = await self._house.past.pruning.prune(terms(self._house.settings.config.history))
+        if pruned.commits or pruned.contents:
+            _log.info(
+                "history.pruned", extra={"commits": pruned.commits, "bytes": pruned.contents_bytes}
+            )
         await self._each("audit", lambda it: audit.stage_pruned(it, audit_before, _AT_ONCE))
 
     async def _each(self, what: str, take: Callable[[sqlite3.Connection], int]) -> None:

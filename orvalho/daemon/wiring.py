@@ -51,6 +51,7 @@ from orvalho.daemon.nats_side import NatsSide
 from orvalho.daemon.operations.pair import admit
 from orvalho.daemon.operations.table import Actors, table
 from orvalho.daemon.parting import Parting
+from orvalho.daemon.past import Past
 from orvalho.daemon.peer_words import unapproved
 from orvalho.daemon.probes import Probes
 from orvalho.daemon.retention import Retention
@@ -170,6 +171,7 @@ async def open_daemon(
                     tasks.start_soon(Retention(house).run)
                     tasks.start_soon(house.committer.run)
                     tasks.start_soon(wiring.probes.run, lambda: house.policy.probes)
+                    tasks.start_soon(house.past.begin)
                     _log.info(
                         "daemon.started",
                         extra={"node": house.name, "listening": list(node.addresses)},
@@ -288,6 +290,7 @@ class _Wiring:
         policy = PolicyBook(
             home.config, lambda: [context.name for context in contexts.list()], probes.readings
         )
+        committer = Committer(self._store, contexts, Contents(self._store, home.contents))
         house = House(
             home=home,
             settings=self._loaded,
@@ -296,7 +299,8 @@ class _Wiring:
             trust=self._book,
             groups=groups,
             contexts=contexts,
-            committer=Committer(self._store, contexts, Contents(self._store, home.contents)),
+            committer=committer,
+            past=Past.make(self._store, contexts, committer),
             secrets=secrets,
             mounts=Mounts(home, contexts, secrets, self._mount_quota, self._ask_tree),
             policy=policy,
@@ -382,7 +386,7 @@ class _Wiring:
         node.answer("caller.call", caller.call)
         tracing = Tracing(house, self.scripts.is_running)
         node.answer(TRACE, tracing.answer)
-        files = FileHandler(house)
+        files = FileHandler(house, self._tasks)
         node.answer(file_words.OFFER, files.offer)
         node.answer(file_words.PART, files.part)
         node.answer(file_words.FINISH, files.finish)
@@ -546,3 +550,5 @@ class _Wiring:
         """Let what runs come to its end, for a while."""
         with anyio.move_on_after(grace_s):
             await self.scripts.until_idle()
+            # What is edited by hand from now on is seen to be that.
+            await self._built.committer.settle()

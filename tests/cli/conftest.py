@@ -19,6 +19,7 @@ from orvalho.control import (
     logic,
     mesh,
     metering,
+    past,
     planning,
     policies,
     policy_tools,
@@ -130,6 +131,25 @@ WHY_REFUSED = why.Explained(
         is_tried=True,
     ),
 )
+COMMIT = past.CommitState(
+    id="c_01JD3K7M2Q8V5X9Z4B6N1C0F2H",
+    context="gil",
+    at=1_700_000_000.0,
+    author="gil@laptop",
+    cause="run",
+    run=RUN,
+    note="job.js",
+    added=1,
+    changed=0,
+    gone=0,
+)
+FILE_CHANGED = past.FileChanged(
+    path="/a.txt",
+    mark="+",
+    before=None,
+    after=past.NodeState(kind="file", sha256="ab", size_bytes=4, text="one\n"),
+)
+VALUE_CHANGED = past.ValueChanged(key="n", mark="~", before="1", after="2")
 
 LIBRARY = libraries.LibraryState(
     name="add",
@@ -415,6 +435,60 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     p.KeyPhrase: (p.KeyPhraseReply(phrase="zoo zoo"),),
     m.PeerList: (m.PeerListReply(peers=(PHONE,)),),
     m.PeerRemove: (m.Note(text="forgot phone2"),),
+    past.CtxLog: (past.CtxLogReply(context="gil", commits=(COMMIT,), begins_at=None),),
+    past.CtxDiff: (
+        past.CtxDiffReply(
+            context="gil", start=None, end=COMMIT.id, files=(FILE_CHANGED,), values=(VALUE_CHANGED,)
+        ),
+    ),
+    past.CtxShow: (
+        past.CtxShowReply(commits=(COMMIT,), files=(FILE_CHANGED,), values=(VALUE_CHANGED,)),
+    ),
+    past.CtxUndo: (
+        past.UndoPlanned(
+            context="gil",
+            commits=(COMMIT,),
+            digest="ab",
+            blocks=(),
+            kept=("/d",),
+            files=(FILE_CHANGED,),
+            values=(VALUE_CHANGED,),
+        ),
+    ),
+    past.CtxAt: (
+        past.PastEntries(
+            context="gil",
+            commit=COMMIT.id,
+            entries=(
+                past.PastEntry(
+                    path="/a.txt", is_dir=False, size_bytes=4, sha256="ab", changed_at=1.5
+                ),
+            ),
+        ),
+    ),
+    past.CtxGc: (
+        past.CtxGcReply(commits=1, versions=2, contents=3, contents_bytes=4000, plan=False),
+    ),
+    past.CtxDf: (
+        past.CtxDfReply(
+            contexts=(
+                past.ContextDf(
+                    name="gil",
+                    files=3,
+                    tree_bytes=4000,
+                    values=1,
+                    values_bytes=8,
+                    commits=2,
+                    past_bytes=100,
+                    begins_at=1_700_000_000.0,
+                ),
+            ),
+            contents=3,
+            contents_bytes=4100,
+            past_bytes=100,
+        ),
+    ),
+    past.CtxFsck: (past.CtxFsckReply(contexts=1, files=3, versions=4, contents=3, problems=()),),
     policies.GroupList: (
         policies.GroupListReply(
             groups=(policies.GroupState(name="family", members=((KEY, "ana.pub", "phone2"),)),)

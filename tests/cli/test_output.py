@@ -21,6 +21,14 @@ JSON_COMMANDS = {
     "note": ("ctx", "new", "alice"),
     "contexts": ("ctx", "ls"),
     "files": ("ctx", "ls", "/"),
+    "ctx-log": ("ctx", "log"),
+    "ctx-diff": ("ctx", "diff", "gil"),
+    "ctx-show": ("ctx", "show", "c_01JD"),
+    "ctx-undo-plan": ("ctx", "undo", "c_01JD", "--plan"),
+    "ctx-at": ("ctx", "at", "now", "--", "ls"),
+    "ctx-gc": ("ctx", "gc"),
+    "ctx-df": ("ctx", "df"),
+    "ctx-fsck": ("ctx", "fsck"),
     "ticket": ("peer", "invite"),
     "peer-added": ("peer", "add", "orvalho1:abc"),
     "pending": ("node", "pending"),
@@ -89,6 +97,9 @@ JSON_COMMANDS = {
 
 # What the daemon's own program answers; see scenarios/test_policy_tools.
 OFFLINE = ("policy-tested", "policy-formatted", "policy-installed")
+# What real daemons answer in tests/scenarios/test_history.py.
+PAST = ("ctx-undo", "ctx-at-values")
+
 # What a name of several is answered with; see test_several.
 SEVERAL = ("resolved-all", "runs-of-several")
 
@@ -157,7 +168,8 @@ def misfit(value, schema, top, place="$"):
 def test_what_json_prints_is_as_its_schema_says(name, daemon, orvalho, capsys, tmp_path):
     schema = json.loads((SCHEMAS / f"{name}.json").read_text())
     words = [str(tmp_path / "out") if word == "OUT" else word for word in JSON_COMMANDS[name]]
-    assert orvalho(*words, "--json") == 0
+    at = words.index("--") if "--" in words else len(words)
+    assert orvalho(*words[:at], "--json", *words[at:]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines
     for line in lines:
@@ -194,7 +206,7 @@ def test_what_waits_for_its_targets_owner_is_as_its_schema_says(daemon, orvalho,
 
 def test_every_schema_has_a_command_that_is_tested():
     # `init` needs the daemon's own program; see test_daemon_commands.
-    others = {*PAIR_KINDS, *SEVERAL, *OFFLINE, "error", "init", "run-held"}
+    others = {*PAIR_KINDS, *SEVERAL, *OFFLINE, *PAST, "error", "init", "run-held"}
     assert set(names()) == {*JSON_COMMANDS, *others}
     assert {file.stem for file in SCHEMAS.glob("*.json")} == set(names())
 

@@ -18,6 +18,7 @@ from orvalho.contexts.mounts.beneath import open_by_kernel, open_by_walk
 from orvalho.contexts.mounts.disk import RootFS
 from orvalho.contexts.mounts.memory import MemoryTree
 from orvalho.contexts.mounts.object_store import ObjectTree, open_operator, open_s3
+from orvalho.contexts.mounts.overlay import OverlayFS
 from orvalho.contexts.mounts.remote import RemoteTree
 from orvalho.contexts.mounts.sqlite import SQLiteTree
 from orvalho.contexts.namespace import Namespace
@@ -182,3 +183,41 @@ def test_an_archive_refuses_each_write(name, tmp_path):
 @pytest.mark.parametrize("kind", [TestSQLite, TestS3, TestRemote, TestStoreInMemory, TestMemory])
 def test_the_suite_is_as_large_as_it_says(kind):
     assert len(unittest.defaultTestLoader.getTestCaseNames(kind)) >= LEAST_CASES
+
+
+class Drafting:
+    """A place for the drafts of an overlay."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self._count = 0
+
+    def __call__(self):
+        self._count += 1
+        path = Path(self.directory.name) / str(self._count)
+        return path, path.open("w+b")
+
+
+class TestOverlaidDisk(OnDisk, unittest.TestCase):
+    def make_fs(self):
+        self.drafting = Drafting()
+        return OverlayFS(super().make_fs(), self.drafting)
+
+    def destroy_fs(self, tree):
+        super().destroy_fs(tree)
+        self.drafting.directory.cleanup()
+
+
+class TestOverlaidMemory(TreeCases, unittest.TestCase):
+    def make_fs(self):
+        self.drafting = Drafting()
+        return OverlayFS(MemoryTree(), self.drafting)
+
+    def destroy_fs(self, tree):
+        super().destroy_fs(tree)
+        self.drafting.directory.cleanup()
+
+
+class TestGuardedOverlay(TestOverlaidDisk):
+    def make_fs(self):
+        return guarded(super().make_fs())

@@ -12,7 +12,10 @@ from typing import Any
 import anyio
 import pytest
 
+from orvalho.contexts import contents, history
+from orvalho.contexts.contents import Contents
 from orvalho.contexts.names import new_run_id
+from orvalho.contexts.pruning import Pruning
 from orvalho.daemon import retention
 from orvalho.daemon.config import Config, LoadedConfig, Retention
 from orvalho.daemon.retention import Retention as Sweeper
@@ -37,6 +40,10 @@ MIGRATIONS = (
     traces.MIGRATIONS,
     usage.MIGRATIONS,
     audit.MIGRATIONS,
+    usage.MIGRATIONS,
+    audit.MIGRATIONS,
+    contents.MIGRATIONS,
+    history.MIGRATIONS,
 )
 
 
@@ -83,11 +90,13 @@ def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_
 
 def house(store: Store, **kept: str) -> Any:
     config = Config(name="phone2", retention=Retention(**kept))
+    no_contexts: Any = SimpleNamespace(list=tuple)
     return SimpleNamespace(
         store=store,
         runs=Runs(store),
         settings=LoadedConfig(config, ()),
         quotas=SimpleNamespace(longest_window_s=3600.0),
+        past=SimpleNamespace(pruning=Pruning(store, no_contexts, Contents(store, Path("/none")))),
     )
 
 

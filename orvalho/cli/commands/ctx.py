@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orvalho.cli.commands import ctx_mounts
+from orvalho.cli.commands import ctx_mounts, ctx_past
 from orvalho.cli.output import age, many, moment, size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
@@ -24,10 +24,16 @@ from orvalho.errors import InvalidInput
 @click.group(
     "ctx",
     cls=Noun,
-    examples=("orvalho ctx new alice", "orvalho ctx ls", "orvalho ctx ls /alice/inbox"),
+    examples=(
+        "orvalho ctx new alice",
+        "orvalho ctx ls /alice/inbox",
+        "orvalho ctx log alice",
+        "orvalho ctx undo r_01JD4Q8V",
+        "orvalho ctx at yesterday -- ls /photos",
+    ),
 )
 def command() -> None:
-    """Contexts: named peers on this node. Each has a key, a tree and rules of its own."""
+    """Contexts: named peers on this node. Each has a key, a tree, rules and a past of its own."""
 
 
 command.add_command(ctx_mounts.mount)
@@ -176,3 +182,7 @@ def _changed(session: Session, at: float | None) -> str | None:
     if at is None:
         return None
     return moment(at) if session.screen.verbose else age(at)
+
+
+for _verb in ctx_past.VERBS:
+    command.add_command(_verb)

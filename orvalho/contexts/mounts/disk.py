@@ -188,6 +188,44 @@ class RootFS(FS):  # type: ignore[misc]  # fs is untyped here
         _require_plain(status, path)
         return _stamp(status)
 
+    def stamps(self) -> Iterator[tuple[str, Stamp]]:
+        """How everything looks, a directory before what is in it, without the root."""
+        pending = [""]
+        while pending:
+            at = pending.pop()
+            try:
+                with self._opened(at, _DIRECTORY) as directory:
+                    entries = list(_plain_entries(directory))
+            except OSError:
+                continue  # gone since, or not ours to read: then nothing in it is, either
+            for name, status in entries:
+                inside = f"{at}/{name}".lstrip("/")
+                yield f"/{inside}", _stamp(status)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(inside)
+
+    def holds_unlisted(self, path: str) -> bool:
+        """Whether a directory has something in it that no listing names."""
+        place = self._relative(path)
+        with _translated(path, directory=True), self._opened(place, _DIRECTORY) as directory:
+            plain = {name for name, _ in _plain_entries(directory)}
+            with os.scandir(directory) as entries:
+                return any(entry.name not in plain for entry in entries)
+
+    def drafts(self) -> list[str]:
+        """Where drafts lie now; while nobody writes, those that a crash left."""
+        found = []
+        pending = [""]
+        while pending:
+            at = pending.pop()
+            with self._opened(at, _DIRECTORY) as directory, os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{at}/{entry.name}".lstrip("/"))
+                    elif _DRAFT.fullmatch(entry.name):
+                        found.append(f"/{at}/{entry.name}".replace("//", "/"))
+        return found
+
     def stage(self, content: Content) -> tuple[str, Stamp]:
         """Write a content down under the name of a draft, not durably yet; for `settle`. How it
         will look in its place."""

@@ -146,6 +146,23 @@ class OverlayFS(FS):  # type: ignore[misc]  # fs is untyped here
             path.unlink(missing_ok=True)
         self._drafts.clear()
 
+    # ---- set from outside ----------------------------------------------------------------------
+
+    def put(self, path: str, content: Content | None) -> None:
+        """Have a content, or with None a directory, at a path, whatever is there; its directory
+        must be there. The source of a content must stay until the changes are committed."""
+        place = self.validatepath(path)
+        self._look(place)
+        self._require_directory_above(place)
+        self._set(place, _DIRECTORY if content is None else content)
+
+    def drop(self, path: str) -> None:
+        """Have nothing at a path, whatever is there."""
+        place = self.validatepath(path)
+        state = self._state(place)
+        if state is not _GONE and (state is not None or self._look(place) is not None):
+            self._take_away(place)
+
     # ---- as a tree -----------------------------------------------------------------------------
 
     def getinfo(self, path: str, namespaces: Collection[str] | None = None) -> Any:
@@ -262,6 +279,10 @@ class OverlayFS(FS):  # type: ignore[misc]  # fs is untyped here
         if place == "/":
             raise fs_errors.RemoveRootError(path)
         if next(iter(self.scandir(place)), None) is not None:
+            raise fs_errors.DirectoryNotEmpty(path)
+        unlisted = getattr(self._lower, "holds_unlisted", None)
+        if unlisted is not None and self._look(place) == Stamp("directory") and unlisted(place):
+            # It could not be removed when this is committed.
             raise fs_errors.DirectoryNotEmpty(path)
         self._take_away(place)
 

@@ -17,6 +17,7 @@ from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.names import parse_address, ulid_text
 from orvalho.control.messages import RunHeld, RunOutput
+from orvalho.daemon.handlers.caller_files import CallerFiles
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_rights import RunRights
@@ -33,7 +34,6 @@ from orvalho.policies.capability import Capability, Grants, parse_capability
 from orvalho.policies.globs import compile_glob
 from orvalho.policies.library_guard import changes_code, names_code
 from orvalho.policies.quota import Usage
-from orvalho.runtime.web.contexts import file_calls
 from orvalho.scripts import runs, sources
 from orvalho.scripts.messages import (
     CallerCall,
@@ -219,12 +219,10 @@ class CallerHandler:
         if gate is None:
             signed = denies_of((await house.runs.bodies(run.id)).envelope)
             gate = self._gates.get(run.id) or self._new_gate(run, context.name, sender, signed)
-        calls = file_calls("caller", context.files(gate.decide), gate)
-        if asked.op not in calls:
-            raise NotFound("there is no such call", where=asked.op)
+        files = CallerFiles(house, context, gate)
+        call = partial(files.call, asked.op, run)
         try:
-            broker, call = house.broker, calls[asked.op]
-            return await broker.within_call(asked.call + 1, asked.op, call, asked.argument)
+            return await house.broker.within_call(asked.call + 1, asked.op, call, asked.argument)
         except Denied as error:
             gate.note_escape(asked.op, error)
             raise _ours(error) from error

@@ -6,6 +6,7 @@ this process; a sender that offers the same file again goes on with it.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import OrderedDict
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import anyio.abc
 import msgspec
 from anyio import to_thread
 
 from orvalho.contexts.context import Context
 from orvalho.contexts.filesystem import FileAction, VirtualPath, virtual_path
+from orvalho.contexts.history import Origin
 from orvalho.contexts.identity import Key
 from orvalho.contexts.trust import ContextEntry, Peer
 from orvalho.daemon.broker import Question
@@ -37,13 +40,16 @@ from orvalho.daemon.house import House
 from orvalho.daemon.selection import meant_context
 from orvalho.daemon.subjects import peer_subject
 from orvalho.daemon.wire import decode, encode
-from orvalho.errors import Denied, InvalidInput, LimitExceeded, NotFound, Untrusted
+from orvalho.errors import Denied, InvalidInput, LimitExceeded, NotFound, OrvalhoError, Untrusted
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 
+_log = logging.getLogger(__name__)
+
 _OPEN_PER_PEER: Final = 8
 _LEFT_PER_PEER: Final = 32
+_NOTED_AT_ONCE_BYTES: Final = 1 << 20
 _FINISHED: Final = 256
 _KEPT_FREE_BYTES: Final = 64 << 20
 _DRAFT_LIFE_S: Final = 7 * 86_400.0
@@ -65,8 +71,9 @@ class FileHandler:
     """Answers `file.offer`, `file.part` and `file.finish`. The sender is a linked peer; a
     transfer belongs to the one that offered it."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, tasks: anyio.abc.TaskGroup) -> None:
         self._house = house
+        self._tasks = tasks
         self._directory = house.home.state / "incoming"
         self._arriving: dict[tuple[Key, bytes], _Arriving] = {}
         self._finished: OrderedDict[tuple[Key, bytes], Placed] = OrderedDict()
@@ -240,6 +247,11 @@ class FileHandler:
         path, is_new = await files.adopt(
             arriving.place, arriving.draft.path, sha256, reuses=self._may_read(arriving)
         )
+        if is_new and arriving.offer.size_bytes <= _NOTED_AT_ONCE_BYTES:
+            await self._note_commit(arriving, path)
+        elif is_new:
+            # Its content is copied for the history: nobody need wait for that.
+            self._tasks.start_soon(self._note_commit, arriving, path)
         asked = AccessRequest(arriving.subject, arriving.context.name, "fs.write", path)
         what = "file received" if is_new else "file received, and lay there already"
         text = f"{what}: {arriving.offer.size_bytes} bytes, sha256:{sha256.hex()}"
@@ -247,6 +259,21 @@ class FileHandler:
         self._house.audit.note(decided(asked, decision, at=time.time(), text=text))
         self._house.events.decided(asked, decision, kind="file.decided", run=None)
         return Placed(path=path, is_new=is_new)
+
+    async def _note_commit(self, arriving: _Arriving, path: VirtualPath) -> None:
+        """It lies there already: what is not noted now is found by the next look."""
+        name = arriving.context.name
+        origin = Origin(
+            context=name,
+            author=arriving.subject.spoken,
+            cause="file",
+            at=time.time(),
+            note=arriving.offer.name,
+        )
+        try:
+            await self._house.past.hand_edits.note_file(arriving.context, path, origin)
+        except OrvalhoError as error:
+            _log.warning("file.not-noted", extra={"context": name, "why": error.message})
 
     def _may_read(self, arriving: _Arriving) -> bool:
         """Else "it lies there already" would tell what a file holds to one who may not read."""

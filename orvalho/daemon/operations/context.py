@@ -29,6 +29,8 @@ class ContextOperations:
             return
         make_context_files(house.home, context.name)
         house.policy.reload()
+        # Its history begins with the directories it has from the start, not at somebody's look.
+        await house.past.hand_edits.note(context)
         await self._announce()
         address = f"{context.name}@{house.name}"
         place = house.home.contexts / context.name

@@ -31,6 +31,7 @@ from orvalho.daemon.operations.node import NodeOperations
 from orvalho.daemon.operations.nodes import NodesOperations
 from orvalho.daemon.operations.onward import Onward
 from orvalho.daemon.operations.pair import PairOperations
+from orvalho.daemon.operations.past import PastOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.policy_tools import PolicyToolOperations
@@ -110,6 +111,7 @@ def table(house: House, ours: Actors) -> Table:
         **GrantOperations(house).table(),
         **PolicyToolOperations(house).table(),
         **StorageOperations(house).table(),
+        **PastOperations(house).table(),
         **_peer_table(house, ours),
         **_road_table(house, ours),
         **libraries.table(),
