@@ -25,13 +25,11 @@ from orvalho.store import Store
 
 MIGRATIONS: Final = Migrations("orvalho.contexts.contents")
 
-# Who needs a content: each gives the SHA-256 of all that must stay. What is kept for later without
-# a version of a file that has it stands in a table that is added here.
+# Who needs a content: each gives the SHA-256 of all that must stay.
 USERS: Final = (
     "select sha256 from file_versions",
     "select sha256 from files_now",
-    # Of scripts that wait for the owner: scripts/held_runs.py.
-    "select sha256 from held_contents",
+    "select sha256 from content_holds",
 )
 
 # What is larger has a file of its own.
@@ -44,6 +42,16 @@ _DRAFTS: Final = "drafts"
 def create_contents(database: Any) -> None:
     database.conn.execute(
         "create table contents (sha256 text primary key, content blob not null) strict"
+    )
+
+
+@MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
+def create_holds(database: Any) -> None:
+    """What is kept for later without a version of a file that has it, and for whom."""
+    database.conn.execute(
+        """create table content_holds (
+            holder text not null, sha256 text not null, primary key (holder, sha256)
+        ) strict, without rowid"""
     )
 
 
@@ -221,6 +229,16 @@ def stage(connection: sqlite3.Connection, contents: Iterable[Content]) -> None:
         "insert or ignore into contents values (?, ?)",
         ((each.sha256, each.read()) for each in contents if each.size_bytes <= SMALL_BYTES),
     )
+
+
+def stage_held(connection: sqlite3.Connection, holder: str, sha256s: Iterable[str]) -> None:
+    """Keep contents for `holder`, until `stage_released`."""
+    rows = ((holder, each) for each in sha256s)
+    connection.executemany("insert or ignore into content_holds values (?, ?)", rows)
+
+
+def stage_released(connection: sqlite3.Connection, holder: str) -> None:
+    connection.execute("delete from content_holds where holder = ?", (holder,))
 
 
 def used(connection: sqlite3.Connection) -> set[str]:

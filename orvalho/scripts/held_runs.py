@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from sqlite_utils.migrations import Migrations
 
+from orvalho.contexts import contents as contents_table
 from orvalho.policies.usage import Charge
 from orvalho.scripts.messages import ScriptOutput
 from orvalho.scripts.receipts import Receipt
@@ -18,15 +19,11 @@ MIGRATIONS: Final = Migrations("held_runs")
 
 @MIGRATIONS()  # type: ignore[untyped-decorator]  # sqlite_utils is untyped here
 def create_held_runs(database: Any) -> None:
-    for statement in (
+    database.conn.execute(
         """create table held_runs (
             run text primary key, at real not null, context text not null, held blob not null
-        ) strict, without rowid""",
-        """create table held_contents (
-            run text not null, sha256 text not null, primary key (run, sha256)
-        ) strict, without rowid""",
-    ):
-        database.conn.execute(statement)
+        ) strict, without rowid"""
+    )
 
 
 class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,14 +52,12 @@ def stage_held(connection: sqlite3.Connection, held: HeldRun, contents: Sequence
         "insert or replace into held_runs values (?, ?, ?, ?)",
         (held.run, held.at, held.context, msgspec.msgpack.encode(held)),
     )
-    connection.executemany(
-        "insert or ignore into held_contents values (?, ?)", ((held.run, each) for each in contents)
-    )
+    contents_table.stage_held(connection, held.run, contents)
 
 
 def stage_released(connection: sqlite3.Connection, run: str) -> bool:
     """Whether it was held."""
-    connection.execute("delete from held_contents where run = ?", (run,))
+    contents_table.stage_released(connection, run)
     return connection.execute("delete from held_runs where run = ?", (run,)).rowcount == 1
 
 
