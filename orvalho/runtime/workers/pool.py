@@ -42,6 +42,7 @@ from orvalho.runtime.workers.messages import (
     Opened,
     RunEnded,
     StartRun,
+    Taped,
     ToWorker,
     from_worker,
 )
@@ -82,6 +83,9 @@ class Guest(Protocol):
 
     def metered(self, metered: Metered) -> None:
         """It has used so much of a processor."""
+
+    def taped(self, taped: Taped) -> None:
+        """What it got beside its answers: said right before its end."""
 
     def ended(self, ended: RunEnded) -> None:
         """The run is over."""
@@ -255,7 +259,7 @@ class Worker:
             else:
                 self._tell(message)
 
-    def _tell(self, message: Line | Call | Metered | RunEnded) -> None:
+    def _tell(self, message: Line | Call | Metered | Taped | RunEnded) -> None:
         # A worker speaks for its own runs only: other numbers are not in this table.
         guest = self._guests.get(message.run)
         if guest is None:
@@ -266,6 +270,8 @@ class Worker:
             guest.call(message)
         elif isinstance(message, Metered):
             guest.metered(message)
+        elif isinstance(message, Taped):
+            guest.taped(message)
         else:
             del self._guests[message.run]
             guest.ended(message)

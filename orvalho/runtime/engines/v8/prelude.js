@@ -38,14 +38,16 @@
   };
   const kit = {
     __proto__: null, apply, defineProperty, stringify, emit, isBytes, toBase64, use, slice, indexOf, lastIndexOf, replace,
-    Error, RangeError, TypeError, Promise, String, Uint8Array, now: Date.now, preventExtensions: Reflect.preventExtensions,
+    Error, RangeError, TypeError, Promise, String, Uint8Array, Date, Intl, time: Date.now, now: () => use('now')(),
+    construct: Reflect.construct, getOwnPropertyDescriptor, preventExtensions: Reflect.preventExtensions,
     then: Promise.prototype.then,
   };
+  const isQuiet = (object) => object === global || object === Math;
   const fix = (object, name, value) => defineProperty(object, name, {
-    __proto__: null, value, writable: true, configurable: true, enumerable: object !== global,
+    __proto__: null, value, writable: true, configurable: true, enumerable: !isQuiet(object),
   });
   const offer = ((object, name, part) => defineProperty(object, name, {
-    __proto__: null, configurable: true, enumerable: object !== global,
+    __proto__: null, configurable: true, enumerable: !isQuiet(object),
     get() {
       const value = use(part);
       fix(object, name, value);
@@ -54,6 +56,7 @@
     set(value) { fix(object, name, value); },
   }));
   for (let i = 0; i < GLOBALS.length; i++) offer(global, GLOBALS[i], GLOBALS[i]);
+  offer(Math, 'random', 'random');
   defineProperty(Error, 'prepareStackTrace', {
     __proto__: null, writable: true, configurable: true,
     value: (error, sites) => use('stack')(error, sites),
@@ -85,7 +88,7 @@
   // run between the two.
   return (function () {
     if (this === 'D') {
-      const taken = records;
+      const taken = kit.clock ? kit.clock() + records : records;
       records = '';
       inTurn = notified = false;
       return taken;
@@ -98,6 +101,7 @@
     else if (turn[0] === 'T') use('tick')();
     else {
       settings = turn[1];
+      if (settings.temporal) use('temporal');
       let body;
       try {
         body = settings.linked ? use('link')(evaluate) : evaluate(settings.program);
