@@ -83,6 +83,14 @@ class Retention(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     audit: str = "365d"
 
 
+class Recorder(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What scripts read here is kept with their runs, so that `orvalho replay` can make them
+    again: `keep` is on or off, `max_bytes` the most of it for one run."""
+
+    keep: str = "on"
+    max_bytes: str = "1MB"
+
+
 class Delivery(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What we keep for peers that are off. `grace`: how long a send without --wait waits for a
     connection before it says "queued"."""
@@ -167,6 +175,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pairing: Pairing = Pairing()
     nats: Nats = Nats()
     retention: Retention = Retention()
+    recorder: Recorder = Recorder()
 
 
 _DURATIONS: Final = (
@@ -187,6 +196,7 @@ _SIZES: Final = (
     "quota.kv_bytes",
     "delivery.per_peer_bytes",
     "depot.per_peer_bytes",
+    "recorder.max_bytes",
 )
 _COUNTS: Final = (
     "workers.contexts_per_worker",
@@ -212,6 +222,7 @@ _LONGEST_WINDOW_S: Final = 31 * DAY_S
 _CHOICES: Final = {
     "log.level": ("debug", "info", "warning", "error"),
     "policy.explain_to": ("own", "all", "none"),
+    "recorder.keep": ("on", "off"),
 }
 
 

@@ -83,7 +83,7 @@ class Recorder:
         self._asked: list[tuple[str, bytes, int | None]] = []
         self._answers: dict[int, tuple[bytes, bool]] = {}
         self._tape = Tape()
-        self.is_full = False
+        self.is_full = self.is_lost = False
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +94,7 @@ class Recorder:
         if self.is_full:
             return
         # They count from 1; a worker that counts otherwise is in its guest's hands.
-        self.is_full = number != len(self._asked) + 1
+        self.is_lost |= number != len(self._asked) + 1
         self._take(len(op) + min(len(argument), _LONG_BYTES) + _CALL_BYTES)
         if not self.is_full:
             self._asked.append((op, *_kept(argument)))
@@ -113,7 +113,7 @@ class Recorder:
 
     def lost(self) -> None:
         """Its worker has ended without its last word."""
-        self.is_full = True
+        self.is_lost = True
 
     def recording(
         self, caller: dict[str, str], target: dict[str, str], limits: Limits

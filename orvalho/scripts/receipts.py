@@ -46,7 +46,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """`caller` and `target` are `context@node`; digests are SHA-256 in hex, None for nothing;
     moments are Unix seconds; `error` is the code of an error class, and `limit` says which limit
     or quota ended it: `cpu`, `quota cpu (group guests)`; `modules` are the files that came with the
-    script, path -> digest, `libraries` those of the target; `commit` is what it changed there."""
+    script, path -> digest, `libraries` those of the target; `commit` is what it changed there,
+    `recording_sha256` the digest of what it got from outside, where that was recorded."""
 
     run: str
     script_sha256: str
@@ -68,6 +69,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None = None
     plan_sha256: str | None = None
     interpreted: Interpreted | None = None
+    recording_sha256: str | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

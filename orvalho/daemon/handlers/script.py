@@ -43,6 +43,7 @@ from orvalho.daemon.imports import Imports
 from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.planning import make_plan
+from orvalho.daemon.recorder import keep_recording, room_bytes
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
@@ -359,6 +360,7 @@ class ScriptHandler:
         Denied: the policy refuses the script, or something that it needs.
         """
         house, call = self._house, arrival.script.call
+        arrival.recorded = arrival.recording = None
         subject = self._subject(arrival)
         gate = self._gate(arrival, subject)
         arrival.gate = gate
@@ -411,6 +413,7 @@ class ScriptHandler:
                 metering_s=hold.metering_s,
                 on_metered=hold.metered,
                 modules=modules,
+                record_bytes=room_bytes(house.settings),
             )
             service = house.services.find(reference, context.name) if reference else None
             if service is not None and arrival.is_rehearsed:
@@ -420,6 +423,7 @@ class ScriptHandler:
                 )
             if service is not None:
                 arrival.is_served = True
+                arrival.recorded = "service"
                 ending = await self._follow_service(arrival, job, service, hold)
             else:
                 ending = await self._follow(arrival, job, hold)
@@ -507,6 +511,7 @@ class ScriptHandler:
                 run.cancel()
             async for event in run:
                 if isinstance(event, Ended):
+                    keep_recording(arrival, job, run)
                     return _ending(event, arrival, hold)
                 if hold.stopped is None:
                     await self._tell(arrival, event, hold)

@@ -14,7 +14,6 @@ from orvalho.runtime.bridge import (
     Alarm,
     Called,
     Logged,
-    Noted,
     Reached,
     Record,
     Returned,
