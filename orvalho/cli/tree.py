@@ -30,7 +30,7 @@ _WORDS: Final = (
         "metrics",
         "bugreport",
     ),
-    *("ask", "top", "why", "resolve", "repl", "metrics", "version"),
+    *("ask", "top", "why", "replay", "resolve", "repl", "metrics", "version"),
     *(
         "script",
         "inbox",

@@ -17,6 +17,7 @@ from orvalho.control import (
     pairing,
     planning,
     policies,
+    replaying,
     road,
     seeing,
 )
@@ -232,6 +233,7 @@ Request = (
     | metering.Request
     | policies.Request
     | planning.Request
+    | replaying.Request
 )
 
 
@@ -525,4 +527,5 @@ Reply = (
     | metering.Reply
     | policies.Reply
     | planning.Reply
+    | replaying.Reply
 )

@@ -32,6 +32,7 @@ from orvalho.daemon.operations.pair import PairOperations
 from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.reach import ReachOperations
+from orvalho.daemon.operations.replay import ReplayOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.script import ScriptOperations
@@ -113,6 +114,7 @@ def table(house: House, ours: Actors) -> Table:
         road.NatsConfig: nats.config,
         **run.table(),
         **InboxOperations(house, ours.scripts.holding).table(),
+        **ReplayOperations(house).table(),
         **MeteringOperations(house).table(),
         **_road_table(house, ours),
         **LibraryOperations(house, script.send).table(),
