@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class TestHere:
         (laptop.home / "sum.js").write_text("export default ({ params }) => params.n + 1")
         id_ = send(laptop, "--param", "n=3", job="sum.js")["run"]
         assert replayed(phone, id_)["deterministic"] is True
-        with sqlite3.connect(database(phone)) as connection:
+        with closing(sqlite3.connect(database(phone))) as connection:
             found = connection.execute("select count(*) from recordings where run = ?", [id_])
             assert found.fetchone() == (0,)
 
@@ -112,7 +113,8 @@ class TestHere:
         id_ = send(laptop, job="bad.js", status=1)["run"]
         assert replayed(phone, id_)["deterministic"] is True
         (laptop.home / "no.js").write_text(
-            '// /// orvalho\n// needs = ["target.fs.read:/etc/**"]\n// ///\nexport default () => 1\n'
+            '// /// orvalho\n// needs = ["target.fs.read:/etc/**"]\n// ///\n'
+            "export default () => 1\n"
         )
         id_ = send(laptop, job="no.js", status=3)["run"]
         printed = phone.types("replay", id_)
@@ -178,18 +180,18 @@ class TestHere:
 
 
 def database(device: Device) -> Path:
-    (found,) = [each for each in (device.home / "data").glob("*.db")]
-    return found
+    return device.home / "state/orvalho.db"
+
+
+@pytest.fixture(scope="module")
+def file(devices: tuple[Device, Device], run: str) -> Path:
+    laptop, phone = devices
+    phone.does("replay", "--export", run, "-o", str(phone.home / "run.orvreplay"))
+    assert (phone.home / "run.orvreplay").stat().st_mode & 0o077 == 0
+    return Path(shutil.copy(phone.home / "run.orvreplay", laptop.home / "run.orvreplay"))
 
 
 class TestElsewhere:
-    @pytest.fixture(scope="class")
-    def file(self, devices: tuple[Device, Device], run: str) -> Path:
-        laptop, phone = devices
-        phone.does("replay", "--export", run, "-o", str(phone.home / "run.orvreplay"))
-        assert (phone.home / "run.orvreplay").stat().st_mode & 0o077 == 0
-        return Path(shutil.copy(phone.home / "run.orvreplay", laptop.home / "run.orvreplay"))
-
     def test_the_sender_makes_the_run_of_the_other_device_again(
         self, devices: tuple[Device, Device], run: str, file: Path
     ) -> None:
