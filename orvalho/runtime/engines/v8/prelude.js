@@ -42,12 +42,11 @@
     construct: Reflect.construct, getOwnPropertyDescriptor, preventExtensions: Reflect.preventExtensions,
     then: Promise.prototype.then,
   };
-  const isQuiet = (object) => object === global || object === Math;
   const fix = (object, name, value) => defineProperty(object, name, {
-    __proto__: null, value, writable: true, configurable: true, enumerable: !isQuiet(object),
+    __proto__: null, value, writable: true, configurable: true, enumerable: object !== global,
   });
   const offer = ((object, name, part) => defineProperty(object, name, {
-    __proto__: null, configurable: true, enumerable: !isQuiet(object),
+    __proto__: null, configurable: true, enumerable: object !== global,
     get() {
       const value = use(part);
       fix(object, name, value);
@@ -56,7 +55,8 @@
     set(value) { fix(object, name, value); },
   }));
   for (let i = 0; i < GLOBALS.length; i++) offer(global, GLOBALS[i], GLOBALS[i]);
-  offer(Math, 'random', 'random');
+  let random;
+  Math.random = { random() { return (random ??= use('random'))(); } }.random;
   defineProperty(Error, 'prepareStackTrace', {
     __proto__: null, writable: true, configurable: true,
     value: (error, sites) => use('stack')(error, sites),
