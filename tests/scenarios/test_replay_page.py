@@ -15,7 +15,11 @@ PAGE = Path(__file__).parents[2] / "docs/replay.md"
 def test_the_session_goes_as_the_page_tells_it(tmp_path: Path) -> None:
     text = PAGE.read_text().split("## A session", 1)[1].split("\n## ", 1)[0]
     (source,) = re.findall(r"```js\n(.*?)```", text, re.DOTALL)
-    blocks = [each for kind, each in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if not kind]
+    blocks = [
+        each
+        for kind, each in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+        if not kind and "$ " in each
+    ]
     with two_devices(tmp_path) as (laptop, phone):
         phone.allow("p, laptop, peer, fs.read, /notes/**, allow")
         notes = phone.tree("peer") / "notes"
