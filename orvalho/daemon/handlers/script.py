@@ -335,6 +335,7 @@ class ScriptHandler:
     async def _run_once(self, arrival: Arrival) -> Ending:
         with anyio.CancelScope() as scope:
             self._running[arrival.run] = (scope, arrival.sender)
+            arrival.recorded = arrival.recording = None
             try:
                 return await self._admit(arrival)
             except OrvalhoError as error:
@@ -360,7 +361,6 @@ class ScriptHandler:
         Denied: the policy refuses the script, or something that it needs.
         """
         house, call = self._house, arrival.script.call
-        arrival.recorded = arrival.recording = None
         subject = self._subject(arrival)
         gate = self._gate(arrival, subject)
         arrival.gate = gate
@@ -399,22 +399,8 @@ class ScriptHandler:
         async with house.ledger.reserve(node, hold.limits) as lease:
             modules = await self._modules(arrival, context)
             params = await interpret(house, context, arrival, subject.spoken)
-            job = Job(
-                run_id=arrival.run,
-                context=call.target.context,
-                filename=filename,
-                source=source,
-                params=params,
-                caller={"id": call.caller.context_key, "name": subject.spoken},
-                target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
-                limits=hold.limits,
-                ops=self._calls(arrival, context, gate, hold),
-                digest=arrival.script.script.digest,
-                metering_s=hold.metering_s,
-                on_metered=hold.metered,
-                modules=modules,
-                record_bytes=room_bytes(house.settings),
-            )
+            job = self._job(arrival, context, subject, gate, hold)
+            job = replace(job, filename=filename, source=source, params=params, modules=modules)
             service = house.services.find(reference, context.name) if reference else None
             if service is not None and arrival.is_rehearsed:
                 raise InvalidInput(
@@ -430,6 +416,27 @@ class ScriptHandler:
             hold.ended(ending.usage)
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
+
+    def _job(
+        self, arrival: Arrival, context: Context, subject: Subject, gate: RunGate, hold: Hold
+    ) -> Job:
+        """The script as it was sent."""
+        house, call = self._house, arrival.script.call
+        return Job(
+            run_id=arrival.run,
+            context=context.name,
+            filename=call.filename,
+            source=arrival.script.script.source,
+            params=arrival.script.params,
+            caller={"id": call.caller.context_key, "name": subject.spoken},
+            target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
+            limits=hold.limits,
+            ops=self._calls(arrival, context, gate, hold),
+            digest=arrival.script.script.digest,
+            metering_s=hold.metering_s,
+            on_metered=hold.metered,
+            record_bytes=room_bytes(house.settings),
+        )
 
     async def _modules(self, arrival: Arrival, context: Context) -> Modules:
         """The script's own files, and those of the target that it imports. These are read with the
