@@ -22,6 +22,7 @@ _LONG_BYTES: Final = 4096
 _CALL_BYTES: Final = 16
 _MOST_CALLS: Final = 1 << 20
 _SHOWN: Final = 200
+_MOST_LIMIT: Final = 1 << 50
 
 
 class RecordedCall(msgspec.Struct, frozen=True, array_like=True):
@@ -202,6 +203,8 @@ def _check(recording: Recording) -> None:
     """
     if len(recording.calls) > _MOST_CALLS:
         raise ValueError("it has too many calls")
+    if not all(0 < each <= _MOST_LIMIT for each in msgspec.structs.astuple(recording.limits)):
+        raise ValueError("its limits are none")
     answered: set[int] = set()
     for turn in recording.tape.turns.split():
         if turn in (b"T", b"L"):

@@ -21,7 +21,7 @@ from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit, Entry
 from orvalho.policies.quota import Usage
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs, sources
+from orvalho.scripts import recordings, runs, sources
 from orvalho.scripts.messages import ScriptEnded, ScriptOutput
 from orvalho.scripts.modules import digest_of
 from orvalho.scripts.runs import Run, Runs
@@ -56,6 +56,7 @@ def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_
     used = Usage(cpu_ms=7, memory_bytes=int(days_ago))
     ended = ScriptEnded(run=id_, outcome="done", logs=(line,))
     runs.stage_ended(connection, ended, at=at, usage=used)
+    recordings.stage(connection, id_, "kept", b"what it read")
     usage.stage(
         connection,
         Charge(
@@ -110,6 +111,7 @@ async def test_old_runs_go_and_what_they_used_stays_counted(tmp_path: Path) -> N
 
         assert await rows(store, "runs") == 2, "the young one, and the one that has not ended"
         assert await rows(store, "run_logs") == 1
+        assert await rows(store, "recordings") == 1
         assert await rows(store, "large_params") == 2
         assert await rows(store, "sources") == 2
         assert await rows(store, "charges") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from orvalho.daemon.replaying import check, decode_bundle
+from orvalho.errors import InvalidInput, Untrusted
 from tests.runtime import wat
 from tests.scenarios.devices import Device, two_devices, wait_until
 
@@ -178,6 +181,46 @@ class TestHere:
         )
         assert replayed(phone, send(laptop, job="main.js")["run"])["deterministic"] is True
 
+    def test_one_that_uses_what_the_target_has(
+        self, devices: tuple[Device, Device], tmp_path: Path
+    ) -> None:
+        """Its library, and its hook, may be others by now, or gone."""
+        laptop, phone = devices
+        library = phone.tree("peer") / "lib"
+        library.mkdir(exist_ok=True)
+        (library / "words.js").write_text("export const twice = (n) => 2 * n;")
+        (library / "interpret.js").write_text(
+            "export default ({ params }) => ({ params: { n: params.params.n + 1 } });"
+        )
+        (laptop.home / "uses.js").write_text(
+            'import { twice } from "lib:words"; export default ({ params }) => twice(params.n);'
+        )
+        sent = send(laptop, "--param", "n=3", job="uses.js")
+        assert sent["result"] == 8
+        shutil.rmtree(library)
+        assert replayed(phone, sent["run"])["deterministic"] is True
+
+    def test_a_called_library_and_a_service(
+        self, devices: tuple[Device, Device], tmp_path: Path
+    ) -> None:
+        laptop, phone = devices
+        program = wat.assemble(
+            '(module (func (export "add") (param i32 i32) (result i32)'
+            " (i32.add (local.get 0) (local.get 1))))"
+        )
+        (file := tmp_path / "adder.wasm").write_bytes(program)
+        phone.does("lib", "publish", str(file))
+        assert (
+            laptop.does("wasi", "call", "adder@phone2", "add", "2", "3", "--ctx", "peer") == "5\n"
+        )
+        id_ = phone.types("script", "ls", "--json").json["runs"][0]["run"]
+        assert replayed(phone, id_)["deterministic"] is True
+        phone.does("service", "start", "adder", "--ctx", "peer")
+        laptop.does("wasi", "call", "adder@phone2", "add", "2", "3", "--ctx", "peer")
+        id_ = phone.types("script", "ls", "--json").json["runs"][0]["run"]
+        printed = phone.types("replay", id_)
+        assert printed.status == 4 and "a service answered it" in printed.err
+
 
 def database(device: Device) -> Path:
     return device.home / "state/orvalho.db"
@@ -230,6 +273,22 @@ class TestElsewhere:
         printed = laptop.types("replay", str(forged))
         assert printed.status in (2, 6), printed
         assert words in printed.err
+
+    def test_ten_thousand_broken_files_are_refused_and_break_nothing(self, file: Path) -> None:
+        whole = file.read_bytes()
+        assert check(decode_bundle(whole)).receipt.outcome == "done"
+        dice = random.Random(7)
+        passed = 0
+        for _ in range(10_000):
+            broken = bytearray(whole)
+            for _ in range(dice.randint(1, 3)):
+                broken[dice.randrange(len(broken))] ^= dice.randint(1, 255)
+            try:
+                # The names of fields, and levels of lines, are signed by nobody.
+                passed += check(decode_bundle(bytes(broken))).receipt.outcome != "done"
+            except (InvalidInput, Untrusted):
+                continue
+        assert passed == 0
 
     def test_a_file_that_was_cut_is_refused(
         self, devices: tuple[Device, Device], file: Path
