@@ -10,7 +10,17 @@ from typing import Any, Final
 import msgspec
 
 from orvalho.cli.output import FORMAT_VERSION
-from orvalho.control import libraries, logic, mesh, metering, planning, policies, road, seeing
+from orvalho.control import (
+    libraries,
+    logic,
+    mesh,
+    metering,
+    planning,
+    policies,
+    replaying,
+    road,
+    seeing,
+)
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 
@@ -21,7 +31,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
         m.Note,
         "ctx new, group add/rm, peer rm/set/rename/revoke, node approve/reject, depot rm, "
         "script cancel, script lock, file cancel, config set, daemon stop, lib rm, "
-        "service start/stop",
+        "service start/stop, replay --export",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -50,6 +60,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "run": (m.ScriptShowReply, "script show"),
     "run-output": (m.RunOutput, "script logs; on standard error: script send"),
     "why": (m.WhyReply, "why"),
+    "replayed": (replaying.Replayed, "replay"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "workers": (m.WorkerListReply, "worker ls"),
     "transports": (road.TransportListReply, "transports"),

@@ -12,7 +12,17 @@ import msgspec
 import pytest
 
 from orvalho.cli.main import run
-from orvalho.control import asking, libraries, logic, mesh, metering, policies, road, seeing
+from orvalho.control import (
+    asking,
+    libraries,
+    logic,
+    mesh,
+    metering,
+    policies,
+    replaying,
+    road,
+    seeing,
+)
 from orvalho.control import messages as m
 from orvalho.control import pairing as p
 from orvalho.control.client import socket_path
@@ -374,6 +384,24 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
     m.ScriptLogs: (OUTPUT, msgspec.structs.replace(OUTPUT, seq=1, level="error", text="bye")),
     m.ScriptResult: (ENDED,),
     m.ScriptCancel: (m.Note(text="cancelled"),),
+    replaying.Replay: (
+        replaying.Replayed(
+            run=RUN,
+            filename="job.js",
+            caller="alice@laptop",
+            target="peer@phone2",
+            signed_by="this node",
+            outcome="done",
+            ran_at=1.0,
+            deterministic=True,
+            difference=None,
+            stopped=None,
+            host_calls=1,
+            clock_readings=0,
+            lines=0,
+            wall_ms=4,
+        ),
+    ),
     m.Why: (
         m.WhyReply(
             state=STATE,

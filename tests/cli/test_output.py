@@ -39,6 +39,7 @@ JSON_COMMANDS = {
     "logic": ("logic", "show", "peer"),
     "run-output": ("script", "logs", "r_1"),
     "why": ("why", "r_1"),
+    "replayed": ("replay", "r_1"),
     "policy-checked": ("policy", "check"),
     "workers": ("worker", "ls"),
     "transports": ("transports",),

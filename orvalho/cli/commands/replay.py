@@ -11,6 +11,7 @@ from orvalho.cli.output import many, milliseconds, moment, safe
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
+from orvalho.control.messages import Note
 from orvalho.control.replaying import Replay, Replayed, ReplayExport, ReplayFile
 from orvalho.errors import InvalidInput, NotFound
 
@@ -67,10 +68,7 @@ def _export(session: Session, run: str, output: str | None) -> None:
         path.write_bytes(reply.content)
     except OSError as error:
         raise InvalidInput(f"cannot be written: {error.strerror}", where=str(path)) from error
-    if session.screen.as_json:
-        session.screen.document({"run": reply.run, "file": str(path), "bytes": len(reply.content)})
-    else:
-        session.screen.notice(f"{path}: what the script read is in it; orvalho replay {path}")
+    session.tell(Note(text=f"wrote {path}: what {reply.run} read is in it"))
 
 
 def _read(path: Path) -> bytes:
