@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -337,6 +339,33 @@ class TestWithout:
             assert printed.status == 4 and words in printed.err, printed
         printed = phone.types("replay", "r_01HZZZZZZZZZZZZZZZZZZZZZZZ")
         assert printed.status == 4
+
+    def test_of_one_that_was_run_twice_the_second_is_made_again(
+        self, devices: tuple[Device, Device]
+    ) -> None:
+        laptop, phone = devices
+        listed = phone.tree("peer") / "notes/twice.txt"
+        listed.write_text("first")
+        (laptop.home / "twice.js").write_text(
+            "// /// orvalho\n"
+            '// needs = ["target.fs.read:/notes/**", "target.fs.write:/notes/**"]\n// ///\n'
+            "export default async ({ target }) => {"
+            ' const text = await target.fs.readText("/notes/twice.txt"); console.log(text);'
+            " await new Promise((done) => setTimeout(done, text === 'first' ? 4000 : 1));"
+            ' await target.fs.write("/notes/twice.txt", text + "."); return text; }\n'
+        )
+        words = ["script", "send", "peer@phone2", str(laptop.home / "twice.js")]
+        with subprocess.Popen(
+            [sys.executable, "-m", "orvalho", *words], env=laptop.environ, stderr=subprocess.PIPE
+        ) as sending:
+            assert sending.stderr is not None
+            assert any(b"first" in line for line in sending.stderr)
+            listed.write_text("second")
+            sending.communicate()
+        id_ = phone.types("script", "ls", "--json").json["runs"][0]["run"]
+        assert listed.read_text() == "second."
+        told = replayed(phone, id_)
+        assert (told["deterministic"], told["lines"], told["outcome"]) == (True, 1, "done")
 
     def test_a_held_run_is_made_again_once_it_was_accepted(
         self, devices: tuple[Device, Device]
