@@ -20,6 +20,7 @@ from orvalho.control import (
     planning,
     policies,
     policy_tools,
+    replaying,
     road,
     schemas,
     seeing,
@@ -37,7 +38,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
         m.Note,
         "ctx new, group add/rm, peer rm/set/rename/revoke, node approve/reject, depot rm, "
         "script cancel, script lock, file cancel, config set, daemon stop, lib rm, "
-        "service start/stop",
+        "service start/stop, replay --export",
     ),
     "contexts": (m.ContextListReply, "ctx ls"),
     "files": (m.FilesReply, "ctx ls PATH"),
@@ -78,6 +79,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "why": (m.WhyReply, "why RUN"),
     "why-asked": (w.WhyAsked, "why --who"),
     "trace": (tracing.TraceReply, "trace"),
+    "replayed": (replaying.Replayed, "replay"),
     "policy-checked": (policies.PolicyChecked, "policy check"),
     "grant": (grants.GrantReply, "grant new, narrow, keep, show"),
     "grants": (grants.GrantListReply, "grant ls"),

@@ -20,6 +20,7 @@ from orvalho.control import (
     planning,
     policies,
     policy_tools,
+    replaying,
     road,
     schemas,
     seeing,
@@ -259,6 +260,7 @@ Request = (
     | why.Request
     | tracing.Request
     | past.Request
+    | replaying.Request
 )
 
 
@@ -568,4 +570,5 @@ Reply = (
     | why.Reply
     | tracing.Reply
     | past.Reply
+    | replaying.Reply
 )

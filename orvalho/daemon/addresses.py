@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import ifaddr
 
-from orvalho.daemon.config import DEFAULT_PORT
+from orvalho.daemon.settings import DEFAULT_PORT
 from orvalho.errors import InvalidInput
 from orvalho.peers.multicast import Interface
 

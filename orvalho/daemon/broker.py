@@ -23,7 +23,7 @@ import anyio.abc
 import msgspec
 
 from orvalho.control.credentials import peer_uid
-from orvalho.daemon.config import Broker as Terms
+from orvalho.daemon.settings import Broker as Terms
 from orvalho.errors import Denied
 from orvalho.policies.access import AccessRequest, Rule, is_unprintable
 from orvalho.policies.quota import parse_duration

@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from orvalho.control.extract import ExampleFile, ExampleFiles
-from orvalho.daemon.config import Config, load
+from orvalho.daemon.config import load
+from orvalho.daemon.settings import Config
 from orvalho.policies.shipped import context_rules, default_rules, shipped_model
 
 _WIDTH: Final = 96

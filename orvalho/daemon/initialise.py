@@ -18,8 +18,8 @@ from orvalho.contexts.device_id import device_id
 from orvalho.contexts.identity import Identity, read_phrase
 from orvalho.contexts.names import check_label
 from orvalho.daemon.addresses import has_ipv6
-from orvalho.daemon.config import DEFAULT_PORT
 from orvalho.daemon.home import Home
+from orvalho.daemon.settings import DEFAULT_PORT
 from orvalho.errors import Conflict, InvalidInput
 from orvalho.policies.shipped import write_context, write_defaults
 

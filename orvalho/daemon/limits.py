@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 
 from orvalho.contexts.context import StorageLimits
-from orvalho.daemon import config
+from orvalho.daemon import settings
 from orvalho.policies import usage
 from orvalho.policies.quota import Allowance, Limits, parse_duration, parse_size
 from orvalho.policies.quotas import TOTAL, Quotas, Spent, Terms
@@ -13,7 +13,7 @@ from orvalho.store import Store
 
 
 @lru_cache(4)  # asked for with every run, and changed by nobody but the owner
-def allowance(limits: config.Limits) -> Allowance:
+def allowance(limits: settings.Limits) -> Allowance:
     usual = Limits(
         wall_s=parse_duration(limits.wall),
         cpu_s=parse_duration(limits.cpu),
@@ -33,11 +33,11 @@ def allowance(limits: config.Limits) -> Allowance:
     return Allowance(usual, most)
 
 
-def storage_limits(quota: config.Quota) -> StorageLimits:
+def storage_limits(quota: settings.Quota) -> StorageLimits:
     return StorageLimits(disk_bytes=parse_size(quota.context_bytes), disk_files=quota.context_files)
 
 
-def make_quotas(store: Store, quota: config.Quota) -> Quotas:
+def make_quotas(store: Store, quota: settings.Quota) -> Quotas:
     """The quotas of this node; what was used is looked up in `store` when it is first needed."""
 
     async def read(at: float) -> tuple[int, list[Spent]]:
@@ -49,7 +49,7 @@ def make_quotas(store: Store, quota: config.Quota) -> Quotas:
     return quotas
 
 
-def shared_quotas(quota: config.Quota) -> tuple[Terms, ...]:
+def shared_quotas(quota: settings.Quota) -> tuple[Terms, ...]:
     """What groups, and all senders together, may use; those without a single limit are left
     out."""
     found = [_terms(TOTAL, quota.total)]
@@ -65,7 +65,7 @@ def _limits(terms: Terms) -> bool:
     return any(each is not None for each in limits)
 
 
-def _terms(name: str, shared: config.SharedQuota) -> Terms:
+def _terms(name: str, shared: settings.SharedQuota) -> Terms:
     return Terms(
         name,
         cpu_ms=round(parse_duration(shared.cpu) * 1000) if shared.cpu else None,

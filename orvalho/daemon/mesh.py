@@ -23,8 +23,8 @@ from orvalho.contexts.context import Contexts
 from orvalho.contexts.identity import Identity, Key, certify, key_text
 from orvalho.contexts.refused import Refusal, RefusedKeys
 from orvalho.contexts.trust import ContextEntry, Peer, TrustBook
-from orvalho.daemon.config import Config
 from orvalho.daemon.node_view import NodeView, State, view_of
+from orvalho.daemon.settings import Config
 from orvalho.errors import Conflict, InvalidInput, OrvalhoError
 from orvalho.peers import gossip, records
 from orvalho.peers.gossip import Gossip, Outgoing

@@ -12,11 +12,11 @@ import anyio
 
 from orvalho.contexts.identity import Signer
 from orvalho.contexts.trust import TrustBook
-from orvalho.daemon.config import Config
 from orvalho.daemon.mesh import Mesh
 from orvalho.daemon.nats_callout import Callout
 from orvalho.daemon.nats_config import NatsConfigFile
 from orvalho.daemon.registry import Registry
+from orvalho.daemon.settings import Config
 from orvalho.errors import OrvalhoError
 from orvalho.transports.catalog import Catalog
 from orvalho.transports.nats import NatsTransport

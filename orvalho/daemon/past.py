@@ -12,7 +12,7 @@ from orvalho.contexts.context import Contexts
 from orvalho.contexts.hand_edits import HandEdits
 from orvalho.contexts.pruning import Pruning, Terms
 from orvalho.contexts.undo import Undoing
-from orvalho.daemon.config import History
+from orvalho.daemon.settings import History
 from orvalho.errors import OrvalhoError
 from orvalho.policies.quota import parse_duration, parse_size
 from orvalho.store import Store

@@ -10,6 +10,7 @@ import anyio
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.ending import Ending
 from orvalho.daemon.house import House
+from orvalho.daemon.recorder import keep_recording
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival
 from orvalho.daemon.services import Service
@@ -39,6 +40,7 @@ class RunFollower:
                 run.cancel()
             async for event in run:
                 if isinstance(event, Ended):
+                    keep_recording(arrival, job, run)
                     return _ending(event, arrival, hold)
                 if hold.stopped is None:
                     await self._tell(arrival, event, hold)
@@ -55,6 +57,7 @@ class RunFollower:
         if arrival.is_rehearsed:
             raise InvalidInput("what a service would do cannot be planned: it goes on living")
         arrival.is_served = True
+        arrival.recorded = "service"
         with anyio.CancelScope() as scope:
             self._news.started(arrival)
             hold.on_stop = scope.cancel

@@ -31,7 +31,7 @@ from orvalho.policies.quota import Usage, add
 from orvalho.policies.quotas import Hold
 from orvalho.policies.usage import Charge
 from orvalho.runtime.job import HostCall
-from orvalho.scripts import runs, sources, traces
+from orvalho.scripts import recordings, runs, sources, traces
 from orvalho.scripts.messages import RunScript, ScriptEnded, ScriptError, ScriptOutput
 from orvalho.scripts.plan import PlannedCall, stage_plan
 from orvalho.scripts.receipts import Interpreted, Receipt, Tried, UsedLibrary
@@ -75,6 +75,9 @@ class Arrival:
     is_held: bool = False
     held_by: str | None = None
     interpreted: Interpreted | None = None
+    # What was recorded of its last attempt, see `scripts/recordings.py`.
+    recorded: str | None = None
+    recording: bytes | None = None
 
     @property
     def is_foreign(self) -> bool:
@@ -150,15 +153,23 @@ class RunRecord:
         self._stage_decisions(connection, arrival, receipt.ended_at)
         self._house.audit.stage(connection, self._last_entry(arrival, answer, receipt.ended_at))
         is_kept = (arrival.delivery is None or arrival.is_written) and runs.stage_ended(
-            connection, answer, at=receipt.ended_at, usage=receipt.usage
+            connection,
+            answer,
+            at=receipt.ended_at,
+            usage=receipt.usage,
+            recorded=arrival.recorded,
         )
         if not is_kept:
             if arrival.delivery is None:
                 return None
             row = msgspec.structs.replace(
-                self._row(arrival), ended_at=receipt.ended_at, usage=receipt.usage
+                self._row(arrival),
+                ended_at=receipt.ended_at,
+                usage=receipt.usage,
+                recorded=arrival.recorded,
             )
             self._stage_new(connection, arrival, row, answer)
+        recordings.stage_kept(connection, arrival.run, arrival.recording)
         if answer.plan is not None:
             stage_plan(connection, arrival.run, answer.plan)
         charge = self.charge(arrival, receipt)
@@ -173,6 +184,8 @@ class RunRecord:
         if arrival.delivery is not None and not arrival.is_written:
             self._stage_new(connection, arrival, self._row(arrival))
         runs.stage_held(connection, arrival.run)
+        if arrival.recorded is not None:
+            recordings.stage(connection, arrival.run, arrival.recorded, arrival.recording)
 
     def _stage_new(
         self,
@@ -272,6 +285,7 @@ class RunRecord:
             trace=traces.trace_of(call.chain[0].run if call.chain else arrival.run),
             # Whom it calls in turn is the owner's affair, as the rules are.
             caused=tuple(arrival.caused.values()) if self.explains_to(arrival) else (),
+            recording_sha256=digest_of(arrival.recording),
         )
 
     def used(self, arrival: Arrival, measured: Usage) -> Usage:

@@ -352,6 +352,7 @@ class Service:
                 limits=limits,
                 ops=_Operations(instance),
                 serves=True,
+                record_bytes=0,
                 metering_s=METERING_S,
                 on_metered=instance.metered,
             )

@@ -57,6 +57,7 @@ from orvalho.daemon.probes import Probes
 from orvalho.daemon.retention import Retention
 from orvalho.daemon.run_news import publish_peer
 from orvalho.daemon.services import Services
+from orvalho.daemon.settings import Config
 from orvalho.daemon.succession import heir_by, node_certificate, succeed, write_succession
 from orvalho.daemon.tracing import TRACE, Tracing
 from orvalho.daemon.tree_asks import ask_tree
@@ -263,7 +264,7 @@ class _Wiring:
         )
 
     @property
-    def _settings(self) -> configuration.Config:
+    def _settings(self) -> Config:
         """As they are now: they may be read again while we run."""
         return (self._house.settings if self._house else self._loaded).config
 

@@ -6,6 +6,8 @@
     R<JSON> | B<base64> | U      the result: JSON, bytes, or undefined
     E<JSON [name, message, stack]>   it threw
     H<limit>                     it ran into the limit of that name
+    K<readings> | K!             what it has read of the clock; that this is too much to be told
+    N<given> | N!                the same of chance. Both in its engine's own form
 
 A guest that has taken its engine over can write anything here, so nothing in a record is believed
 beyond its form; and no record gives more than the table of operations of its run does.
@@ -67,11 +69,20 @@ class Reached:
     limit: str
 
 
-Record = Called | Logged | Alarm | Returned | Threw | Reached
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """`kind` is clock or chance; `text` is None where it is too much."""
+
+    kind: str
+    text: bytes | None
+
+
+Record = Called | Logged | Alarm | Returned | Threw | Reached | Noted
 
 _THREW: Final = msgspec.json.Decoder(tuple[str, str, str])
 _TEXT: Final = msgspec.json.Decoder(str)
 _LIMITS: Final = (b"output", b"host_calls")
+_NOTED: Final = {b"K": "clock", b"N": "chance"}
 
 
 def read_records(raw: bytes) -> list[Record]:
@@ -108,6 +119,8 @@ def _read(line: bytes) -> Record:
         return Threw(*_THREW.decode(rest))
     if kind == b"H" and rest in _LIMITS:
         return Reached(rest.decode())
+    if kind in _NOTED:
+        return Noted(_NOTED[kind], None if rest == b"!" else rest)
     raise ValueError(kind)
 
 

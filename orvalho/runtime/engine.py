@@ -65,12 +65,24 @@ class Modules:
 
 
 @dataclass(frozen=True, slots=True)
+class Tape:
+    """What a guest got beside the answers to its calls. `turns`, parted by blanks: `A1,3` handed it
+    the answers to those calls, `T` rang its alarm, `L` looked at what it had done by itself. What
+    it read of the clock, and by chance, is in its engine's own form."""
+
+    turns: bytes = b""
+    clock: bytes = b""
+    chance: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """What a run begins with. `source` is text, or the key of code (see Compiler). `params` is
     JSON; `caller` and `target` have `id` and `name`; the next three bound what the guest can pile
     up before the host has a look. `serves`: it stays, and answers calls (WebAssembly alone). `off`
     are words of `web/switches.py`: what its world does not have. `read_only`: the sides, `target`
-    or `caller`, whose tree the guest never writes to."""
+    or `caller`, whose tree the guest never writes to. `room_bytes` is how much it may tell of what
+    it reads of clock and chance, 0 for nothing; with `tape` it reads that again."""
 
     filename: str
     source: str
@@ -84,6 +96,8 @@ class Start:
     modules: Modules = field(default_factory=Modules)
     off: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    room_bytes: int = 0
+    tape: Tape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +144,9 @@ class Isolate(Protocol):
 
     def step_back(self) -> None:
         """Let everybody else have the processor first, from now on."""
+
+    def is_waiting(self) -> bool:
+        """Between turns: whether nothing comes of the guest until it is given something."""
 
     def is_out_of_memory(self) -> bool:
         """Whether the guest has gone past its limit of memory. From any thread, at any time."""

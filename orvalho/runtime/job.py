@@ -28,6 +28,7 @@ from orvalho.policies.quota import Limits, Usage
 from orvalho.runtime.bridge import LEVELS, HostCall
 from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.catalog import ALONE, pick_language
+from orvalho.runtime.recording import Playback, Recorder, Recording
 from orvalho.runtime.workers.messages import (
     AnswerCall,
     Call,
@@ -36,6 +37,7 @@ from orvalho.runtime.workers.messages import (
     RunEnded,
     StartRun,
     StopRun,
+    Taped,
 )
 from orvalho.runtime.workers.pool import Worker, Workers
 from orvalho.scripts.script import Source
@@ -57,6 +59,7 @@ _HEAVY_S: Final = 0.2
 _MOST_HEAVY: Final = 256
 # What no run can use of anything, in milliseconds or bytes: sums of it still fit the database.
 _MOST_USED: Final = 1 << 44
+_MOST_TAPE_BYTES: Final = 64 << 20
 _OUTCOMES: Final = ("done", "failed", "limited", "cancelled")
 
 
@@ -68,7 +71,8 @@ class Job:
     can. `on_metered` is told its processor time in milliseconds, about every `metering_s` while it
     runs, 0 for not at all; and at its end, when its block is left before. `off` are words of
     `web/switches.py`: what its world does not have. `read_only`: sides whose tree it does not write
-    to, as it has declared."""
+    to, as it has declared. `record_bytes`: how much of what it gets is written down, 0 for nothing.
+    A job with a `replay` has no operations: it is answered from that."""
 
     run_id: str
     context: str
@@ -86,6 +90,8 @@ class Job:
     modules: Modules = _ALONE_SOURCE
     off: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    record_bytes: int = 0
+    replay: Recording | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,8 @@ class Run:
         self._calls = 0
         self._queued: deque[Call] = deque()
         self._scopes: set[anyio.CancelScope] = set()
+        self.recorder = Recorder(job.record_bytes) if job.record_bytes else None
+        self.playback = Playback(job.replay) if job.replay else None
         self._read_bytes = 0
         self._written_bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -269,6 +277,8 @@ class Run:
                 modules=job.modules,
                 off=job.off,
                 read_only=job.read_only,
+                room_bytes=job.record_bytes or (_MOST_TAPE_BYTES if job.replay else 0),
+                tape=job.replay.tape if job.replay else None,
             ),
             self,
         )
@@ -339,8 +349,12 @@ class Run:
         if self._is_left:
             return
         self._calls += 1
+        if self.recorder is not None:
+            self.recorder.asked(call.call, call.op, call.argument)
         if self._calls > self.job.limits.host_calls:
             self._kill_worker()
+        elif self.playback is not None:
+            self._replay(self.playback, call)
         elif len(self._scopes) < _MOST_CALLS_AT_ONCE:
             self._serve_soon(call)
         else:
@@ -350,6 +364,12 @@ class Run:
         self.cpu_ms = metered.cpu_ms
         if self.job.on_metered is not None and not self._has_ended:
             self.job.on_metered(metered.cpu_ms + self._made_cpu_ms)
+
+    def taped(self, taped: Taped) -> None:
+        if self.recorder is not None:
+            self.recorder.taped(taped.tape)
+        if self.playback is not None and taped.tape is not None:
+            self.playback.tape = taped.tape
 
     def ended(self, ended: RunEnded) -> None:
         usage = Usage(
@@ -364,6 +384,8 @@ class Run:
         self._end(self._checked(ended, usage))
 
     def lost(self, outcome: str, why: str, limit: str | None = None) -> None:
+        if self.recorder is not None:
+            self.recorder.lost()
         limits = self.job.limits
         usage = Usage(
             wall_ms=round((self._loop.time() - self._began_at) * 1000),
@@ -429,6 +451,14 @@ class Run:
 
     # ---- its calls ---------------------------------------------------------------------------
 
+    def _replay(self, playback: Playback, call: Call) -> None:
+        """Answer from the recording. With another call than that the replay is over."""
+        answer = playback.answer(call.call, call.op, call.argument)
+        if answer is not None:
+            self._send(call, answer[0], is_error=answer[1])
+        elif playback.difference is not None:
+            self.cancel()
+
     def _serve_soon(self, call: Call) -> None:
         scope = anyio.CancelScope()
         self._scopes.add(scope)
@@ -473,6 +503,8 @@ class Run:
         self._send(call, msgspec.json.encode(known), is_error=True)
 
     def _send(self, call: Call, value: bytes, *, is_error: bool) -> None:
+        if self.recorder is not None:
+            self.recorder.answered(call.call, value, is_error=is_error)
         self._worker.send(
             AnswerCall(run=self._number, call=call.call, is_error=is_error, value=value)
         )

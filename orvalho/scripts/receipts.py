@@ -49,7 +49,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     or quota ended it: `cpu`, `quota cpu (group guests)`; `modules` are the files that came with the
     script, path -> digest, `libraries` those of the target; `commit` is what it changed there.
     `parent` is the run that made the call, `trace` the W3C trace id, `caused` the runs elsewhere
-    that this one made."""
+    that this one made. `recording_sha256`: the digest of what it got from outside, where that was
+    recorded."""
 
     run: str
     script_sha256: str
@@ -74,6 +75,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     trace: str = ""
     caused: tuple[Caused, ...] = ()
+    recording_sha256: str | None = None
 
 
 def sign_receipt(signer: Signer, receipt: Receipt) -> bytes:

@@ -88,16 +88,26 @@ def sources_by_run(database: Database) -> None:
     database.conn.execute("create index runs_by_digest on runs (digest)")
 
 
+def recordings(database: Database) -> None:
+    """See `recordings.py`."""
+    database.conn.execute("alter table runs add column recorded text")
+    database.conn.execute(
+        "create table recordings (run text primary key, recording blob not null) strict"
+    )
+
+
 MIGRATIONS: Final = Migrations("runs")
 MIGRATIONS()(tables)
 MIGRATIONS()(modules)
 MIGRATIONS()(sources_by_run)
+MIGRATIONS()(recordings)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `caller` and `target` are `context@node`; `peer_key` is the node at the other end;
     `outcome` is None until it has ended; `exposed` are the caller's own paths that this run may
-    read, or write with `:rw`, known to the caller's side alone."""
+    read, or write with `:rw`, known to the caller's side alone; `recorded` is the state of its
+    recording where it ran, see `recordings.py`."""
 
     id: str
     direction: Direction
@@ -117,6 +127,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     usage: Usage = Usage()
     error: ScriptError | None = None
+    recorded: str | None = None
 
 
 class RunBodies(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +258,12 @@ def stage_output(connection: sqlite3.Connection, lines: Iterable[ScriptOutput]) 
 
 
 def stage_ended(
-    connection: sqlite3.Connection, ended: ScriptEnded, *, at: float, usage: Usage | None = None
+    connection: sqlite3.Connection,
+    ended: ScriptEnded,
+    *,
+    at: float,
+    usage: Usage | None = None,
+    recorded: str | None = None,
 ) -> bool:
     """Whether it had not ended before; how it ended the first time stays."""
     moved = _move(
@@ -256,6 +272,7 @@ def stage_ended(
         "ended",
         ended_at=at,
         usage=_json(usage or Usage()),
+        **({} if recorded is None else {"recorded": recorded}),
         **_ending(ended),
     )
     if moved:

@@ -150,6 +150,7 @@ def stage_pruned(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
         "delete from large_params where run = ?",
         "delete from run_modules where run = ?",
         "delete from sent_bodies where run = ?",
+        "delete from recordings where run = ?",
         "delete from runs where id = ?",
     ):
         connection.executemany(statement, by_id)

@@ -23,6 +23,7 @@ from orvalho.control import (
     planning,
     policies,
     policy_tools,
+    replaying,
     road,
     schemas,
     seeing,
@@ -584,6 +585,24 @@ CANNED: dict[type[m.Message], tuple[m.Message, ...]] = {
                 )
                 for number in range(2)
             ),
+        ),
+    ),
+    replaying.Replay: (
+        replaying.Replayed(
+            run=RUN,
+            filename="job.js",
+            caller="alice@laptop",
+            target="peer@phone2",
+            signed_by="this node",
+            outcome="done",
+            ran_at=1.0,
+            deterministic=True,
+            difference=None,
+            stopped=None,
+            host_calls=1,
+            clock_readings=0,
+            lines=0,
+            wall_ms=4,
         ),
     ),
     m.Why: (

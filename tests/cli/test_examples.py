@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orvalho.cli import examples
-from orvalho.daemon import config
+from orvalho.daemon import config, settings
 from orvalho.daemon.config_example import example_files
 from orvalho.errors import InvalidInput
 from orvalho.policies.book import PolicyBook
@@ -179,7 +179,7 @@ def test_the_example_configuration_is_read_as_it_stands(shell, tmp_path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "x"
     loaded = config.load(folder, {}, {})
-    assert loaded.config == config.Config(name="laptop")
+    assert loaded.config == settings.Config(name="laptop")
     checked = PolicyBook(folder, lambda: ["peer"]).check()
     assert (checked.problems, checked.files) == ((), ("policy/default.csv", "policy/peer.csv"))
     again = shell("config", "extract", str(folder))
@@ -195,7 +195,7 @@ def test_each_setting_stands_there_and_each_default_is_right(tmp_path):
     # The head is words, not settings.
     bare = bare[bare.index("name =") :]
     (tmp_path / "config.toml").write_text(bare)
-    assert config.load(tmp_path, {}, {}).config == config.Config(name="laptop")
+    assert config.load(tmp_path, {}, {}).config == settings.Config(name="laptop")
     flat = config._flatten(tomllib.loads(bare))
     assert set(flat) == set(config.keys())
 

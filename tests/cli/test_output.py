@@ -51,6 +51,7 @@ JSON_COMMANDS = {
     "why": ("why", "r_1"),
     "why-asked": ("why", "--who", "gil@laptop", "--do", "fs.write", "--on", "peer:/a"),
     "trace": ("trace", "r_1"),
+    "replayed": ("replay", "r_1"),
     "policy-checked": ("policy", "check"),
     "grant": ("grant", "new", "--to", "bob"),
     "grants": ("grant", "ls"),

@@ -17,14 +17,15 @@ from orvalho.contexts.contents import Contents
 from orvalho.contexts.names import new_run_id
 from orvalho.contexts.pruning import Pruning
 from orvalho.daemon import retention
-from orvalho.daemon.config import Config, LoadedConfig, Retention
+from orvalho.daemon.config import LoadedConfig
 from orvalho.daemon.retention import Retention as Sweeper
+from orvalho.daemon.settings import Config, Retention
 from orvalho.errors import NotFound
 from orvalho.policies import audit, usage
 from orvalho.policies.audit import Audit, Entry
 from orvalho.policies.quota import Usage
 from orvalho.policies.usage import Charge
-from orvalho.scripts import runs, sources, traces
+from orvalho.scripts import recordings, runs, sources, traces
 from orvalho.scripts.messages import ScriptEnded, ScriptOutput
 from orvalho.scripts.modules import digest_of
 from orvalho.scripts.runs import Run, Runs
@@ -69,6 +70,7 @@ def stage(connection: sqlite3.Connection, days_ago: float, source: str, *, open_
     used = Usage(cpu_ms=7, memory_bytes=int(days_ago))
     ended = ScriptEnded(run=id_, outcome="done", logs=(line,))
     runs.stage_ended(connection, ended, at=at, usage=used)
+    recordings.stage(connection, id_, "kept", b"what it read")
     usage.stage(
         connection,
         Charge(
@@ -125,6 +127,7 @@ async def test_old_runs_go_and_what_they_used_stays_counted(tmp_path: Path) -> N
 
         assert await rows(store, "runs") == 2, "the young one, and the one that has not ended"
         assert await rows(store, "run_logs") == 1
+        assert await rows(store, "recordings") == 1
         assert await rows(store, "large_params") == 2
         assert await rows(store, "sources") == 2
         assert await rows(store, "charges") == 1

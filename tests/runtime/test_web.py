@@ -117,7 +117,9 @@ async def test_chacha20_is_that_of_the_rfc(jobs: Jobs) -> None:
     """RFC 8439, A.1: with a key, a nonce and a counter of zeros. The guest hands its own key."""
     from orvalho.runtime.web import scope
 
-    program = f"const made = ({scope.source('crypto.js').strip()})({{}}, {{ seed: params }});"
+    kit = "{ emit() {} }"
+    made = f"({scope.source('crypto.js').strip()})({kit}, {{ seed: params }})"
+    program = f"const made = {made};"
     source = f"{program}\nmade.crypto.getRandomValues(new Uint8Array(128)).toHex()"
     stream = await value_of(jobs, source, params="00" * 32)
     assert stream.startswith("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")

@@ -43,6 +43,7 @@ from orvalho.daemon.imports import Imports
 from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
 from orvalho.daemon.planning import make_plan
+from orvalho.daemon.recorder import room_bytes
 from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
 from orvalho.daemon.run_following import RunFollower
 from orvalho.daemon.run_gate import RunGate
@@ -337,6 +338,7 @@ class ScriptHandler:
     async def _run_once(self, arrival: Arrival) -> Ending:
         with anyio.CancelScope() as scope:
             self._running[arrival.run] = (scope, arrival.sender)
+            arrival.recorded = arrival.recording = None
             try:
                 return await self._admit(arrival)
             except OrvalhoError as error:
@@ -422,23 +424,8 @@ class ScriptHandler:
         async with house.ledger.reserve(node, hold.limits) as lease:
             modules = await self._modules(arrival, context)
             params = await interpret(house, context, arrival, spoken)
-            job = Job(
-                run_id=arrival.run,
-                context=call.target.context,
-                filename=filename,
-                source=source,
-                params=params,
-                caller={"id": call.caller.context_key, "name": spoken},
-                target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
-                limits=hold.limits,
-                ops=self._calls(arrival, context, gate, hold),
-                digest=arrival.script.script.digest,
-                metering_s=hold.metering_s,
-                on_metered=hold.metered,
-                modules=modules,
-                off=words_of(house, context.name),
-                read_only=read_only(arrival.script.needs, arrival.script.wants),
-            )
+            job = self._job(arrival, context, gate, hold)
+            job = replace(job, filename=filename, source=source, params=params, modules=modules)
             service = house.services.find(reference, context.name) if reference else None
             if service is not None:
                 ending = await self._follower.follow_service(arrival, job, service, hold)
@@ -447,6 +434,27 @@ class ScriptHandler:
             hold.ended(self._record.used(arrival, ending.usage))
             lease.settle(self._record.used(arrival, ending.usage))
         return ending
+
+    def _job(self, arrival: Arrival, context: Context, gate: RunGate, hold: Hold) -> Job:
+        """The script as it was sent."""
+        house, call = self._house, arrival.script.call
+        return Job(
+            run_id=arrival.run,
+            context=context.name,
+            filename=call.filename,
+            source=arrival.script.script.source,
+            params=arrival.script.params,
+            caller={"id": call.caller.context_key, "name": gate.subject.spoken},
+            target={"id": key_text(context.key), "name": f"{context.name}@{house.name}"},
+            limits=hold.limits,
+            ops=self._calls(arrival, context, gate, hold),
+            digest=arrival.script.script.digest,
+            metering_s=hold.metering_s,
+            on_metered=hold.metered,
+            off=words_of(house, context.name),
+            read_only=read_only(arrival.script.needs, arrival.script.wants),
+            record_bytes=room_bytes(house.settings),
+        )
 
     async def _modules(self, arrival: Arrival, context: Context) -> Modules:
         """The script's own files, and those of the target that it imports. These are read with the

@@ -36,6 +36,7 @@ from orvalho.daemon.operations.peer import PeerOperations
 from orvalho.daemon.operations.policy import PolicyOperations
 from orvalho.daemon.operations.policy_tools import PolicyToolOperations
 from orvalho.daemon.operations.reach import ReachOperations
+from orvalho.daemon.operations.replay import ReplayOperations
 from orvalho.daemon.operations.report import ReportOperations
 from orvalho.daemon.operations.runs import RunOperations
 from orvalho.daemon.operations.schemas import SchemaOperations
@@ -112,6 +113,7 @@ def table(house: House, ours: Actors) -> Table:
         **PolicyToolOperations(house).table(),
         **StorageOperations(house).table(),
         **PastOperations(house).table(),
+        **ReplayOperations(house).table(),
         **_peer_table(house, ours),
         **_road_table(house, ours),
         **libraries.table(),

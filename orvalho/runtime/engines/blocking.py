@@ -20,6 +20,7 @@ import msgspec
 
 from orvalho.runtime.bridge import LEVELS
 from orvalho.runtime.engine import Answer, Start, Turn
+from orvalho.runtime.engines.reading import Readings
 
 _TICK: Final = object()
 _STOP: Final = object()
@@ -65,8 +66,10 @@ class BlockingIsolate(ABC):
         self._flushed_at = 0.0
         self._output_left = self._calls_left = 0
         self._calls = 0
-        self._is_full = False
+        self._is_full = self._is_waiting = False
         self.is_stopping = False
+        # What it reads of clock and chance; told with what else it does.
+        self.readings = Readings()
         # Whether its engine calls `look_in` while the guest computes.
         self.is_looked_in = True
 
@@ -126,7 +129,9 @@ class BlockingIsolate(ABC):
             self._report(Turn(b""))
 
     def _receive(self) -> Any:
+        self._is_waiting = True
         found = self._inbox.get()
+        self._is_waiting = False
         if found is _STOP or self.is_stopping:
             raise Stopped
         return found
@@ -142,7 +147,16 @@ class BlockingIsolate(ABC):
         if self._records_bytes > _FLUSH_BYTES:
             self._flush()
 
+    def clock_ns(self, clock: int) -> int:
+        """What that clock says; `clock` as WASI counts them: real time, monotonic, processor."""
+        return self.readings.clock_ns(clock)
+
+    def chance(self, size: int) -> bytes:
+        """So many random bytes."""
+        return self.readings.chance(size)
+
     def _flush(self) -> None:
+        self._records[:0] = self.readings.take()
         records, self._records, self._records_bytes = self._records, [], 0
         self._flushed_at = time.monotonic()
         self._report(Turn(b"\n".join(records)))
@@ -152,6 +166,7 @@ class BlockingIsolate(ABC):
     def start(self, start: Start, report: Callable[[Turn], Any]) -> None:
         self._report = report
         self._output_left, self._calls_left = start.output_bytes, start.host_calls
+        self.readings = Readings(start.room_bytes, start.tape)
         self._thread = threading.Thread(target=self._live, args=(start,), daemon=True)
         try:
             self._thread.start()
@@ -182,6 +197,9 @@ class BlockingIsolate(ABC):
         if self._native_id is not None and sys.platform == "linux":
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(self._native_id, os.SCHED_IDLE, os.sched_param(0))
+
+    def is_waiting(self) -> bool:
+        return self._is_waiting
 
     def is_out_of_memory(self) -> bool:
         return self._is_full

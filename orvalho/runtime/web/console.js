@@ -1,7 +1,7 @@
 // console.*, and how a value that is no string is shown in a log line.
 (kit, settings) => {
   'use strict';
-  const { apply, emit, isBytes, RangeError, stringify } = kit;
+  const { apply, Date, emit, isBytes, RangeError, stringify } = kit;
   const MOST_ITEMS = 100, MOST_DEPTH = 4, MOST_CHARACTERS = 10000;
   const { getPrototypeOf, keys } = Object, { isArray } = Array;
   const { hasOwn } = Object, { toISOString } = Date.prototype, { toString: regexToString } = RegExp.prototype;

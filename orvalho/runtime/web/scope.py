@@ -23,12 +23,17 @@ GLOBALS: Final = {
     "atob": "encoding.js",
     "btoa": "encoding.js",
     "crypto": "crypto.js",
+    "Date": "clock.js",
+    "Intl": "intl.js",
 }
 # What the engine asks for by these names, and no guest sees by them.
 PARTS: Final = {
     "write": "console.js",
     "format": "console.js",
     "tick": "timers.js",
+    "now": "clock.js",
+    "random": "crypto.js",
+    "temporal": "temporal.js",
     "settle": "contexts.js",
     "caller.fs": "contexts.js",
     "target.fs": "contexts.js",

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from orvalho.runtime.engine import Modules, Outline, Problem
+from orvalho.runtime.engine import Modules, Outline, Problem, Tape
 
 # What daemon and zygote say, not in msgpack since a worker's end of a pipe comes along: `F` (fork,
 # with the descriptor and the number of a language, plus ALONE for a worker of one guest) or `K`
@@ -32,7 +32,7 @@ class _Message(msgspec.Struct, kw_only=True, array_like=True, frozen=True):
 class StartRun(_Message, tag=1, frozen=True):
     """`run` is a number of the pool's own. `params` is JSON. `source` is text, or the key of code
     that was loaded before. `metering_s`: how often to tell the processor time; 0 for not at
-    all."""
+    all. `room_bytes`: how much of a tape is made of it; with `tape` it goes by that one."""
 
     run: int
     filename: str
@@ -50,6 +50,8 @@ class StartRun(_Message, tag=1, frozen=True):
     modules: Modules = Modules()
     off: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    room_bytes: int = 0
+    tape: Tape | None = None
 
 
 class AnswerCall(_Message, tag=2, frozen=True):
@@ -165,7 +167,15 @@ class Metered(_Message, tag=7, frozen=True):
     cpu_ms: int
 
 
-FromWorker = Opened | Line | Call | RunEnded | Checked | Compiled | Metered
+class Taped(_Message, tag=8, frozen=True):
+    """What the run got beside its answers, right before its end, unless that was nothing. None:
+    it was too much."""
+
+    run: int
+    tape: Tape | None
+
+
+FromWorker = Opened | Line | Call | RunEnded | Checked | Compiled | Metered | Taped
 
 Message = ToWorker | FromWorker
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import socket
 import time
 from collections import OrderedDict
@@ -25,10 +24,9 @@ from orvalho.errors import OrvalhoError, Unavailable
 from orvalho.runtime.engine import Modules, Outline, Problem
 from orvalho.runtime.engines.catalog import LANGUAGES, kind_of, pick_language
 from orvalho.runtime.workers.code import Code, CodeCache, code_key
+from orvalho.runtime.workers.deaths import cause_of, limit_of
 from orvalho.runtime.workers.messages import (
     ALONE,
-    NO_ENGINE,
-    NO_MEMORY,
     Call,
     Checked,
     CheckSource,
@@ -42,6 +40,7 @@ from orvalho.runtime.workers.messages import (
     Opened,
     RunEnded,
     StartRun,
+    Taped,
     ToWorker,
     from_worker,
 )
@@ -82,6 +81,9 @@ class Guest(Protocol):
 
     def metered(self, metered: Metered) -> None:
         """It has used so much of a processor."""
+
+    def taped(self, taped: Taped) -> None:
+        """What it got beside its answers: said right before its end."""
 
     def ended(self, ended: RunEnded) -> None:
         """The run is over."""
@@ -255,7 +257,7 @@ class Worker:
             else:
                 self._tell(message)
 
-    def _tell(self, message: Line | Call | Metered | RunEnded) -> None:
+    def _tell(self, message: Line | Call | Metered | Taped | RunEnded) -> None:
         # A worker speaks for its own runs only: other numbers are not in this table.
         guest = self._guests.get(message.run)
         if guest is None:
@@ -266,6 +268,8 @@ class Worker:
             guest.call(message)
         elif isinstance(message, Metered):
             guest.metered(message)
+        elif isinstance(message, Taped):
+            guest.taped(message)
         else:
             del self._guests[message.run]
             guest.ended(message)
@@ -527,8 +531,8 @@ class Workers:
         # One for a single guest may well end that way.
         self._deaths += not worker.is_alone
         self._forget(worker)
-        limit = _limit(status) if worker.is_alone else None
-        worker.lost("limited" if limit else "failed", _cause(status), limit)
+        limit = limit_of(status) if worker.is_alone else None
+        worker.lost("limited" if limit else "failed", cause_of(status), limit)
 
     def _forget(self, worker: Worker) -> None:
         self._workers.pop(worker.id, None)
@@ -557,36 +561,6 @@ async def open_workers(
                 workers.close()
                 with anyio.CancelScope(shield=True):
                     await to_thread.run_sync(workers.wait_closed)
-
-
-def _limit(status: int | None) -> str | None:
-    """The limit that a worker of one guest died of: the kernel's two clocks; memory, for which its
-    engine asked in vain; or its stack, which is memory too."""
-    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY:
-        return "memory"
-    if status is None or not os.WIFSIGNALED(status):
-        return None
-    return {
-        signal.SIGALRM: "wall",
-        signal.SIGPROF: "cpu",
-        signal.SIGABRT: "memory",
-        signal.SIGSEGV: "memory",
-    }.get(signal.Signals(os.WTERMSIG(status)))
-
-
-def _cause(status: int | None) -> str:
-    what = "its worker process died"
-    if status is not None and os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_ENGINE:
-        return "the engine of its language cannot be loaded on this machine"
-    if status is not None and os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        what += f" ({name})"
-        if os.WTERMSIG(status) != signal.SIGKILL:
-            return (
-                f"{what}: this script, or one beside it in the same worker, most likely asked for "
-                "more memory at once than there was"
-            )
-    return what
 
 
 def rss_bytes_of(pid: int) -> int:

@@ -21,13 +21,24 @@ from orvalho.runtime.bridge import (
     read_records,
 )
 from orvalho.runtime.engine import Answer, Isolate, Start, Turn
-from orvalho.runtime.workers.messages import Call, Line, Message, Metered, RunEnded, StartRun
+from orvalho.runtime.workers.messages import (
+    Call,
+    Line,
+    Message,
+    Metered,
+    RunEnded,
+    StartRun,
+    Taped,
+)
+from orvalho.runtime.workers.taping import Player, Taper
 
 # How close to a limit of processor time we look again: a guest gets at most this much more.
 _LOOK_AGAIN_S: Final = 0.01
 # A guest that has had the processor for so long lets others go before it.
 _SPRINT_S: Final = 0.2
 _LONG_PAUSE_S: Final = 2.0
+# How long a replay waits for what a guest did by itself, or may still do.
+_QUIET_S: Final = 0.5
 # What V8 says when the process may map no more memory for a buffer.
 _NO_ROOM: Final = ("Array buffer allocation failed", "could not allocate memory")
 
@@ -68,6 +79,10 @@ class GuestRun:
         self._told_cpu_s = 0.0
         # One that stays, and has not computed of late, is left alone until its host has a word.
         self._is_dozing = False
+        self._taper = Taper(start.room_bytes) if start.room_bytes else None
+        self._player = Player(start.tape) if start.tape is not None else None
+        self._patience: asyncio.TimerHandle | None = None
+        self._is_armed = False
 
     # ---- from the worker ---------------------------------------------------------------------
 
@@ -99,12 +114,17 @@ class GuestRun:
                 start.modules,
                 start.off,
                 start.read_only,
+                start.room_bytes,
+                start.tape,
             ),
             report,
         )
 
     def answer(self, answer: Answer) -> None:
-        self._answers.append(answer)
+        if self._player is not None:
+            self._player.answer(answer)
+        else:
+            self._answers.append(answer)
         if self._is_dozing and self._watch is not None:
             self._is_dozing = False
             self._watch.cancel()
@@ -114,14 +134,51 @@ class GuestRun:
         """Give the guest what has come for it, unless a turn of its is under way."""
         if self._in_turn or self.is_over or self.isolate is None:
             return
-        if self._answers:
+        if self._player is not None:
+            self._play(self._player)
+        elif self._answers:
             answers, self._answers = self._answers, []
-            self._in_turn = True
-            self.isolate.settle(answers)
+            self._settle(answers)
         elif self._alarm_rang:
             self._alarm_rang = False
-            self._in_turn = True
+            self._settle(None)
+
+    def _settle(self, answers: list[Answer] | None) -> None:
+        """The guest's next turn: with answers, or its alarm."""
+        assert self.isolate is not None
+        self._in_turn = True
+        if answers is None:
+            if self._taper is not None:
+                self._taper.rang()
             self.isolate.tick()
+        else:
+            if self._taper is not None:
+                self._taper.answered(answers)
+            self.isolate.settle(answers)
+
+    def _play(self, player: Player) -> None:
+        """The turn that the tape has next. Behind its end a guest is given nothing."""
+        if self._patience is not None:
+            self._patience.cancel()
+        turned = player.next(is_armed=self._is_armed)
+        if turned is None:
+            self._patience = self._loop.call_later(_QUIET_S, self._lose_patience, player)
+        elif turned.answers is None:
+            self._is_armed = False
+            self._settle(None)
+        else:
+            self._settle(turned.answers)
+
+    def _lose_patience(self, player: Player) -> None:
+        """The guest was given nothing for a while, and did nothing by itself."""
+        if self._in_turn or self.is_over or self.isolate is None:
+            return
+        if player.is_quiet:
+            player.skip()
+        elif self.isolate.is_waiting() and not player.is_coming(self._calls):
+            self._end("cancelled")
+            return
+        self.go_on()
 
     def cancel(self) -> None:
         self._end("cancelled")
@@ -134,6 +191,10 @@ class GuestRun:
         if turn.broken is not None:
             self._broke(turn.broken)
         elif turn.records is None:
+            if self._taper is not None:
+                self._taper.looked()
+            if self._player is not None and self._player.is_quiet:
+                self._player.skip()
             self.isolate.look()
         else:
             self._in_turn = False
@@ -176,6 +237,8 @@ class GuestRun:
                 self._fail(record.name, record.message, record.stack)
         elif isinstance(record, Reached):
             self._end("limited", limit=record.limit)
+        elif self._taper is not None:
+            self._taper.note(record)
 
     def _call(self, record: Called) -> None:
         self._calls += 1
@@ -203,6 +266,9 @@ class GuestRun:
             self._fail("Error", f"the run broke off: {why.strip()[:1000]}", "")
 
     def _set_alarm(self, after_s: float) -> None:
+        if self._player is not None:
+            self._is_armed = True
+            return
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = self._loop.call_later(after_s, self._ring)
@@ -271,11 +337,13 @@ class GuestRun:
             return
         self.is_over = True
         self.is_calm = outcome == "done"
-        for timer in (self._alarm, self._watch):
+        for timer in (self._alarm, self._watch, self._patience):
             if timer is not None:
                 timer.cancel()
         wall_s = time.monotonic() - self._began_at if self._began_at else 0.0
         cpu_s = self.isolate.cpu_s() if self.isolate is not None else 0.0
+        if self._taper is not None and (self._taper.is_full or not self._taper.is_empty):
+            self._send(Taped(run=self.number, tape=self._taper.tape()))
         self._send(
             RunEnded(
                 run=self.number,

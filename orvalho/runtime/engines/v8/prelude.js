@@ -38,7 +38,8 @@
   };
   const kit = {
     __proto__: null, apply, defineProperty, stringify, emit, isBytes, toBase64, use, slice, indexOf, lastIndexOf, replace,
-    Error, RangeError, TypeError, Promise, String, Uint8Array, now: Date.now, preventExtensions: Reflect.preventExtensions,
+    Error, RangeError, TypeError, Promise, String, Uint8Array, Date, Intl, time: Date.now, now: () => use('now')(),
+    construct: Reflect.construct, getOwnPropertyDescriptor, preventExtensions: Reflect.preventExtensions,
     then: Promise.prototype.then,
   };
   const fix = (object, name, value) => defineProperty(object, name, {
@@ -54,6 +55,8 @@
     set(value) { fix(object, name, value); },
   }));
   for (let i = 0; i < GLOBALS.length; i++) offer(global, GLOBALS[i], GLOBALS[i]);
+  let random;
+  Math.random = { random() { return (random ??= use('random'))(); } }.random;
   defineProperty(Error, 'prepareStackTrace', {
     __proto__: null, writable: true, configurable: true,
     value: (error, sites) => use('stack')(error, sites),
@@ -87,7 +90,7 @@
   // run between the two.
   return (function () {
     if (this === 'D') {
-      const taken = records;
+      const taken = kit.clock ? kit.clock() + records : records;
       records = '';
       inTurn = notified = false;
       return taken;
@@ -101,6 +104,7 @@
     else {
       settings = turn[1];
       if (settings.off !== undefined) use('switch')(global);
+      if (settings.temporal) use('temporal');
       let body;
       try {
         body = settings.linked ? use('link')(evaluate) : evaluate(settings.program);

@@ -8,8 +8,6 @@ names; of a `result` they give the value, and raise `Refusal` for its error.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -24,6 +22,7 @@ _MOST_RANDOM: Final = 1 << 20
 _MOST_READ: Final = 1 << 20
 _MOST_WRITE: Final = 1 << 20
 _NS: Final = 1_000_000_000
+_REALTIME, _MONOTONIC = 0, 1
 
 
 class Refusal(Exception):
@@ -182,7 +181,7 @@ def _no_terminal(caller: Caller) -> Any:
 
 
 def _now(caller: Caller) -> int:
-    return time.monotonic_ns()
+    return caller.guest.host.clock_ns(_MONOTONIC)
 
 
 def _resolution(caller: Caller) -> int:
@@ -194,7 +193,7 @@ def _subscribe_instant(caller: Caller, when: int) -> Handle:
 
 
 def _subscribe_duration(caller: Caller, wait_ns: int) -> Handle:
-    return caller.give(Pollable(time.monotonic_ns() + wait_ns))
+    return caller.give(Pollable(caller.guest.host.clock_ns(_MONOTONIC) + wait_ns))
 
 
 def _moment(ns: int) -> dict[str, int]:
@@ -202,7 +201,7 @@ def _moment(ns: int) -> dict[str, int]:
 
 
 def _wall_now(caller: Caller) -> Any:
-    return _moment(time.time_ns())
+    return _moment(caller.guest.host.clock_ns(_REALTIME))
 
 
 def _wall_resolution(caller: Caller) -> Any:
@@ -212,11 +211,11 @@ def _wall_resolution(caller: Caller) -> Any:
 def _random_bytes(caller: Caller, size: int) -> bytes:
     if size > _MOST_RANDOM:
         raise Thrown("RangeError", f"at most {_MOST_RANDOM} random bytes are given at once")
-    return os.urandom(size)
+    return caller.guest.host.chance(size)
 
 
 def _random_u64(caller: Caller) -> int:
-    return int.from_bytes(os.urandom(8), "little")
+    return int.from_bytes(caller.guest.host.chance(8), "little")
 
 
 def _insecure_seed(caller: Caller) -> Any:
@@ -227,7 +226,7 @@ def _insecure_seed(caller: Caller) -> Any:
 
 
 def _is_ready(caller: Caller, handle: Handle) -> bool:
-    return bool(caller.take(handle, Pollable).at_ns <= time.monotonic_ns())
+    return bool(caller.take(handle, Pollable).at_ns <= caller.guest.host.clock_ns(_MONOTONIC))
 
 
 def _block(caller: Caller, handle: Handle) -> None:
@@ -239,7 +238,7 @@ def _poll(caller: Caller, handles: list[Handle]) -> list[int]:
         raise Thrown("RangeError", "poll waits for one thing at least")
     pollables = [caller.take(each, Pollable) for each in handles]
     _wait(caller, pollables)
-    now = time.monotonic_ns()
+    now = caller.guest.host.clock_ns(_MONOTONIC)
     ready = [number for number, each in enumerate(pollables) if each.at_ns <= now]
     # The alarm may ring a moment early.
     first = min(range(len(pollables)), key=lambda number: pollables[number].at_ns)
@@ -247,7 +246,7 @@ def _poll(caller: Caller, handles: list[Handle]) -> list[int]:
 
 
 def _wait(caller: Caller, pollables: list[Pollable]) -> None:
-    wait_ns = min(each.at_ns for each in pollables) - time.monotonic_ns()
+    wait_ns = min(each.at_ns for each in pollables) - caller.guest.host.clock_ns(_MONOTONIC)
     if wait_ns > 0:
         caller.guest.host.sleep(wait_ns / 1e6)
     else:

@@ -6,9 +6,7 @@ What has no counterpart here (links, sockets, times of files) answers `notsup`.
 
 from __future__ import annotations
 
-import os
 import struct
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,13 +24,9 @@ _WRITING_RIGHTS: Final = sum(
 )
 _APPEND: Final = 1
 _CHARACTER_DEVICE, _FOLDER, _FILE = 2, 3, 4
-_REALTIME: Final = 0
-_CLOCKS: Final = {
-    0: time.time_ns,
-    1: time.monotonic_ns,
-    2: time.thread_time_ns,
-    3: time.thread_time_ns,
-}
+_REALTIME, _MONOTONIC = 0, 1
+# Those two, and the processor's: of the process, and of the thread.
+_CLOCKS: Final = range(4)
 _MOST_PIECES: Final = 1024
 _MOST_AT_ONCE: Final = 16 << 20
 _MOST_EVENTS: Final = 256
@@ -116,7 +110,7 @@ def _environ_sizes_get(guest: Guest, place: Place, count: int, size: int) -> Non
 def _clock_time_get(guest: Guest, place: Place, clock: int, precision: int, at: int) -> None:
     if clock not in _CLOCKS:
         raise WasiError(Errno.INVAL)
-    place.write(at, struct.pack("<Q", _CLOCKS[clock]()))
+    place.write(at, struct.pack("<Q", guest.host.clock_ns(clock)))
 
 
 def _clock_res_get(guest: Guest, place: Place, clock: int, at: int) -> None:
@@ -128,7 +122,7 @@ def _clock_res_get(guest: Guest, place: Place, clock: int, at: int) -> None:
 def _random_get(guest: Guest, place: Place, at: int, size: int) -> None:
     if not 0 <= size <= _MOST_RANDOM:
         raise WasiError(Errno.INVAL)
-    place.write(at, os.urandom(size))
+    place.write(at, guest.host.chance(size))
 
 
 def _proc_exit(guest: Guest, place: Place, status: int) -> None:
@@ -152,7 +146,7 @@ def _poll_oneoff(guest: Guest, place: Place, at: int, out: int, count: int, foun
             (clock,) = struct.unpack_from("<I", raw, 16)
             wait_ns, _, flags = struct.unpack_from("<QQH", raw, 24)
             if flags & 1:
-                now = time.time_ns() if clock == _REALTIME else time.monotonic_ns()
+                now = guest.host.clock_ns(clock if clock == _REALTIME else _MONOTONIC)
                 wait_ns = max(0, wait_ns - now)
         waits.append((wait_ns, user, kind))
     least = min(wait_ns for wait_ns, _, _ in waits)
