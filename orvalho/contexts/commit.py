@@ -41,7 +41,8 @@ from orvalho.contexts.fs_shim import fs_errors
 from orvalho.contexts.history import Known, Origin
 from orvalho.contexts.mounts.overlay import stamp_of
 from orvalho.contexts.workspace import Workspace
-from orvalho.errors import LimitExceeded, OrvalhoError, Unavailable
+from orvalho.errors import LimitExceeded, NotFound, OrvalhoError, Unavailable
+from orvalho.retry import Backoff
 from orvalho.store import Store
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class Committer:
         self._contexts = contexts
         self._to_settle: dict[int, Context] = {}
         # Committed, and not in their trees: what a disk or a store did not take at once.
-        self._late: set[int] = set()
+        self._late: dict[int, Backoff] = {}
         self._has_work = anyio.Event()
 
     async def commit(
@@ -319,7 +320,7 @@ class Committer:
         except (OSError, fs_errors.FSError, OrvalhoError) as error:
             # It is committed, and tried again until it is there.
             _log.error("commit.not-placed", extra={"context": context.name, "why": str(error)})
-            self._late.add(prepared.seq)
+            self._late[prepared.seq] = Backoff(first_wait_s=_SETTLE_S)
             self._has_work.set()
             return
         if late:
@@ -342,19 +343,34 @@ class Committer:
                 self._has_work.set()
                 await self._place_late()
 
-    async def _place_late(self) -> None:
+    async def _place_late(self, *, at_start: bool = False) -> None:
+        """Each that is due, whatever becomes of another: one tree that is away holds up nobody
+        else. What is not ours is not waited for `at_start`."""
         for commit in await self.store.read(history.unsettled):
-            if commit.seq in self._late:
+            tries = self._late.get(commit.seq)
+            if tries is None or (tries.retry_at > time.monotonic() and not at_start):
+                continue
+            try:
                 context = self._contexts.get(commit.context)
-                try:
-                    async with context.turn:
-                        await self._recover(context, commit)
-                except (OSError, fs_errors.FSError, OrvalhoError) as error:
-                    _log.warning(
-                        "commit.not-placed", extra={"context": context.name, "why": str(error)}
-                    )
-                    return
-                self._late.discard(commit.seq)
+            except NotFound:
+                # Its tree was taken away while this node was off.
+                _log.warning("commit.no-context", extra={"context": commit.context})
+                await self.store.transact(
+                    "commit.settled", partial(history.stage_settled, seqs=[commit.seq])
+                )
+                del self._late[commit.seq]
+                continue
+            try:
+                async with context.turn:
+                    is_placed = await self._recover(context, commit, only_ours=at_start)
+            except (OSError, fs_errors.FSError, OrvalhoError) as error:
+                _log.warning(
+                    "commit.not-placed", extra={"context": context.name, "why": str(error)}
+                )
+                tries.failed(time.monotonic())
+                continue
+            if is_placed:
+                del self._late[commit.seq]
 
     async def settle(self) -> None:
         """Have all commits so far on the disk, and noted."""
@@ -373,16 +389,33 @@ class Committer:
         """Finish what a crash left between a commit and its last rename. Before anything runs."""
         await to_thread.run_sync(self.contents.sweep_drafts)
         for commit in await self.store.read(history.unsettled):
-            self._late.add(commit.seq)
+            self._late[commit.seq] = Backoff(first_wait_s=_SETTLE_S)
         if self._late:
-            await self._place_late()
+            await self._place_late(at_start=True)
             self._has_work.set()
         await self.settle()
 
-    async def _recover(self, context: Context, commit: history.Commit) -> None:
+    async def _recover(
+        self, context: Context, commit: history.Commit, *, only_ours: bool = False
+    ) -> bool:
         """What is neither as before the commit nor as after it was put there by hand: history
-        has it, and the tree has what the commit said."""
+        has it, and the tree has what the commit said. Our own trees first; False where another
+        is left for later."""
         placings = await self._unplaced(context, commit)
+        ours = [each for each in placings if not each.mount.is_foreign]
+        others = [each for each in placings if each.mount.is_foreign]
+        if ours:
+            await self._finish(context, commit, ours)
+        if others and only_ours:
+            return False
+        if others:
+            await self._finish(context, commit, others)
+        self._to_settle[commit.seq] = context
+        return True
+
+    async def _finish(
+        self, context: Context, commit: history.Commit, placings: list[_Placing]
+    ) -> None:
         kept: list[Content] = []
         prepared = Prepared(context, Changeset(), placings, [], kept, seq=commit.seq)
 
@@ -435,7 +468,6 @@ class Committer:
             history.stage_now(connection, context.name, prepared.now)
 
         await self.store.transact("commit.recovered", note)
-        self._to_settle[commit.seq] = context
 
     async def _unplaced(self, context: Context, commit: history.Commit) -> list[_Placing]:
         """What a commit wants in its tree, as far as no later one wants something else."""
@@ -532,22 +564,26 @@ def _remove_drafts(prepared: Prepared) -> None:
 
 
 def _place_all(prepared: Prepared) -> dict[str, Known | None]:
-    """Everything into its place; how those look that were not written beside the tree."""
+    """Everything into its place, our own trees first, since another may fail; how those look that
+    were not written beside the tree."""
     late: dict[str, Known | None] = {}
-    for placing in sorted(prepared.placings, key=lambda each: each.path, reverse=True):
-        before, after = placing.before, placing.after
-        if before is not None and (after is None or after.kind != before.kind):
+    for is_foreign in (False, True):
+        placings = [each for each in prepared.placings if each.mount.is_foreign is is_foreign]
+        placings.sort(key=lambda each: each.path)
+        for placing in reversed(placings):
+            before, after = placing.before, placing.after
+            if before is not None and (after is None or after.kind != before.kind):
+                tree = placing.mount.tree.inner
+                (tree.removedir if before.kind == "directory" else tree.remove)(placing.path)
+        for placing in placings:
             tree = placing.mount.tree.inner
-            (tree.removedir if before.kind == "directory" else tree.remove)(placing.path)
-    for placing in sorted(prepared.placings, key=lambda each: each.path):
-        tree = placing.mount.tree.inner
-        if placing.draft is not None:
-            tree.settle(placing.draft, placing.path)
-        elif placing.content is not None:
-            tree.writebytes(placing.path, placing.content.read())
-            late[placing.whole] = _seen(placing)
-        elif placing.after == DIRECTORY:
-            tree.makedir(placing.path)
+            if placing.draft is not None:
+                tree.settle(placing.draft, placing.path)
+            elif placing.content is not None:
+                tree.writebytes(placing.path, placing.content.read())
+                late[placing.whole] = _seen(placing)
+            elif placing.after == DIRECTORY:
+                tree.makedir(placing.path)
     return late
 
 

@@ -66,6 +66,15 @@ def stage_released(connection: sqlite3.Connection, run: str) -> bool:
     return connection.execute("delete from held_runs where run = ?", (run,)).rowcount == 1
 
 
+def count_of(connection: sqlite3.Connection, peer_key: str) -> int:
+    """How many of one sender are held."""
+    (count,) = connection.execute(
+        "select count(*) from held_runs join runs on runs.id = held_runs.run where peer_key = ?",
+        (peer_key,),
+    ).fetchone()
+    return int(count)
+
+
 def all_held(connection: sqlite3.Connection) -> list[HeldRun]:
     """The oldest first."""
     rows = connection.execute("select held from held_runs order by at, run")
