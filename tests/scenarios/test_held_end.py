@@ -1,0 +1,44 @@
+"""What is held ends with what it needs: its mount, its sender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.scenarios.devices import Device, two_devices
+
+WRITES = """\
+// /// orvalho
+// needs = ["target.fs.write:/**"]
+// ///
+export default async ({ target, params }) => target.fs.write(params.path, "x")
+"""
+
+
+def held(phone: Device) -> list[str]:
+    return [each["run"] for each in phone.types("inbox", "--json").json["held"]]
+
+
+def test_what_is_held_is_void_without_its_mount_and_rejected_without_its_sender(
+    tmp_path: Path,
+) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    with two_devices(tmp_path) as (laptop, phone):
+        phone.allow("p, laptop, peer, fs.write, /**, allow", "p, laptop, peer, script.run, *, hold")
+        phone.does("ctx", "mount", "peer:/ext", f"dir:{outside}")
+        (file := laptop.home / "job.js").write_text(WRITES)
+        words = ("script", "send", "peer@phone2", str(file), "--param")
+        assert laptop.types(*words, "path=/ext/a.txt").status == 7
+        (run,) = held(phone)
+        assert "s ago" in phone.types("inbox").out, "since when it waits"
+        phone.does("ctx", "umount", "peer:/ext")
+        refused = phone.types("inbox", "accept", run)
+        assert "nothing is mounted at /ext" in refused.err, refused
+        assert held(phone) == []
+        assert laptop.types("script", "result", run, "--wait").status == 1
+
+        assert laptop.types(*words, "path=/b.txt").status == 7
+        (run,) = held(phone)
+        phone.does("peer", "rm", "laptop", "--yes")
+        assert held(phone) == []
+        assert phone.types("inbox", "accept", run).status == 4
+        assert not (phone.tree("peer") / "b.txt").exists()
