@@ -138,13 +138,14 @@ class Committer:
 
         Raises:
             ContextChanged: what it read or changes is not as it found it.
-            LimitExceeded: the context would hold more than it may.
+            InvalidInput, LimitExceeded: it does not fit the schemas of now, or what it may hold.
             Unavailable: the disk does not take it.
             Whatever `beside` raises. In each case nothing has changed.
         """
         context = workspace.context
         has_turn = turn is not None and turn.keep()
         async with nullcontext() if has_turn else context.turn:
+            await workspace.refit()
             prepared = await self.prepare(workspace)
             try:
                 values = workspace.values
@@ -354,7 +355,6 @@ class Committer:
                 context = self._contexts.get(commit.context)
             except NotFound:
                 # Its tree was taken away while this node was off.
-                _log.warning("commit.no-context", extra={"context": commit.context})
                 await self.store.transact(
                     "commit.settled", partial(history.stage_settled, seqs=[commit.seq])
                 )
@@ -499,7 +499,7 @@ class Committer:
 
 async def _in_thread(mounts: Iterable[Mount], call: Callable[[], T]) -> T:
     """Raises:
-    Unavailable: a tree that is not ours did not answer in time. What it was asked may still happen.
+    Unavailable: a tree that is not ours is late. What it was asked may still happen.
     """
     if not any(each.is_foreign for each in mounts):
         return await to_thread.run_sync(call)

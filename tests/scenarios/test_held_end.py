@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.scenarios.devices import Device, two_devices
+from tests.scenarios.devices import Device, two_devices, wait_until
 
 WRITES = """\
 // /// orvalho
@@ -42,3 +42,30 @@ def test_what_is_held_is_void_without_its_mount_and_rejected_without_its_sender(
         assert held(phone) == []
         assert phone.types("inbox", "accept", run).status == 4
         assert not (phone.tree("peer") / "b.txt").exists()
+
+
+DOCUMENT = """\
+// /// orvalho
+// needs = ["target.kv.write:**"]
+// ///
+export default async ({ target }) => target.docs("people").put("ada", { age: "old" });
+"""
+
+
+def test_what_is_accepted_fits_the_schemas_of_now(tmp_path: Path) -> None:
+    with two_devices(tmp_path) as (laptop, phone):
+        phone.allow("p, laptop, peer, kv.write, **, allow", "p, laptop, peer, script.run, *, hold")
+        (file := laptop.home / "job.js").write_text(DOCUMENT)
+        assert laptop.types("script", "send", "peer@phone2", str(file)).status == 7
+        (run,) = held(phone)
+        (schemas := phone.tree("peer") / "schema").mkdir()
+        (schemas / "person.json").write_text('{"properties": {"age": {"type": "integer"}}}')
+        (schemas / "bindings.toml").write_text('[person]\nkv = "people"\n')
+        wait_until(
+            lambda: "person" in phone.types("ctx", "schema", "ls", "peer").out, "it is in force"
+        )
+        refused = phone.types("inbox", "accept", run)
+        assert (refused.status, "age" in refused.err) == (2, True), refused
+        assert held(phone) == [run], "it may be accepted once it fits again"
+        (schemas / "person.json").write_text('{"properties": {"age": {"type": "string"}}}')
+        wait_until(lambda: phone.types("inbox", "accept", run).status == 0, "it fits")
