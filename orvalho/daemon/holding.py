@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -82,6 +82,7 @@ class Holding:
             logs=tuple(arrival.lines),
             receipt=receipt,
             charge=self._record.charge(arrival, receipt),
+            rights=tuple(_allowed(arrival)),
         )
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
@@ -310,3 +311,12 @@ class Holding:
             house.node.flush(house.trust.heir(Key(held.sender)), *staged)
         house.runs.closed(held.run)
         house.feed.finish(held.run, run_over(answer, receipt.usage, peer=receipt.target))
+
+
+def _allowed(arrival: Arrival) -> Iterator[str]:
+    """`fs.read /a  by policy/peer.csv:3`, each once."""
+    for each in arrival.gate.made() if arrival.gate else ():
+        if each.decision.allowed:
+            rule = each.decision.rule
+            by = f"  by {rule.where}" if rule else ""
+            yield f"{each.request.action} {each.request.object}{by}"

@@ -47,6 +47,8 @@ class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[ScriptOutput, ...]
     receipt: Receipt
     charge: Charge
+    # What it was allowed, for the owner: a receipt may say less.
+    rights: tuple[str, ...] = ()
 
 
 def stage_held(connection: sqlite3.Connection, held: HeldRun, contents: Sequence[str]) -> None:

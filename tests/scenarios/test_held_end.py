@@ -36,8 +36,10 @@ def test_what_is_held_is_void_without_its_mount_and_rejected_without_its_sender(
         assert held(phone) == []
         assert laptop.types("script", "result", run, "--wait").status == 1
 
+        phone.does("config", "set", "policy.explain_to", "none")
         assert laptop.types(*words, "path=/b.txt").status == 7
         (run,) = held(phone)
+        assert "fs.write /b.txt" in phone.does("inbox", "show", run), "its owner is told all"
         phone.does("peer", "rm", "laptop", "--yes")
         assert held(phone) == []
         assert phone.types("inbox", "accept", run).status == 4
