@@ -284,6 +284,7 @@ class ScriptHandler:
             arrival.hold = None
         await to_thread.run_sync(workspace.discard)
         arrival.workspace = None
+        arrival.read_cpu_ms = 0
         arrival.first_line = len(arrival.lines)
         arrival.turn = await Exclusive.take(workspace.context)
         return await self._run_once(arrival)
