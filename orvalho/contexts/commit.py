@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -47,7 +48,8 @@ from orvalho.contexts.placing import (
 )
 from orvalho.contexts.recovery import Recovery
 from orvalho.contexts.workspace import Workspace
-from orvalho.errors import OrvalhoError, Unavailable
+from orvalho.errors import NotFound, OrvalhoError, Unavailable
+from orvalho.retry import Backoff
 from orvalho.store import Store
 
 T = TypeVar("T")
@@ -96,7 +98,7 @@ class Committer:
         self._contexts = contexts
         self._to_settle: dict[int, Context] = {}
         # Committed, and not in their trees: what a disk or a store did not take at once.
-        self._late: set[int] = set()
+        self._late: dict[int, Backoff] = {}
         # Those of them that a loss of power may have left half-written.
         self._torn: set[int] = set()
         self._has_work = anyio.Event()
@@ -117,13 +119,14 @@ class Committer:
 
         Raises:
             ContextChanged: what it read or changes is not as it found it.
-            LimitExceeded: the context would hold more than it may.
+            InvalidInput, LimitExceeded: it does not fit the schemas of now, or what it may hold.
             Unavailable: the disk does not take it.
             Whatever `beside` raises. In each case nothing has changed.
         """
         context = workspace.context
         has_turn = turn is not None and turn.keep()
         async with nullcontext() if has_turn else context.turn:
+            await workspace.refit()
             prepared = await self.prepare(workspace)
             try:
                 values = workspace.values
@@ -280,7 +283,7 @@ class Committer:
             # It is committed, and tried again until it is there.
             _log.error("commit.not-placed", extra={"context": context.name, "why": str(error)})
             await to_thread.run_sync(remove_drafts, prepared)
-            self._late.add(prepared.seq)
+            self._begin_late(prepared.seq)
             self._has_work.set()
             return
         if late:
@@ -316,11 +319,7 @@ class Committer:
         for commit in await self.store.read(history.unsettled):
             if commit.seq in self._late and commit.context == context.name:
                 try:
-                    done = await self._recovery.finish(
-                        context, commit, self._late.add, is_torn=commit.seq in self._torn
-                    )
-                    self._to_settle.update(dict.fromkeys(done, context))
-                    self._late.difference_update(done)
+                    await self._finish(context, commit, only_ours=True)
                 except (OSError, fs_errors.FSError) as error:
                     raise Unavailable(
                         f"{context.name} waits for {commit.id} to be put into its tree: {error}",
@@ -328,19 +327,48 @@ class Committer:
                         hint="orvalho doctor",
                     ) from error
 
-    async def _place_late(self) -> None:
-        names = {
-            each.context
-            for each in await self.store.read(history.unsettled)
-            if each.seq in self._late
-        }
-        for name in sorted(names):
+    async def _place_late(self, *, at_start: bool = False) -> None:
+        """Each that is due, whatever becomes of another: one tree that is away holds up nobody
+        else. What is not ours is not waited for `at_start`."""
+        for commit in await self.store.read(history.unsettled):
+            tries = self._late.get(commit.seq)
+            if tries is None or (tries.retry_at > time.monotonic() and not at_start):
+                continue
             try:
-                context = self._contexts.get(name)
+                context = self._contexts.get(commit.context)
+            except NotFound:
+                # Its tree was taken away while this node was off.
+                await self.store.transact(
+                    "commit.settled", partial(history.stage_settled, seqs=[commit.seq])
+                )
+                del self._late[commit.seq]
+                continue
+            try:
                 async with context.turn:
-                    await self.finish_late(context)
-            except OrvalhoError as error:
-                _log.warning("commit.not-placed", extra={"context": name, "why": error.message})
+                    await self._finish(context, commit, only_ours=at_start)
+            except (OSError, fs_errors.FSError, OrvalhoError) as error:
+                _log.warning(
+                    "commit.not-placed", extra={"context": context.name, "why": str(error)}
+                )
+                tries.failed(time.monotonic())
+
+    async def _finish(
+        self, context: Context, commit: history.Commit, *, only_ours: bool = False
+    ) -> None:
+        done, is_whole = await self._recovery.finish(
+            context,
+            commit,
+            self._begin_late,
+            is_torn=commit.seq in self._torn,
+            only_ours=only_ours,
+        )
+        if is_whole:
+            self._to_settle.update(dict.fromkeys(done, context))
+            for seq in done:
+                self._late.pop(seq, None)
+
+    def _begin_late(self, seq: int) -> None:
+        self._late[seq] = Backoff(first_wait_s=_SETTLE_S)
 
     async def settle(self) -> None:
         """Have all commits so far on the disk, and noted."""
@@ -360,10 +388,10 @@ class Committer:
         await to_thread.run_sync(self.contents.sweep_drafts)
         may_be_torn = await self._recovery.may_be_torn()
         for commit in await self.store.read(history.unsettled):
-            self._late.add(commit.seq)
+            self._begin_late(commit.seq)
             if may_be_torn:
                 self._torn.add(commit.seq)
         if self._late:
-            await self._place_late()
+            await self._place_late(at_start=True)
             self._has_work.set()
         await self.settle()

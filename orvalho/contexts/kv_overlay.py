@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from orvalho.contexts.bindings import Bindings
 from orvalho.contexts.changes import ContextChanged, ValueChange
 from orvalho.contexts.kv import LIST_LIMIT, KeyValue, KvUse, check_key
 from orvalho.errors import InvalidInput
@@ -114,6 +115,17 @@ class KeyValueOverlay:
         self._pending, self._seen = dict(frozen.pending), dict(frozen.seen)
         self._watched, self._unbound = dict(frozen.watched), set(frozen.unbound)
         self._lists = {(prefix, count): keys for prefix, count, keys in frozen.lists}
+
+    def refit(self, bindings: Bindings) -> None:
+        """Hold what is pending against these schemas. In a thread.
+
+        Raises:
+            InvalidInput, LimitExceeded: as `Bindings.check_value`.
+        """
+        for key, value in self._pending.items():
+            if value is not None:
+                self._pending[key] = bindings.check_value(key, value)
+        self._unbound = {key for key in self._pending if not bindings.binds(key)}
 
     def refuse_stale(self, connection: sqlite3.Connection) -> None:
         """Raises:

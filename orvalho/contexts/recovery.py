@@ -65,10 +65,17 @@ class Recovery:
         return not known
 
     async def finish(
-        self, context: Context, commit: Commit, begun: Callable[[int], object], *, is_torn: bool
-    ) -> list[int]:
-        """Put an unsettled commit there; the seqs of all that is in the tree now. `begun` is told
-        of a further one that has to be finished like this one.
+        self,
+        context: Context,
+        commit: Commit,
+        begun: Callable[[int], object],
+        *,
+        is_torn: bool,
+        only_ours: bool = False,
+    ) -> tuple[list[int], bool]:
+        """Put an unsettled commit there; the seqs of all that is in the tree now, and whether that
+        is all of it. `begun` is told of a further one that has to be finished like this one. Our
+        own trees come first; with `only_ours` those of others are left for later.
 
         What is neither as before the commit nor as after it was put there by hand since, and
         stays; history says so. With `is_torn` it may as well be what a loss of power left: then
@@ -79,9 +86,27 @@ class Recovery:
             OSError, FSError, Unavailable: the disk does not take it.
         """
         placings = await self._unplaced(context, commit)
+        ours = [each for each in placings if not each.mount.is_foreign]
+        others = [each for each in placings if each.mount.is_foreign]
+        seqs = [commit.seq]
+        for group in (ours, [] if only_ours else others):
+            if group:
+                seqs += await self._finish_some(context, commit, group, begun, is_torn=is_torn)
+        return seqs, not (others and only_ours)
+
+    async def _finish_some(
+        self,
+        context: Context,
+        commit: Commit,
+        placings: list[Placing],
+        begun: Callable[[int], object],
+        *,
+        is_torn: bool,
+    ) -> list[int]:
+        """The seqs of what is in the tree besides."""
         mounts = {each.mount for each in placings}
         found = await in_time(mounts, partial(self._look, placings, is_torn))
-        seqs = [commit.seq]
+        seqs: list[int] = []
         if found.by_hand:
             # Before anything is overwritten, and unsettled: a crash now is recovered from there.
             again = await self._note_found(context, commit, found)

@@ -41,6 +41,8 @@ class Schemas:
         self._state: _State | None = None
         self._looked_at: float | None = None
         self._changes = 0
+        # Grows whenever what `current` gives may be another than before.
+        self.generation = 0
         self._looking = anyio.Lock()
 
     async def current(self) -> Bindings:
@@ -57,6 +59,7 @@ class Schemas:
                     found = None, Bindings(closed=f"schema: it cannot be read: {_told(error)}")
                 if found is not None:
                     self._state, self._bindings = found
+                    self.generation += 1
                 # Changed while we looked: then we may have looked too early.
                 if changes == self._changes:
                     self._looked_at = self._clock()

@@ -8,7 +8,9 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import msgspec
+from anyio import to_thread
 
+from orvalho.contexts.bindings import Bindings
 from orvalho.contexts.changes import Content, ContextChanged
 from orvalho.contexts.context import Context
 from orvalho.contexts.files import ContextFiles, Mount
@@ -102,6 +104,7 @@ class Workspace:
         }
         self._namespace: Namespace[Mount] = Namespace(self._mounts)
         self.begun_at_commit = context.commits
+        self._fits_at = context.schemas.generation
 
     def files(self, check: Check) -> ContextFiles:
         """The context's files as the run sees and changes them."""
@@ -137,6 +140,7 @@ class Workspace:
         Raises:
             ContextChanged: a mount is not there any more.
         """
+        self._fits_at = -1
         self.values.thaw(frozen.values)
         for place, tree in frozen.trees.items():
             mount = self._mounts.get(VirtualPath(place))
@@ -160,6 +164,26 @@ class Workspace:
         inner = mount.tree.inner
         assert isinstance(inner, OverlayFS), "its tree is what it opens"
         return mount, inner, rest
+
+    async def refit(self) -> None:
+        """Hold what it changes against the schemas of now, where they may be others than those
+        that let it through.
+
+        Raises:
+            InvalidInput, LimitExceeded: it does not fit them.
+        """
+        schemas = self.context.schemas
+        bindings = await schemas.current()
+        if schemas.generation != self._fits_at:
+            await to_thread.run_sync(self._refit, bindings)
+
+    def _refit(self, bindings: Bindings) -> None:
+        self.values.refit(bindings)
+        for part in self.parts():
+            for path, content in part.overlay.changed().items():
+                if isinstance(content, Content):
+                    place = VirtualPath(part.whole(path))
+                    bindings.check_file(place, content.size_bytes, content.read)
 
     def refuse_stale_files(self) -> None:
         """In a thread.

@@ -13,10 +13,11 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -28,6 +29,8 @@ from orvalho.errors import Denied
 from orvalho.policies.access import AccessRequest, Rule, is_unprintable
 from orvalho.policies.quota import parse_duration
 from orvalho.runtime.bridge import HostCall
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -118,14 +121,18 @@ class Broker:
         return found
 
     async def within_call(self, number: int, name: str, call: HostCall, argument: str) -> str:
-        """Make a host call of a run. What it comes to that the broker decides is asked, and then
-        the call is made again from its start: it asks for leave before it does anything."""
-        now = _CallNow(f"{number} {name}")
+        """Make a host call of a run, see `within`."""
+        return await self.within(f"{number} {name}", partial(call, argument))
+
+    async def within(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call. What it comes to that the broker decides is asked, and then the call is
+        made again from its start: it asks for leave before it does anything."""
+        now = _CallNow(name)
         token = _NOW.set(now)
         try:
             for _ in range(_MOST_ASKED):
                 try:
-                    return await call(argument)
+                    return await call()
                 except Unasked as unasked:
                     request = unasked.question.request
                     said = await self.ask(unasked.question)

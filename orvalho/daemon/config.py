@@ -63,7 +63,9 @@ _FORMS: Final = {
         "laptop=ws://192.168.1.20:4455",
     ),
     "policy.broker.actions": (
-        re.compile(r"fs\.(read|write|remove)|kv\.(read|write)|node\.read|script\.run|lib\.call"),
+        re.compile(
+            r"fs\.(read|write|remove)|kv\.(read|write)|node\.(read|call|send)|script\.run|lib\.call"
+        ),
         "fs.write",
     ),
 }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 from anyio import to_thread
@@ -17,7 +18,7 @@ from anyio import to_thread
 from orvalho.contexts import contents as contents_table
 from orvalho.contexts.changes import ContextChanged
 from orvalho.contexts.history import Origin, new_commit_id
-from orvalho.contexts.identity import Key
+from orvalho.contexts.identity import Key, key_text
 from orvalho.contexts.workspace import FrozenWorkspace, Workspace
 from orvalho.control.planning import RunHeld
 from orvalho.daemon.ending import Ending
@@ -25,7 +26,7 @@ from orvalho.daemon.house import House
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S
 from orvalho.daemon.run_record import Arrival, RunRecord
 from orvalho.daemon.run_words import digest_of, run_over, script_error
-from orvalho.errors import Conflict, Denied, NotFound, OrvalhoError, ScriptFailed
+from orvalho.errors import Conflict, Denied, LimitExceeded, NotFound, OrvalhoError, ScriptFailed
 from orvalho.peers.envelope import EnvelopeId
 from orvalho.policies import usage
 from orvalho.policies.audit import Entry
@@ -35,6 +36,8 @@ from orvalho.scripts.messages import ScriptEnded, ScriptHeld, encode
 from orvalho.scripts.plan import stage_plan
 from orvalho.scripts.receipts import Receipt, sign_receipt
 
+# So many of one sender wait at most.
+MOST_OF_ONE: Final = 64
 VOID = "the context has changed since the plan, which is void"
 
 
@@ -50,6 +53,7 @@ class Holding:
 
         Raises:
             Untrusted, Conflict: the run's id was seen before.
+            LimitExceeded: too many of its sender's are held.
             Unavailable: the disk does not take it.
         """
         house, now = self._house, time.time()
@@ -78,9 +82,15 @@ class Holding:
             logs=tuple(arrival.lines),
             receipt=receipt,
             charge=self._record.charge(arrival, receipt),
+            rights=tuple(_allowed(arrival)),
         )
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
+            if held_runs.count_of(connection, key_text(arrival.sender)) >= MOST_OF_ONE:
+                raise LimitExceeded(
+                    f"held: {MOST_OF_ONE} scripts of this sender wait for the owner already",
+                    hint="orvalho script cancel",
+                )
             if arrival.delivery is not None:
                 arrival.delivery.done(connection)
             self._record.stage_held(connection, arrival, now)
@@ -122,7 +132,10 @@ class Holding:
         """
         held = await self.get(run)
         house, now = self._house, time.time()
-        workspace = await self._workspace(held)
+        try:
+            workspace = await self._workspace(held)
+        except ContextChanged as error:
+            raise await self._void(held, error) from error
         id_ = new_commit_id(now) if workspace.is_changed else None
         receipt = self._receipt(held, "done", now, commit=id_)
         answer = self._answer(held, receipt, result=held.result)
@@ -143,13 +156,7 @@ class Holding:
             else:
                 staged = await house.store.transact("run.accepted", end)
         except ContextChanged as error:
-            void = Conflict(f"{VOID}: {error.message}", where=error.where, hint="send it again")
-            await self._finish(held, "failed", void, "void")
-            raise Conflict(
-                f"{VOID}: {error.message}",
-                where=error.where,
-                hint=f"its sender is told; {held.receipt.caller} may send it again",
-            ) from error
+            raise await self._void(held, error) from error
         self._tell(held, answer, receipt, staged)
         return receipt
 
@@ -170,6 +177,23 @@ class Holding:
             return False
         await self._finish(found, "cancelled", ScriptFailed("the run was cancelled"), "cancelled")
         return True
+
+    async def part_from(self, node_key: Key) -> None:
+        """Its sender is a peer no longer: nothing comes of what waits."""
+        error = Denied("its sender is a peer no longer")
+        for held in await self.all():
+            if node_key in (held.sender, self._house.trust.heir(Key(held.sender))):
+                await self._finish(held, "rejected", error, "rejected: its sender is forgotten")
+
+    async def _void(self, held: HeldRun, why: ContextChanged) -> Conflict:
+        """End it, since it fits no more; what the owner is told."""
+        void = Conflict(f"{VOID}: {why.message}", where=why.where, hint="send it again")
+        await self._finish(held, "failed", void, "void")
+        return Conflict(
+            void.message,
+            where=why.where,
+            hint=f"its sender is told; {held.receipt.caller} may send it again",
+        )
 
     async def _finish(self, held: HeldRun, outcome: str, error: OrvalhoError, words: str) -> None:
         receipt = self._receipt(held, outcome, time.time(), error=error.code)
@@ -287,3 +311,12 @@ class Holding:
             house.node.flush(house.trust.heir(Key(held.sender)), *staged)
         house.runs.closed(held.run)
         house.feed.finish(held.run, run_over(answer, receipt.usage, peer=receipt.target))
+
+
+def _allowed(arrival: Arrival) -> Iterator[str]:
+    """`fs.read /a  by policy/peer.csv:3`, each once."""
+    for each in arrival.gate.made() if arrival.gate else ():
+        if each.decision.allowed:
+            rule = each.decision.rule
+            by = f"  by {rule.where}" if rule else ""
+            yield f"{each.request.action} {each.request.object}{by}"

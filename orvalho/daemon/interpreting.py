@@ -57,6 +57,7 @@ async def interpret(house: House, context: Context, arrival: Arrival, caller: st
         digest=hashlib.sha256(source.encode()).hexdigest(),
     )
     ended = await _end_of(house, job)
+    arrival.read_cpu_ms += ended.usage.cpu_ms
     if ended.outcome == "failed" and ended.error_name != "Unavailable":
         raise Denied(f"{context.name} does not take this call: {ended.error_message}", where=HOOK)
     if ended.outcome != "done":

@@ -18,12 +18,13 @@ class Parting:
 
     async def part(self, peer: Peer) -> None:
         """The peer leaves the book; its key is refused, what it runs here is stopped, and what
-        waits for it is dropped.
+        waits for it, or of it, is dropped.
 
         Raises:
             NotFound: it has left already.
         """
         await self._house.trust.remove(peer.name)
         self._scripts.stop_all_of(peer.node_key)
+        await self._scripts.holding.part_from(peer.node_key)
         await self._house.node.forget(peer.node_key)
         await self._caller.part_from(peer.node_key)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from orvalho.contexts.changes import Content, ValueChange
+from orvalho.contexts.fs_shim import fs_errors
 from orvalho.contexts.workspace import Part, Workspace
+from orvalho.errors import OrvalhoError
 from orvalho.scripts.plan import Plan, PlannedCall, PlannedFile, PlannedValue
 
 # May the reader see what is there now: `fs.read` of a path, `kv.read` of a key?
@@ -19,6 +21,7 @@ _ALL_CHARACTERS: Final = 1 << 20
 _LISTED: Final = 2000
 _VALUE_CHARACTERS: Final = 2000
 _HIDDEN: Final = "what is there now is not yours to read"
+_UNREADABLE: Final = "what is there now cannot be read"
 
 
 def make_plan(workspace: Workspace, not_run: list[PlannedCall], may_see: MaySee) -> Plan:
@@ -30,7 +33,10 @@ def make_plan(workspace: Workspace, not_run: list[PlannedCall], may_see: MaySee)
         if len(files) >= _LISTED:
             left_out += 1
             continue
-        planned = _planned(part, path, content, may_see, room)
+        try:
+            planned = _planned(part, path, content, may_see, room)
+        except (OSError, fs_errors.FSError, OrvalhoError):
+            planned = PlannedFile(path=part.whole(path), mark="~", why=_UNREADABLE)
         if planned is not None:
             files.append(planned)
             room -= len(planned.diff or "")

@@ -100,6 +100,15 @@ class RunGate:
         new, self._taken = made[self._taken :], len(made)
         return [each for each in new if each.decision.allowed]
 
+    @property
+    def taken(self) -> int:
+        """How many of `made` were taken."""
+        return self._taken
+
+    def give_back(self, taken: int) -> None:
+        """What was taken since then was not written down after all."""
+        self._taken = taken
+
     def put(self, action: str, object_: str) -> Decision:
         """The policy's answer, remembered for the receipt; a refusal is audited at once."""
         request = AccessRequest(self._subject, self._context, action, object_)

@@ -121,7 +121,13 @@ class RunKeeper:
                 return charge, []
             return charge, [self._answer(connection, arrival.sender, told, arrival.delivery)]
 
-        charge, staged = await self._commit(arrival, receipt, keep)
+        taken = arrival.gate.taken if arrival.gate else 0
+        try:
+            charge, staged = await self._commit(arrival, receipt, keep)
+        except BaseException:
+            if arrival.gate is not None:
+                arrival.gate.give_back(taken)
+            raise
         if arrival.hold is not None:
             arrival.hold.settle(charge.seq if charge else None, now)
         if charge is not None:

@@ -97,7 +97,7 @@ class Arrival:
     libraries: tuple[UsedLibrary, ...] = ()
     # What ended it, for its owner's own statistics: a receipt may say less.
     limit: str | None = None
-    # What reading these took of processors.
+    # What reading these, and the context's hook, took of processors.
     read_cpu_ms: int = 0
     # What it called on other nodes, by the run that came of it.
     caused: dict[str, Caused] = field(default_factory=dict)

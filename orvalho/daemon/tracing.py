@@ -25,7 +25,7 @@ from orvalho.scripts import traces
 from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.receipts import Receipt, open_receipt
 from orvalho.scripts.runs import Run
-from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Call
+from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, PAYLOAD_TYPES, Call
 from orvalho.scripts.traces import MAX_DEPTH, Hop
 
 TRACE: Final = "run.trace"
@@ -319,5 +319,5 @@ def _bounded(parts: list[TracePart]) -> list[TracePart]:
 
 def _chain_of(envelope: bytes) -> tuple[Hop, ...]:
     """What a call that was verified when it came says of its way."""
-    payload, _ = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    payload, _ = open_sealed(envelope, *PAYLOAD_TYPES, max_bytes=MAX_ENVELOPE_BYTES)
     return msgspec.json.decode(payload, type=Call).chain

@@ -21,7 +21,7 @@ from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.manifest import read_manifest
 from orvalho.scripts.runs import Run
 from orvalho.scripts.script import Source, make_script
-from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Call
+from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, PAYLOAD_TYPES, Call
 
 _QUOTA: Final = re.compile(r"quota (\w+) exceeded \((?:group )?([a-z0-9-]+)\)")
 _NEEDS: Final = re.compile(r"^(?P<before>\W*needs\s*=\s*\[)(?P<rest>.*\].*)$")
@@ -33,7 +33,7 @@ def read_call(envelope: bytes) -> tuple[Call, Key]:
     Raises:
         Untrusted: the signature does not hold.
     """
-    payload, signed_by = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    payload, signed_by = open_sealed(envelope, *PAYLOAD_TYPES, max_bytes=MAX_ENVELOPE_BYTES)
     return msgspec.json.decode(payload, type=Call), signed_by
 
 

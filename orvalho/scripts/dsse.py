@@ -43,9 +43,9 @@ def seal(signer: Signer, payload_type: str, payload: bytes) -> bytes:
     )
 
 
-def open_sealed(blob: bytes, payload_type: str, *, max_bytes: int) -> tuple[bytes, Key]:
-    """The payload and the key that signed it. Whether that key may is the caller's to ask, and
-    the payload is still to be decoded, after `refuse_twins`.
+def open_sealed(blob: bytes, *payload_types: str, max_bytes: int) -> tuple[bytes, Key]:
+    """The payload, of one of these types, and the key that signed it. Whether that key may is the
+    caller's to ask, and the payload is still to be decoded, after `refuse_twins`.
 
     Raises:
         Untrusted: the envelope is not exactly one, or its signature does not hold.
@@ -57,11 +57,11 @@ def open_sealed(blob: bytes, payload_type: str, *, max_bytes: int) -> tuple[byte
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"the envelope is malformed: {error}") from error
     _refuse_twins(blob, "the envelope")
-    if envelope.payload_type != payload_type:
-        raise Untrusted(f"this envelope holds {envelope.payload_type!a}, not {payload_type}")
+    if envelope.payload_type not in payload_types:
+        raise Untrusted(f"this envelope holds {envelope.payload_type!a}, not {payload_types[0]}")
     key, signature = _only_signature(envelope.signatures)
     payload = _strict_base64(envelope.payload)
-    verify_raw(key, _pae(payload_type.encode(), payload), signature)
+    verify_raw(key, _pae(envelope.payload_type.encode(), payload), signature)
     return payload, key
 
 

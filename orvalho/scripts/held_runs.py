@@ -44,6 +44,8 @@ class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[ScriptOutput, ...]
     receipt: Receipt
     charge: Charge
+    # What it was allowed, for the owner: a receipt may say less.
+    rights: tuple[str, ...] = ()
 
 
 def stage_held(connection: sqlite3.Connection, held: HeldRun, contents: Sequence[str]) -> None:
@@ -59,6 +61,15 @@ def stage_released(connection: sqlite3.Connection, run: str) -> bool:
     """Whether it was held."""
     contents_table.stage_released(connection, run)
     return connection.execute("delete from held_runs where run = ?", (run,)).rowcount == 1
+
+
+def count_of(connection: sqlite3.Connection, peer_key: str) -> int:
+    """How many of one sender are held."""
+    (count,) = connection.execute(
+        "select count(*) from held_runs join runs on runs.id = held_runs.run where peer_key = ?",
+        (peer_key,),
+    ).fetchone()
+    return int(count)
 
 
 def all_held(connection: sqlite3.Connection) -> list[HeldRun]:

@@ -26,6 +26,10 @@ from orvalho.scripts.script import HAVE_MODULES, Script, Source, make_script
 from orvalho.scripts.traces import Hop, check_chain, traceparent
 
 PAYLOAD_TYPE: Final = "application/vnd.orvalho.script+json;v=1"
+# A call that is to do less than its fields of old say. Who does not know these refuses it, and
+# does not run it as if they were not there.
+NARROWED_TYPE: Final = "application/vnd.orvalho.script+json;v=2"
+PAYLOAD_TYPES: Final = (PAYLOAD_TYPE, NARROWED_TYPE)
 MAX_PARAMS_BYTES: Final = 16 << 20
 MAX_ENVELOPE_BYTES: Final = 64 << 10
 SKEW_S: Final = 60.0
@@ -187,7 +191,8 @@ def sign_script(
         chain=chain,
         traceparent=traceparent(chain),
     )
-    envelope = seal(signer, PAYLOAD_TYPE, msgspec.json.encode(call))
+    payload_type = NARROWED_TYPE if call.plan or call.denies else PAYLOAD_TYPE
+    envelope = seal(signer, payload_type, msgspec.json.encode(call))
     if len(envelope) > MAX_ENVELOPE_BYTES:
         raise InvalidInput(
             f"the signed call has {len(envelope)} bytes, more than {MAX_ENVELOPE_BYTES}",
@@ -261,7 +266,7 @@ def open_call(
     Raises:
         Untrusted: each reason has its own message.
     """
-    payload, signed_by = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    payload, signed_by = open_sealed(envelope, *PAYLOAD_TYPES, max_bytes=MAX_ENVELOPE_BYTES)
     refuse_twins(payload)
     try:
         call = msgspec.json.decode(payload, type=Call)
@@ -295,7 +300,7 @@ def denies_of(envelope: bytes) -> tuple[Capability, ...]:
     Raises:
         Untrusted: it was not.
     """
-    payload, _ = open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    payload, _ = open_sealed(envelope, *PAYLOAD_TYPES, max_bytes=MAX_ENVELOPE_BYTES)
     return tuple(map(parse_capability, msgspec.json.decode(payload, type=Call).denies))
 
 

@@ -97,3 +97,15 @@ async def test_reasons_that_are_not_shared_do_not_reach_the_guest(tmp_path: Path
         told = (caught.value.message, caught.value.rule, caught.value.hint)
         assert told == ("fs.read /secret is not allowed", None, None)
         assert silent.made()[0].decision.allowed is False, "the owner's side knows it all"
+
+
+@pytest.mark.anyio
+async def test_what_was_allowed_is_told_again_when_it_was_not_written_down(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "db", [audit.MIGRATIONS]) as store:
+        photos = gate(store, "target.fs.read:/photos/**")
+        photos.decide("fs.read", "/photos/a.jpg")
+        before = photos.taken
+        first = photos.take_allowed()
+        assert photos.take_allowed() == []
+        photos.give_back(before)
+        assert photos.take_allowed() == first != []

@@ -225,6 +225,11 @@ def test_a_grant_ends_and_is_for_so_many_runs_and_for_one_script(homes: Homes) -
     assert bob.sends("--grant", once).json == "a picture"
     assert bob.sends("--grant", once).status == 3
 
+    planned = give(alice, "--to", "bob", "--uses", "1")
+    assert bob.sends("--grant", planned, "--plan").status == 0
+    printed = bob.sends("--grant", planned, "--plan")
+    assert printed.status == 3, "a plan reads what it is granted, and its sender has it"
+
     bound = give(alice, "--to", "bob", "--run", alice.file("one.js", ONE))
     assert bob.sends("--grant", bound).json == "a picture"
     assert bob.sends("--grant", bound, code=ONE + "// and more\n").status == 3

@@ -125,6 +125,14 @@ def test_a_context_rewrites_what_it_is_asked_or_refuses_it(
         receipt = laptop.types("script", "show", run, "--json").json["receipt"]
         assert receipt["interpreted"]["path"] == "/lib/interpret.js"
         assert json.loads(laptop.does(*words, "size=10")) == {"size": 10}
+        hook.write_text(
+            "export default () => { let x = 1; for (let i = 0; i < 5e7; i++) x = (x * 7) % 1013; };"
+        )
+        assert json.loads(laptop.does(*words, "size=10")) == {"size": 10}
+        run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
+        receipt = laptop.types("script", "show", run, "--json").json["receipt"]
+        assert receipt["usage"]["cpu_ms"] > 20, "whoever asks pays for the hook"
+        hook.write_text("export default () => { throw new Error('sizes are positive'); };")
         refused = laptop.types(*words, "size=-1")
         assert refused.status == 3
         assert "sizes are positive" in refused.err

@@ -457,6 +457,41 @@ def test_the_setting_of_a_broker_is_checked(devices: tuple[Device, Device]) -> N
         assert (printed.status, says_ in printed.err) == (2, True), printed
 
 
+def test_the_broker_is_asked_before_a_script_calls_another_node(
+    devices: tuple[Device, Device],
+) -> None:
+    laptop, phone = devices
+    phone.allow("p, gil@laptop, peer, node.call, *, allow")
+    call = script(
+        "export default ({ target }) => target.node.call('add@laptop', 'add', [2, 3])",
+        "target.node.call:*",
+    )
+    with broker_for(phone, "node.call") as broker:
+        printed, run = send(laptop, call)
+        assert "there is no library" in printed.err, "it was let through"
+        (asked,) = broker.asked
+        assert (asked["action"], asked["object"], asked["run"]) == ("node.call", "add@laptop", run)
+        broker.answer = says({"decision": "deny", "text": "stay at home"})
+        printed, _ = send(laptop, call)
+        assert (printed.status, "stay at home" in printed.err) == (3, True), printed
+
+
+def test_the_broker_is_asked_before_another_device_reads_through_its_mount(
+    devices: tuple[Device, Device],
+) -> None:
+    laptop, phone = devices
+    laptop.does("ctx", "mount", "gil:/phone", "peer@phone2:/shared")
+    try:
+        with broker_for(phone, "fs.read") as broker:
+            assert "a.txt" in laptop.does("ctx", "ls", "/gil/phone")
+            assert {each["action"] for each in broker.asked} == {"fs.read"}
+            broker.answer = says({"decision": "deny", "text": "not by a mount"})
+            refused = laptop.types("ctx", "ls", "/gil/phone/secret")
+            assert (refused.status, "not by a mount" in refused.err) == (3, True), refused
+    finally:
+        laptop.does("ctx", "umount", "gil:/phone")
+
+
 # ---- switched off -------------------------------------------------------------------------------
 
 
@@ -566,6 +601,9 @@ def main(job):
 """
     with disabled(phone, "kv"):
         printed, _ = send(laptop, source, name="job.star")
+        assert (printed.status, "there is no operation" in printed.out) == (0, True), printed
+    with disabled(phone, "node"):
+        printed, _ = send(laptop, source.replace("kv.put", "node.call"), name="job.star")
         assert (printed.status, "there is no operation" in printed.out) == (0, True), printed
 
 

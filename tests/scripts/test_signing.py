@@ -60,6 +60,19 @@ def test_what_was_signed_is_what_is_verified(scene: Scene) -> None:
     assert verified.call.expires_at == NOW + LIFE_S
 
 
+@pytest.mark.parametrize(
+    "less", [{"plan": True}, {"parts": Parts(denies=("target.fs.read:/photos/secret/**",))}]
+)
+def test_who_does_not_know_that_a_call_is_to_do_less_refuses_it(
+    scene: Scene, less: dict[str, object]
+) -> None:
+    envelope = scene.sign(**less).envelope
+    with pytest.raises(Untrusted, match="this envelope holds"):
+        open_sealed(envelope, PAYLOAD_TYPE, max_bytes=MAX_ENVELOPE_BYTES)
+    call = scene.verify(envelope).call
+    assert call.plan or call.denies
+
+
 def test_a_byte_that_is_flipped_anywhere_is_noticed(scene: Scene) -> None:
     envelope = scene.sign().envelope
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from orvalho.cli.output import age
@@ -54,7 +52,7 @@ def _list(session: Session) -> None:
             each.target,
             each.filename,
             str(each.files + each.values),
-            age(time.time() - each.held_at),
+            age(each.held_at),
             each.rule or "",
         )
         for each in reply.held

@@ -34,6 +34,7 @@ from orvalho.daemon.handlers.run_ids import EarlyCancels, SeenRuns
 from orvalho.daemon.handlers.target_calls import (
     CallTable,
     caller_calls,
+    governed,
     rehearsed,
     target_calls,
 )
@@ -86,6 +87,8 @@ from orvalho.scripts.signing import Expected, VerifiedScript, open_call, verify_
 _log = logging.getLogger(__name__)
 
 _NO_MODULES: Final = Modules()
+# So long a plan waits for trees that are not ours.
+_PLAN_S: Final = 60.0
 
 
 class ScriptHandler:
@@ -231,7 +234,7 @@ class ScriptHandler:
             ending = await self._run_once(arrival)
             if arrival.is_rehearsed and ending.outcome == "done":
                 ending = await self._planned(arrival, ending)
-                if arrival.is_held:
+                if arrival.is_held and ending.outcome == "planned":
                     await self._hold(arrival, ending)
                     return
         await self._keeper.end(arrival, ending)
@@ -255,11 +258,19 @@ class ScriptHandler:
         )
         subject = self._subject(arrival)
         may_see = partial(self._may_see, subject, workspace.context.name)
-        plan = await to_thread.run_sync(make_plan, workspace, arrival.not_run, may_see)
-        return replace(ending, outcome="planned", plan=encode_plan(plan))
+        make = partial(make_plan, workspace, arrival.not_run, may_see)
+        is_foreign = arrival.is_foreign
+        with anyio.move_on_after(_PLAN_S if is_foreign else None):
+            plan = await to_thread.run_sync(make, abandon_on_cancel=is_foreign)
+            return replace(ending, outcome="planned", plan=encode_plan(plan))
+        error = Unavailable("a mounted tree does not answer", hint="orvalho ctx mounts")
+        return Ending("failed", error, ending.usage)
 
     def _may_see(self, subject: Subject, context: str, action: str, object_: str) -> bool:
-        return self._house.policy.decide(AccessRequest(subject, context, action, object_)).allowed
+        house = self._house
+        if house.broker.is_asked(action):
+            return False
+        return house.policy.decide(AccessRequest(subject, context, action, object_)).allowed
 
     async def _again(self, arrival: Arrival, ending: Ending, why: ContextChanged) -> Ending:
         """Run a script once more whose context has changed under it: nothing of it was kept.
@@ -274,6 +285,7 @@ class ScriptHandler:
             arrival.hold = None
         await to_thread.run_sync(workspace.discard)
         arrival.workspace = None
+        arrival.read_cpu_ms = 0
         arrival.first_line = len(arrival.lines)
         arrival.turn = await Exclusive.take(workspace.context)
         return await self._run_once(arrival)
@@ -394,8 +406,8 @@ class ScriptHandler:
         arrival.is_held = arrival.held_by is not None
         named = await called(house, reference, call) if reference is not None else None
         grant(arrival.script.needs, (), decide)
-        if not call.plan:
-            await arrival.granted.count(arrival.script, time.time())
+        # Also for a plan: what it reads, its sender has.
+        await arrival.granted.count(arrival.script, time.time())
         return await self._start(arrival, gate, context, reference, named)
 
     async def _start(
@@ -525,7 +537,7 @@ class ScriptHandler:
         def make() -> Mapping[str, HostCall]:
             arrival.workspace = self._house.workspace(context)
             beyond = {
-                **onward,
+                **governed(self._house, context.name, onward, gate),
                 **caller_calls(self._house, arrival.sender, arrival.run, gate, hold),
             }
             if arrival.is_rehearsed:

@@ -86,7 +86,15 @@ def target_calls(house: House, workspace: Workspace, gate: RunGate) -> dict[str,
     calls |= document_calls("target", values, _SeenDocuments(house, workspace), staged)
     calls |= node_calls("target", partial(_facts, house), gate)
     calls |= gate.rights.calls()
-    off = off_of(house, workspace.context.name).ops
+    return governed(house, workspace.context.name, calls, gate)
+
+
+def governed(
+    house: House, context: str, calls: Mapping[str, HostCall], gate: RunGate
+) -> dict[str, HostCall]:
+    """The same calls, less those that the context has switched off; the broker is asked before
+    each, and what is refused is audited."""
+    off = off_of(house, context).ops
     return {name: _audited(name, call, gate) for name, call in calls.items() if name not in off}
 
 

@@ -10,6 +10,8 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+import msgspec
+
 from orvalho.contexts.context import Context
 from orvalho.contexts.filesystem import FileAction, VirtualPath
 from orvalho.contexts.identity import Key
@@ -17,11 +19,12 @@ from orvalho.contexts.mounted import Mounted
 from orvalho.contexts.mounts import tree_words as words
 from orvalho.contexts.tree_answers import TreeAnswers
 from orvalho.contexts.trust import Peer
+from orvalho.daemon.broker import Question, refused
 from orvalho.daemon.house import House
 from orvalho.daemon.subjects import peer_subject
 from orvalho.daemon.wire import decode
 from orvalho.errors import Denied, Untrusted
-from orvalho.policies.access import AccessRequest, Subject
+from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import decided
 from orvalho.policies.explain import refusal
 
@@ -61,7 +64,12 @@ class TreeHandler:
         def check(action: FileAction, place: VirtualPath) -> None:
             self._check(peer, subject, context, action, place, is_noted=is_noted)
 
-        return await self._answers_to(sender).answer(context.files(check), question)
+        answers, files = self._answers_to(sender), context.files(check)
+
+        async def call() -> bytes:
+            return await answers.answer(files, question)
+
+        return await self._house.broker.within("tree.ask", call)
 
     def _answers_to(self, sender: Key) -> TreeAnswers:
         answers = self._answers.setdefault(sender, TreeAnswers())
@@ -85,11 +93,17 @@ class TreeHandler:
         decision = house.policy.decide(asked)
         if is_noted or not decision.allowed:
             house.audit.note(decided(asked, decision, at=time.time(), text="by a mount"))
+        explain_to = house.settings.config.policy.explain_to
+        explains = explain_to == "all" or (explain_to == "own" and peer.relation == "own")
         if not decision.allowed:
-            explain_to = house.settings.config.policy.explain_to
-            if explain_to == "all" or (explain_to == "own" and peer.relation == "own"):
+            if explains:
                 raise refusal(asked, decision)
             raise Denied(f"{action} {place} is not allowed", where=place)
+        said = house.broker.verdict(Question(asked, decision.rule))
+        if said is not None and not said.allowed:
+            entry = decided(asked, Decision(allowed=False), at=time.time(), text=said.text)
+            house.audit.note(msgspec.structs.replace(entry, cause="broker"))
+            raise refused(asked, said, explains=explains)
         resolved = context.mounts.resolve(place)
         if resolved is not None and isinstance(resolved[0], Mounted) and resolved[0].is_remote:
             # Else two mounts of each other would ask in a circle, and one node speak for another.

@@ -52,11 +52,7 @@ class InboxOperations:
             plan=shown_plan(held.plan),
             result=msgspec.Raw(held.result if is_json and held.result else b"null"),
             output=tuple(line.text for line in held.logs),
-            rights=tuple(
-                f"{each.action} {each.object}" + (f"  by {each.rule}" if each.rule else "")
-                for each in held.receipt.tried
-                if each.allowed
-            ),
+            rights=held.rights,
         )
 
     async def accept(self, request: planning.InboxAccept) -> Replies:

@@ -13,12 +13,13 @@ _OPS: Final[dict[str, tuple[str, ...]]] = {
     "fs.remove": ("fs.remove", "fs.move"),
     "kv.read": ("kv.get", "kv.list", "docs.get", "docs.list", "docs.query"),
     "kv.write": ("kv.put", "kv.delete", "docs.put", "docs.delete"),
-    "node": ("node.facts",),
+    "node": ("node.facts", "node.call", "node.send"),
 }
 _FAMILIES: Final = {
     "fs": ("fs.read", "fs.write", "fs.remove"),
     "kv": ("kv.read", "kv.write"),
 }
+_NODE_ACTIONS: Final = ("node.read", "node.call", "node.send")
 _TIMERS: Final = ("setTimeout", "setInterval", "clearTimeout", "clearInterval")
 # Names of a JavaScript guest's global scope.
 _GLOBALS: Final[dict[str, tuple[str, ...]]] = {
@@ -62,5 +63,5 @@ def switched_off(words: Iterable[str]) -> Off:
         ),
         names=tuple(names),
         code="Function" in names,
-        actions=(*actions, *(("node.read",) if "node" in chosen else ())),
+        actions=(*actions, *(_NODE_ACTIONS if "node" in chosen else ())),
     )
