@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,7 @@ from orvalho.daemon.recorder import keep_recording
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival
 from orvalho.daemon.services import Service
-from orvalho.errors import InvalidInput, LimitExceeded, Unavailable
+from orvalho.errors import InvalidInput, LimitExceeded, ScriptFailed, Unavailable
 from orvalho.policies.quota import Usage
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import Ended, Job, Output
@@ -22,6 +23,12 @@ from orvalho.scripts.messages import ScriptOutput, encode
 
 # How long a line waits for a sender that reads slowly.
 _TELL_S: Final = 1.0
+
+
+_KEPT: Final = ScriptFailed(
+    "the script failed before its target's owner could look at it; why stays there",
+    hint="orvalho script send --plan, where the target's rules let you read what it reads",
+)
 
 
 class RunFollower:
@@ -73,7 +80,9 @@ class RunFollower:
             run=arrival.run, seq=seq, level=output.level, text=output.text, at=output.at
         )
         body = b""
-        if arrival.delivery is not None:
+        # What a held script says is told once its owner has looked at it.
+        is_told = arrival.delivery is not None and not arrival.is_held
+        if is_told:
             body = encode(line)
             try:
                 hold.move(len(body))
@@ -82,7 +91,7 @@ class RunFollower:
         arrival.add(line)
         shown = RunOutput(run=line.run, seq=line.seq, level=line.level, text=line.text, at=line.at)
         self._house.feed.publish(arrival.run, shown)
-        if arrival.delivery is not None:
+        if is_told:
             # A sender that reads slowly has the line from the ending.
             with anyio.move_on_after(_TELL_S):
                 await self._house.node.tell(
@@ -95,4 +104,9 @@ def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:
     over = hold.stopped or (hold.over(ended.limit) if ended.limit else None)
     if over is not None:
         return Ending("limited", over, ended.usage)
-    return Ending.of(ended, arrival.gate)
+    ending = Ending.of(ended, arrival.gate)
+    if arrival.is_held and ending.outcome == "failed":
+        # It may say what it has read: nobody has looked at that.
+        arrival.lines.clear()
+        return replace(ending, error=_KEPT)
+    return ending

@@ -202,6 +202,27 @@ def test_what_is_held_is_done_exactly_when_it_is_accepted(
 
 
 @pytest.mark.usefixtures("holding")
+def test_what_is_held_says_nothing_before_its_owner_has_looked(
+    devices: tuple[Device, Device], notes: Path, tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    head = JOB[: JOB.index("export default")]
+    talks, throws = tmp_path / "talks.js", tmp_path / "throws.js"
+    talks.write_text(head + 'console.log(await target.fs.readText("/notes/list.txt"));')
+    throws.write_text(head + 'throw new Error(await target.fs.readText("/notes/list.txt"));')
+
+    held = laptop.types("script", "send", "peer@phone2", str(talks))
+    failed = laptop.types("script", "send", "peer@phone2", str(throws))
+
+    assert (held.status, failed.status) == (7, 1)
+    assert "milk" not in held.out + held.err + failed.out + failed.err
+    run = phone.types("inbox", "--json").json["held"][0]["run"]
+    phone.does("inbox", "accept", run)
+    laptop.does("script", "result", run, "--wait")
+    assert "milk" in laptop.does("script", "logs", run)
+
+
+@pytest.mark.usefixtures("holding")
 def test_a_plan_is_void_once_the_context_has_changed(
     devices: tuple[Device, Device], notes: Path
 ) -> None:
