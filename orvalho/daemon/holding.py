@@ -70,7 +70,8 @@ class Holding:
             context=workspace.context.name,
             sender=arrival.sender,
             envelope=arrival.delivery.envelope_id if arrival.delivery else None,
-            rule=arrival.held_by,
+            rule=arrival.held_by.where if arrival.held_by else None,
+            rule_text=arrival.held_by.text if arrival.held_by else None,
             frozen=frozen,
             plan=ending.plan or b"",
             result=ending.result,
@@ -87,10 +88,12 @@ class Holding:
             contents_table.stage(connection, contents)
             stage_plan(connection, arrival.run, held.plan)
             held_runs.stage_held(connection, held, [each.sha256 for each in contents])
+            runs.stage_output(connection, held.logs)
             self._stage_note(connection, held, now, "is held until the owner has looked at it")
             if arrival.delivery is None:
                 return []
-            return [self._stage_mail(connection, held, "script.held", ScriptHeld(run=held.run))]
+            told = ScriptHeld(run=held.run, logs=held.logs)
+            return [self._stage_mail(connection, held, "script.held", told)]
 
         staged = await house.store.transact("run.held", keep)
         house.runs.closed(arrival.run)

@@ -96,9 +96,10 @@ class ScriptEnded(_Body, frozen=True, kw_only=True):
 
 
 class ScriptHeld(_Body, frozen=True, kw_only=True):
-    """The target's owner looks at it before anything comes of it."""
+    """The target's owner looks at it before anything comes of it. `logs`: what it has written."""
 
     run: str
+    logs: tuple[ScriptOutput, ...] = ()
 
 
 class AskSource(_Body, frozen=True, kw_only=True):

@@ -105,7 +105,11 @@ class CallerHandler:
 
         def keep(connection: sqlite3.Connection) -> bool:
             delivery.done(connection)
-            return runs.stage_held(connection, run.id)
+            is_new = runs.stage_held(connection, run.id)
+            if is_new:
+                lines = (line for line in told.logs if line.run == run.id)
+                runs.stage_output(connection, lines)
+            return is_new
 
         if await self._house.store.transact("run.held", keep):
             self._house.feed.publish(run.id, RunHeld(run=run.id, to=run.target))
