@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from anyio import to_thread
@@ -35,7 +36,10 @@ from orvalho.scripts.messages import ScriptEnded, ScriptHeld, encode
 from orvalho.scripts.plan import stage_plan
 from orvalho.scripts.receipts import Receipt, sign_receipt
 
-VOID = "the context has changed since the plan, which is void"
+# What the audit log calls the owner's part in it, for which there are no rules.
+HELD: Final = "script.held"
+WAITS: Final = "is held until the owner has looked at it"
+VOID: Final = "the context has changed since the plan, which is void"
 
 
 class Holding:
@@ -89,7 +93,7 @@ class Holding:
             stage_plan(connection, arrival.run, held.plan)
             held_runs.stage_held(connection, held, [each.sha256 for each in contents])
             runs.stage_output(connection, held.logs)
-            self._stage_note(connection, held, now, "is held until the owner has looked at it")
+            self._stage_note(connection, held, now, WAITS)
             if arrival.delivery is None:
                 return []
             told = ScriptHeld(run=held.run, logs=held.logs)
@@ -164,7 +168,7 @@ class Holding:
         """
         held = await self.get(run)
         words = f"the owner of {self._house.name} rejected it" + (f": {reason}" if reason else "")
-        await self._finish(held, "rejected", Denied(words), f"rejected by the owner: {reason}")
+        await self._finish(held, "rejected", Denied(words), _rejected(reason))
 
     async def cancel(self, run: str, teller: Key) -> bool:
         """Its sender takes it back; False when it is not held, or another's."""
@@ -273,11 +277,12 @@ class Holding:
             at=now,
             actor=held.receipt.caller,
             context=held.context,
-            action="script.held",
+            action=HELD,
             object=f"sha256:{held.receipt.script_sha256}",
             allowed="rejected" not in words,
             rule=held.rule,
             run=held.run,
+            rule_text=held.rule_text,
             text=f"{held.receipt.filename}: {words}",
         )
         self._house.audit.stage(connection, entry)
@@ -290,3 +295,7 @@ class Holding:
             house.node.flush(house.trust.heir(Key(held.sender)), *staged)
         house.runs.closed(held.run)
         house.feed.finish(held.run, run_over(answer, receipt.usage, peer=receipt.target))
+
+
+def _rejected(reason: str) -> str:
+    return "rejected by the owner" + (f": {reason}" if reason else "")

@@ -382,9 +382,7 @@ class Run:
             self._end(Ended(outcome, usage, limit=limit))
         else:
             self._end(
-                Ended(
-                    outcome, usage, error_name="Unavailable", error_message=why, is_lost=True
-                )
+                Ended(outcome, usage, error_name="Unavailable", error_message=why, is_lost=True)
             )
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
