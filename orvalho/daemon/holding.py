@@ -151,7 +151,7 @@ class Holding:
                 staged = await house.store.transact("run.accepted", end)
         except ContextChanged as error:
             void = Conflict(f"{VOID}: {error.message}", where=error.where, hint="send it again")
-            await self._finish(held, "failed", void, "void")
+            await self._finish(held, "failed", void, "accepted, but the plan was void")
             raise Conflict(
                 f"{VOID}: {error.message}",
                 where=error.where,
@@ -175,7 +175,7 @@ class Holding:
         found = await self._house.store.read(lambda connection: held_runs.held(connection, run))
         if found is None or self._house.trust.heir(Key(found.sender)) != teller:
             return False
-        await self._finish(found, "cancelled", ScriptFailed("the run was cancelled"), "cancelled")
+        await self._finish(found, "cancelled", ScriptFailed("the run was cancelled"), "taken back by its sender")
         return True
 
     async def _finish(self, held: HeldRun, outcome: str, error: OrvalhoError, words: str) -> None:

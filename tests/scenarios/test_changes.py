@@ -46,10 +46,10 @@ def sends(laptop: Device, tmp_path: Path, source: str, *options: str):
     return laptop.types("script", "send", "peer@phone2", str(file), *options)
 
 
-def begun(laptop: Device, file: Path, line: str) -> subprocess.Popen[str]:
+def begun(laptop: Device, file: Path, line: str, *options: str) -> subprocess.Popen[str]:
     """Send a script; returns once it has printed `line`."""
     sending = subprocess.Popen(
-        [sys.executable, "-m", "orvalho", "script", "send", "peer@phone2", str(file)],
+        [sys.executable, "-m", "orvalho", "script", "send", "peer@phone2", str(file), *options],
         env=laptop.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -213,7 +213,7 @@ def test_what_was_done_at_its_caller_is_not_said_to_be_undone(
     )
     inbox = phone.tree("peer") / "inbox"
     (inbox / "list.txt").write_text("bread")
-    sending = begun(laptop, file, "read")
+    sending = begun(laptop, file, "read", "--expose", "/notes:rw")
 
     (inbox / "list.txt").write_text("bread milk")
 
