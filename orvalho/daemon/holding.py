@@ -175,7 +175,9 @@ class Holding:
         found = await self._house.store.read(lambda connection: held_runs.held(connection, run))
         if found is None or self._house.trust.heir(Key(found.sender)) != teller:
             return False
-        await self._finish(found, "cancelled", ScriptFailed("the run was cancelled"), "taken back by its sender")
+        await self._finish(
+            found, "cancelled", ScriptFailed("the run was cancelled"), "taken back by its sender"
+        )
         return True
 
     async def _finish(self, held: HeldRun, outcome: str, error: OrvalhoError, words: str) -> None:
