@@ -21,6 +21,8 @@ def plan_lines(plan: PlanState) -> Iterator[str]:
         yield f"  not run  {call.call} {call.argument}"
     if plan.left_out:
         yield f"  ... and {many(plan.left_out, 'more change')}"
+    if plan.held_by is not None:
+        yield f"held by {plan.held_by}: its owner would look at it first"
     yield summary(plan)
 
 

@@ -68,7 +68,7 @@ _REPLIES: Final[dict[str, tuple[type[m.Message], str]]] = {
     "resolved": (m.Resolved, "resolve"),
     "script-checked": (logic.ScriptChecked, "script check"),
     "logic": (logic.LogicReply, "logic show, logic which"),
-    "run-queued": (m.RunQueued, "script send, when it does not wait for the end"),
+    "run-queued": (m.RunQueued, "script send and script result, where there is no end yet"),
     "run-ended": (m.RunEnded, "script send, script result, repl, wasi call"),
     "run-held": (planning.RunHeld, "script send, to a target whose owner looks at it first"),
     "inbox": (planning.InboxReply, "inbox, inbox ls"),

@@ -63,12 +63,14 @@ class PlannedCall(Message, frozen=True, kw_only=True):
 
 
 class PlanState(Message, frozen=True, kw_only=True):
-    """What a script would do. `left_out` counts changes beyond those listed."""
+    """What a script would do. `left_out` counts changes beyond those listed; `held_by` is the
+    `file:line` by which the target's owner would look at it first, where the target tells that."""
 
     files: tuple[PlannedFile, ...] = ()
     values: tuple[PlannedValue, ...] = ()
     not_run: tuple[PlannedCall, ...] = ()
     left_out: int = 0
+    held_by: str | None = None
 
 
 class RunHeld(Message, frozen=True, kw_only=True, tag=tag):
@@ -76,6 +78,7 @@ class RunHeld(Message, frozen=True, kw_only=True, tag=tag):
 
     run: str
     to: str
+    state: str = "held"
 
 
 class HeldState(Message, frozen=True, kw_only=True):
@@ -99,7 +102,8 @@ class InboxReply(Message, frozen=True, kw_only=True, tag=tag):
 
 class InboxShown(Message, frozen=True, kw_only=True, tag=tag):
     """`source` is None for a module. `params` and `result` are JSON; `result` is null also where
-    the script returned bytes."""
+    the script returned bytes. `rule_text` is the rule that held it, as it stood then;
+    `refused_now` are the rights, of those that it needs or used, which today's rules refuse."""
 
     state: HeldState
     source: str | None
@@ -109,6 +113,8 @@ class InboxShown(Message, frozen=True, kw_only=True, tag=tag):
     result: msgspec.Raw
     output: tuple[str, ...]
     rights: tuple[str, ...]
+    rule_text: str | None = None
+    refused_now: tuple[str, ...] = ()
 
 
 Request = InboxList | InboxShow | InboxAccept | InboxReject

@@ -38,8 +38,8 @@ class Edit(Message, frozen=True, kw_only=True):
 
 class Link(Message, frozen=True, kw_only=True):
     """One link of the chain, in order. `name`: sender, path, signature, certificate, denied, keys,
-    groups, quota, model or broker; `holds`: whether it let the request through; None where that
-    is not its part."""
+    groups, quota, held (by which line, since when), ended (what came of that), model or broker;
+    `holds`: whether it let the request through; None where that is not its part."""
 
     name: str
     text: str

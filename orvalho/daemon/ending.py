@@ -60,9 +60,19 @@ def _error_of(ended: Ended, gate: RunGate | None) -> OrvalhoError | None:
         )
     if ended.outcome in ("cancelled", "lost"):
         return CANCELLED
-    if ended.error_name == "Unavailable":
+    if ended.is_lost:
         return Unavailable(
             f"the run was lost: {ended.error_message}", hint="send it again, if that is right"
+        )
+    if ended.error_name == "Unavailable":
+        # What a call of the script reached for is away; the run itself is well.
+        is_begun = gate is not None and gate.has_begun
+        return Unavailable(
+            f"a call of the script failed: {ended.error_message}",
+            hint="look at what it did elsewhere, and send it again once that is there"
+            if is_begun
+            else "nothing was changed: send it again once that is there",
+            detail=ended.error_stack or None,
         )
     denied = gate.refusal_behind(ended.error_message or "") if gate else None
     if denied is not None and ended.error_name == "Denied":

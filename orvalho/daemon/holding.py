@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -38,7 +38,10 @@ from orvalho.scripts.receipts import Receipt, sign_receipt
 
 # So many of one sender wait at most.
 MOST_OF_ONE: Final = 64
-VOID = "the context has changed since the plan, which is void"
+# What the audit log calls the owner's part in it, for which there are no rules.
+HELD: Final = "script.held"
+WAITS: Final = "is held until the owner has looked at it"
+VOID: Final = "the context has changed since the plan, which is void"
 
 
 class Holding:
@@ -74,7 +77,8 @@ class Holding:
             context=workspace.context.name,
             sender=arrival.sender,
             envelope=arrival.delivery.envelope_id if arrival.delivery else None,
-            rule=arrival.held_by,
+            rule=arrival.held_by.where if arrival.held_by else None,
+            rule_text=arrival.held_by.text if arrival.held_by else None,
             frozen=frozen,
             plan=ending.plan or b"",
             result=ending.result,
@@ -82,7 +86,6 @@ class Holding:
             logs=tuple(arrival.lines),
             receipt=receipt,
             charge=self._record.charge(arrival, receipt),
-            rights=tuple(_allowed(arrival)),
         )
 
         def keep(connection: sqlite3.Connection) -> list[EnvelopeId]:
@@ -97,10 +100,13 @@ class Holding:
             contents_table.stage(connection, contents)
             stage_plan(connection, arrival.run, held.plan)
             held_runs.stage_held(connection, held, [each.sha256 for each in contents])
-            self._stage_note(connection, held, now, "is held until the owner has looked at it")
+            runs.stage_output(connection, held.logs)
+            self._stage_note(connection, held, now, WAITS)
             if arrival.delivery is None:
                 return []
-            return [self._stage_mail(connection, held, "script.held", ScriptHeld(run=held.run))]
+            # Not its lines: they may say what it has read.
+            told = ScriptHeld(run=held.run)
+            return [self._stage_mail(connection, held, "script.held", told)]
 
         staged = await house.store.transact("run.held", keep)
         house.runs.closed(arrival.run)
@@ -168,14 +174,16 @@ class Holding:
         """
         held = await self.get(run)
         words = f"the owner of {self._house.name} rejected it" + (f": {reason}" if reason else "")
-        await self._finish(held, "rejected", Denied(words), f"rejected by the owner: {reason}")
+        await self._finish(held, "rejected", Denied(words), _rejected(reason))
 
     async def cancel(self, run: str, teller: Key) -> bool:
         """Its sender takes it back; False when it is not held, or another's."""
         found = await self._house.store.read(lambda connection: held_runs.held(connection, run))
         if found is None or self._house.trust.heir(Key(found.sender)) != teller:
             return False
-        await self._finish(found, "cancelled", ScriptFailed("the run was cancelled"), "cancelled")
+        await self._finish(
+            found, "cancelled", ScriptFailed("the run was cancelled"), "taken back by its sender"
+        )
         return True
 
     async def part_from(self, node_key: Key) -> None:
@@ -188,7 +196,7 @@ class Holding:
     async def _void(self, held: HeldRun, why: ContextChanged) -> Conflict:
         """End it, since it fits no more; what the owner is told."""
         void = Conflict(f"{VOID}: {why.message}", where=why.where, hint="send it again")
-        await self._finish(held, "failed", void, "void")
+        await self._finish(held, "failed", void, "accepted, but the plan was void")
         return Conflict(
             void.message,
             where=why.where,
@@ -230,6 +238,7 @@ class Holding:
             ended_at=now,
             commit=commit,
             result_sha256=digest_of(held.result) if is_done else None,
+            output_sha256=held.receipt.output_sha256 if is_done else None,
             plan_sha256=None,
         )
 
@@ -248,7 +257,7 @@ class Holding:
             is_bytes=held.is_bytes and result is not None,
             error=script_error(error) if error else None,
             receipt=sign_receipt(self._house.identity.node, receipt),
-            logs=held.logs,
+            logs=held.logs if receipt.outcome == "done" else (),
         )
 
     def _end(
@@ -294,11 +303,12 @@ class Holding:
             at=now,
             actor=held.receipt.caller,
             context=held.context,
-            action="script.held",
+            action=HELD,
             object=f"sha256:{held.receipt.script_sha256}",
             allowed="rejected" not in words,
             rule=held.rule,
             run=held.run,
+            rule_text=held.rule_text,
             text=f"{held.receipt.filename}: {words}",
         )
         self._house.audit.stage(connection, entry)
@@ -313,10 +323,5 @@ class Holding:
         house.feed.finish(held.run, run_over(answer, receipt.usage, peer=receipt.target))
 
 
-def _allowed(arrival: Arrival) -> Iterator[str]:
-    """`fs.read /a  by policy/peer.csv:3`, each once."""
-    for each in arrival.gate.made() if arrival.gate else ():
-        if each.decision.allowed:
-            rule = each.decision.rule
-            by = f"  by {rule.where}" if rule else ""
-            yield f"{each.request.action} {each.request.object}{by}"
+def _rejected(reason: str) -> str:
+    return "rejected by the owner" + (f": {reason}" if reason else "")

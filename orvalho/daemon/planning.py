@@ -24,8 +24,19 @@ _HIDDEN: Final = "what is there now is not yours to read"
 _UNREADABLE: Final = "what is there now cannot be read"
 
 
-def make_plan(workspace: Workspace, not_run: list[PlannedCall], may_see: MaySee) -> Plan:
-    """In a thread."""
+def everything(_action: str, _object: str) -> bool:
+    """The owner's own eyes (`MaySee`)."""
+    return True
+
+
+def make_plan(
+    workspace: Workspace,
+    not_run: list[PlannedCall],
+    may_see: MaySee,
+    held_by: str | None = None,
+) -> Plan:
+    """In a thread. `held_by`: the rule by which its target's owner would look at it first, where
+    the reader is told."""
     files: list[PlannedFile] = []
     left_out = 0
     room = _ALL_CHARACTERS
@@ -51,6 +62,7 @@ def make_plan(workspace: Workspace, not_run: list[PlannedCall], may_see: MaySee)
         values=tuple(values[:_LISTED]),
         not_run=tuple(not_run[:_LISTED]),
         left_out=left_out,
+        held_by=held_by,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import anyio
 
+from orvalho.contexts.changes import ContextChanged
 from orvalho.control.messages import RunOutput
 from orvalho.daemon.ending import Ending
 from orvalho.daemon.house import House
@@ -15,7 +18,7 @@ from orvalho.daemon.recorder import keep_recording
 from orvalho.daemon.run_news import RunNews
 from orvalho.daemon.run_record import Arrival
 from orvalho.daemon.services import Service
-from orvalho.errors import InvalidInput, LimitExceeded, ScriptFailed, Unavailable
+from orvalho.errors import Conflict, InvalidInput, LimitExceeded, ScriptFailed, Unavailable
 from orvalho.policies.quota import Usage
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import Ended, Job, Output
@@ -74,6 +77,20 @@ class RunFollower:
             return _ending(ended, arrival, hold)
         return _ending(Ended("cancelled", Usage(cpu_ms=hold.cpu_ms)), arrival, hold)
 
+    async def tell_again(self, arrival: Arrival, why: ContextChanged) -> None:
+        """A run is made once more: said where its lines will stand there twice."""
+        if not arrival.lines or arrival.hold is None:
+            return
+        said = Output(
+            seq=len(arrival.lines) + 1 - arrival.first_line,
+            level="info",
+            text=f"(run again: {why.message})",
+            at=time.time(),
+        )
+        # Too much was said already: the script meets that limit itself.
+        with suppress(LimitExceeded):
+            await self._tell(arrival, said, arrival.hold)
+
     async def _tell(self, arrival: Arrival, output: Output, hold: Hold) -> None:
         seq = arrival.first_line + output.seq
         line = ScriptOutput(
@@ -97,6 +114,17 @@ class RunFollower:
                 await self._house.node.tell(
                     self._house.trust.heir(arrival.sender), "script.output", body
                 )
+
+
+def overtaken(why: ContextChanged, arrival: Arrival, node: str) -> Conflict:
+    """The end of a run whose context has changed, and which is not made again."""
+    if arrival.gate is None or not arrival.gate.has_begun:
+        message, hint = f"{why.message}; nothing of this run was kept", "send it again"
+    else:
+        place = "at its caller's and beyond" if arrival.caused else "at its caller's"
+        message = f"{why.message}; nothing at {node} was kept; what it did {place} stays"
+        hint = "look at what it did there, and send it again if that is right"
+    return Conflict(message, where=why.where, hint=hint)
 
 
 def _ending(ended: Ended, arrival: Arrival, hold: Hold) -> Ending:

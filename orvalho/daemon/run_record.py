@@ -26,6 +26,7 @@ from orvalho.daemon.run_words import digest_of
 from orvalho.errors import Denied, LimitExceeded
 from orvalho.peers.desk import Delivery
 from orvalho.policies import usage
+from orvalho.policies.access import Rule
 from orvalho.policies.audit import Entry, decided
 from orvalho.policies.quota import Usage, add
 from orvalho.policies.quotas import Hold
@@ -73,7 +74,8 @@ class Arrival:
     # Calls that reach beyond this node and were not made, for a plan.
     not_run: list[PlannedCall] = field(default_factory=list)
     is_held: bool = False
-    held_by: str | None = None
+    # The rule by which its target's owner wants to look at it before anything comes of it.
+    held_by: Rule | None = None
     interpreted: Interpreted | None = None
     # What was recorded of its last attempt, see `scripts/recordings.py`.
     recorded: str | None = None

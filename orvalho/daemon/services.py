@@ -176,9 +176,7 @@ class _Instance:
             self._cpu_before_ms = max(self._cpu_before_ms, answer.cpu_ms)
         except (ValueError, RecursionError):
             # msgspec's errors and binascii's are ValueErrors: a worker is believed in nothing.
-            ended = Ended(
-                "failed", Usage(), error_name="Unavailable", error_message="worker is broken"
-            )
+            ended = _lost("worker is broken")
             self.stop("its worker is broken")
         if ended.usage.memory_bytes - self.memory_bytes > call.job.limits.memory_bytes:
             # The instance keeps what a call has taken: more than that one may have, it may not.
@@ -217,7 +215,7 @@ class _Instance:
 
     async def live(self, jobs: Jobs, job: Job) -> None:
         """Until it ends, or is stopped."""
-        last = Ended("failed", Usage(), error_name="Unavailable", error_message="it was stopped")
+        last = _lost("it was stopped")
         try:
             with self.scope:
                 async with jobs.open(job) as self._run:
@@ -244,9 +242,7 @@ class _Instance:
         if call.verdict is not None:
             last = call.verdict
         elif last.outcome == "cancelled":
-            last = Ended(
-                "failed", Usage(), error_name="Unavailable", error_message=self.problem or ""
-            )
+            last = _lost(self.problem or "")
         call.end(replace(last, usage=Usage()))
 
     def _line(self, line: Output) -> None:
@@ -473,6 +469,10 @@ def _ended(answer: _Answer, usage: Usage, limits: Limits) -> Ended:
     if len(result) > limits.output_bytes:
         return Ended("limited", usage, limit="output")
     return Ended("done", usage, None if kind == "U" else result, is_bytes=kind == "B")
+
+
+def _lost(why: str) -> Ended:
+    return Ended("failed", Usage(), error_name="Unavailable", error_message=why, is_lost=True)
 
 
 def _why(ended: Ended) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from orvalho.contexts.identity import Key, check_certificate, key_text, parse_key
 from orvalho.control import why
+from orvalho.daemon.holding import HELD, WAITS
 from orvalho.daemon.house import House
 from orvalho.daemon.limits import allowance
 from orvalho.errors import InvalidInput, Untrusted
@@ -24,6 +26,10 @@ from orvalho.scripts.script import Source, make_script
 from orvalho.scripts.signing import MAX_ENVELOPE_BYTES, PAYLOAD_TYPES, Call
 
 _QUOTA: Final = re.compile(r"quota (\w+) exceeded \((?:group )?([a-z0-9-]+)\)")
+_UNDECLARED: Final = re.compile(
+    r"the script did not say that it needs (?P<side>\w+)\.(?P<action>[\w.]+):(?P<object>.*)",
+    re.DOTALL,
+)
 _NEEDS: Final = re.compile(r"^(?P<before>\W*needs\s*=\s*\[)(?P<rest>.*\].*)$")
 
 
@@ -97,6 +103,45 @@ async def quota_edit(house: House, run: Run) -> why.Edit | None:
     change = why.LineChange(where="config.toml", old=f"{key} = {old}", new=(f"{key} = {new}",))
     asked = allowance(house.settings.config.limits).usual
     return why.Edit(kind="quota", changes=(change,), is_tried=_has_room(state, terms, asked))
+
+
+def held_links(entries: Sequence[Entry]) -> list[why.Link]:
+    """The line that held a run for the owner to look at, and what came of it, each with when."""
+    links = []
+    for entry in sorted((each for each in entries if each.action == HELD), key=lambda e: e.at):
+        at = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        said = entry.text.partition(": ")[2]
+        if said.startswith(WAITS):
+            rule = f"{entry.rule}  {entry.rule_text or ''}".rstrip()
+            links.append(why.Link(name="held", text=f"{at}, by {rule}"))
+        else:
+            links.append(why.Link(name="ended", text=f"{at}, {said}"))
+    return links
+
+
+def told_refusal(run: Run) -> tuple[why.Explained, ...]:
+    """Where a run of ours was refused for what its header lacks: its target says that in the
+    error, and in no receipt."""
+    found = _UNDECLARED.fullmatch(run.error.message) if run.error else None
+    if found is None or found["side"] != "target":
+        return ()
+    return (
+        why.Explained(
+            action=found["action"],
+            object=found["object"],
+            allowed=False,
+            by="header",
+            reason=run.error.message if run.error else "",
+        ),
+    )
+
+
+def is_told(run: Run, explained: why.Explained) -> bool:
+    """Whether it is the target that missed it in the header."""
+    return any(
+        (each.action, each.object) == (explained.action, explained.object)
+        for each in told_refusal(run)
+    )
 
 
 def header_edit(run: Run, source: Source, capability: str) -> why.Edit:

@@ -73,7 +73,7 @@ class AccessRequest:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One `p` line. `order` counts the rules of a set from 0, across its files. `condition` is its
-    sixth column; None: it counts at all times."""
+    sixth column; None: it counts at all times. `holds`: an allow that is written `hold`."""
 
     file: str
     line: int
@@ -84,6 +84,7 @@ class Rule:
     object: str
     effect: Effect
     condition: Condition | None = None
+    holds: bool = False
 
     @property
     def where(self) -> str:
@@ -96,7 +97,8 @@ class Rule:
 
     @property
     def text(self) -> str:
-        row = ", ".join(("p", *self.fields))
+        effect = "hold" if self.holds else self.effect
+        row = ", ".join(("p", *self.fields[:-1], effect))
         return f"{row}, {self.condition.text}" if self.condition else row
 
 

@@ -220,6 +220,7 @@ class _Reader:
                 object=object_,
                 effect="deny" if effect == "deny" else "allow",
                 condition=condition,
+                holds=effect == HOLD,
             )
         )
         if effect == HOLD:

@@ -111,7 +111,7 @@ class Ended:
     `result` is JSON, or the bytes themselves when `is_bytes`; None for undefined. A failed run has
     the error's name, message and stack (lines `    at main (job.js:3:5)`, may be empty), a limited
     one the name of the limit: wall, cpu, memory, output or host_calls. A worker that died makes its
-    runs fail with the name Unavailable.
+    runs fail with the name Unavailable, and `is_lost`.
     """
 
     outcome: str
@@ -122,6 +122,7 @@ class Ended:
     error_name: str | None = None
     error_message: str | None = None
     error_stack: str | None = None
+    is_lost: bool = False
 
 
 class Jobs:
@@ -402,14 +403,20 @@ class Run:
         elif limit is not None:
             self._end(Ended(outcome, usage, limit=limit))
         else:
-            self._end(Ended(outcome, usage, error_name="Unavailable", error_message=why))
+            self._end(
+                Ended(outcome, usage, error_name="Unavailable", error_message=why, is_lost=True)
+            )
 
     def _checked(self, ended: RunEnded, usage: Usage) -> Ended:
         is_possible = all(0 <= each <= _MOST_USED for each in msgspec.structs.astuple(usage))
         usage = usage if is_possible else Usage()
         if ended.outcome not in _OUTCOMES or not is_possible:
             return Ended(
-                "failed", usage, error_name="Unavailable", error_message="worker is broken"
+                "failed",
+                usage,
+                error_name="Unavailable",
+                error_message="worker is broken",
+                is_lost=True,
             )
         if ended.result is not None and not ended.is_bytes and not _is_json(ended.result):
             return Ended(

@@ -29,7 +29,7 @@ def create_held_runs(database: Any) -> None:
 class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
     """`frozen` is the run's workspace (`Workspace.freeze`); `receipt` and `charge` are those of its
     end, but for the outcome. `envelope` is the id of the envelope that it came in, None for a run
-    of this very node; `rule` is the one that held it."""
+    of this very node; `rule` is the one that held it, `rule_text` what it said then."""
 
     run: str
     at: float
@@ -44,8 +44,7 @@ class HeldRun(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[ScriptOutput, ...]
     receipt: Receipt
     charge: Charge
-    # What it was allowed, for the owner: a receipt may say less.
-    rights: tuple[str, ...] = ()
+    rule_text: str | None = None
 
 
 def stage_held(connection: sqlite3.Connection, held: HeldRun, contents: Sequence[str]) -> None:

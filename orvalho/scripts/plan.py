@@ -53,12 +53,14 @@ class PlannedCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `left_out` counts changes beyond those listed."""
+    """All of it. `left_out` counts changes beyond those listed; `held_by` is the `file:line` by
+    which the target's owner would look at it before it is done."""
 
     files: tuple[PlannedFile, ...] = ()
     values: tuple[PlannedValue, ...] = ()
     not_run: tuple[PlannedCall, ...] = ()
     left_out: int = 0
+    held_by: str | None = None
 
 
 def encode_plan(plan: Plan) -> bytes:

@@ -242,3 +242,17 @@ def test_no_denied_request_slips_through_while_the_files_are_read_again(home: Pa
 
     assert slipped == []
     assert book.statistics()["decisions"] > 60
+
+
+def test_a_rule_that_holds_is_quoted_as_it_is_written(home: Path) -> None:
+    line = "p, laptop, peer, script.run, *, hold"
+    (home / "policy/peer.csv").write_text(f"{line}\n")
+    book = open_book(home)
+    assert book.reload().problems == ()
+    asked = AccessRequest(OWN, "peer", "script.run", "sha256:00")
+    held_by = book.held_by(asked)
+    assert held_by is not None
+    assert held_by.text == line
+    assert may(book, "script.run", "sha256:00")
+    texts = [rule.text for rule in book.rules.rules if rule.file == "policy/peer.csv"]
+    assert texts == [line]

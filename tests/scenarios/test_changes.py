@@ -46,10 +46,10 @@ def sends(laptop: Device, tmp_path: Path, source: str, *options: str):
     return laptop.types("script", "send", "peer@phone2", str(file), *options)
 
 
-def begun(laptop: Device, file: Path, line: str) -> subprocess.Popen[str]:
+def begun(laptop: Device, file: Path, line: str, *options: str) -> subprocess.Popen[str]:
     """Send a script; returns once it has printed `line`."""
     sending = subprocess.Popen(
-        [sys.executable, "-m", "orvalho", "script", "send", "peer@phone2", str(file)],
+        [sys.executable, "-m", "orvalho", "script", "send", "peer@phone2", str(file), *options],
         env=laptop.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -183,6 +183,64 @@ def test_an_edit_by_hand_under_a_running_script_is_not_overwritten(
 
     (inbox / "list.txt").write_text("bread milk")
 
-    assert ended(sending)[0] == 0
-    # It was made again with what was there then.
+    status, errors = ended(sending)
+    assert status == 0
+    # It was made again with what was there then, and says why its lines stand there twice.
+    again = "(run again: peer:/inbox/list.txt was changed by another meanwhile)"
+    assert again in errors
+    run = laptop.types("script", "ls", "--json").json["runs"][0]["run"]
+    for device in devices:
+        assert device.does("script", "logs", run).splitlines() == ["read", again, "read"]
     assert (inbox / "list.txt").read_text() == "bread milk eggs"
+
+
+def test_what_was_done_at_its_caller_is_not_said_to_be_undone(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    mine = laptop.types("ctx", "ls", "--json").json["contexts"][0]["name"]
+    (laptop.tree(mine) / "notes").mkdir(exist_ok=True)
+    file = tmp_path / "both.js"
+    file.write_text(
+        HEADER
+        + """
+        const old = await target.fs.readText("/inbox/list.txt");
+        await caller.fs.write("/notes/done.txt", "done");
+        console.log("read");
+        await new Promise((resolve) => setTimeout(resolve, 3000));
+        await target.fs.write("/inbox/list.txt", old + " eggs");
+        """
+    )
+    inbox = phone.tree("peer") / "inbox"
+    (inbox / "list.txt").write_text("bread")
+    sending = begun(laptop, file, "read", "--expose", "/notes:rw")
+
+    (inbox / "list.txt").write_text("bread milk")
+
+    status, errors = ended(sending)
+    assert status == 1
+    assert "nothing at phone2 was kept; what it did at its caller's stays" in errors
+    assert (inbox / "list.txt").read_text() == "bread milk"
+    assert (laptop.tree(mine) / "notes/done.txt").read_text() == "done"
+
+
+def test_a_call_of_a_node_that_is_away_is_no_run_that_was_lost(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    context = laptop.types("ctx", "ls", "--json").json["contexts"][0]["name"]
+    laptop.allow(f"p, laptop, {context}, node.call, *, allow", context=context)
+    file = tmp_path / "call.js"
+    file.write_text(
+        '// /// orvalho\n// needs = ["target.node.call:add@phone2"]\n// ///\n'
+        'export default ({ target }) => target.node.call("add@phone2", "add", [2, 3]);'
+    )
+    phone.stop()
+    try:
+        failed = laptop.types("script", "send", f"{context}@laptop", str(file))
+    finally:
+        phone.start()
+
+    assert "the run was lost" not in failed.err
+    assert "a call of the script failed: phone2 is not reachable" in failed.err, failed
+    assert "send it again once that is there" in failed.err

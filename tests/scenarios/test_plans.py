@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ export default async function ({ target, caller, params }) {
   return { changed: 3 };
 }
 """
+PAGE = Path(__file__).parents[2] / "docs/plans.md"
+HOLDS = "p, laptop, peer, script.run, *, hold"
 BEFORE = {"list.txt": "bread\nmilk\n", "old.txt": "gone soon\n"}
 
 
@@ -59,8 +62,10 @@ def holding(devices: tuple[Device, Device]):
     """The phone holds what the laptop sends."""
     phone = devices[1]
     rules = phone.policy("peer").read_text()
-    phone.allow("p, laptop, peer, script.run, *, hold")
+    phone.allow(HOLDS)
     yield
+    for each in phone.types("inbox", "--json").json["held"]:
+        phone.does("inbox", "reject", each["run"])
     count = phone.rules()
     phone.policy("peer").write_text(rules)
     wait_until(lambda: phone.rules() < count, "the policy is read again")
@@ -116,8 +121,8 @@ def test_a_context_rewrites_what_it_is_asked_or_refuses_it(
     try:
         hook.write_text(
             "export default ({ params: call }) => {\n"
-            "  if (call.params.size < 0) throw new Error('sizes are positive');\n"
-            "  if (call.params.size > 800) return { params: { size: 800, of: call.script } };\n"
+            "  if (call.params?.size < 0) throw new Error('sizes are positive');\n"
+            "  if (call.params?.size > 800) return { params: { size: 800, of: call.script } };\n"
             "};\n"
         )
         assert json.loads(laptop.does(*words, "size=9000")) == {"size": 800, "of": "size.js"}
@@ -125,6 +130,7 @@ def test_a_context_rewrites_what_it_is_asked_or_refuses_it(
         receipt = laptop.types("script", "show", run, "--json").json["receipt"]
         assert receipt["interpreted"]["path"] == "/lib/interpret.js"
         assert json.loads(laptop.does(*words, "size=10")) == {"size": 10}
+        assert json.loads(laptop.does(*words[:-1])) is None
         hook.write_text(
             "export default () => { let x = 1; for (let i = 0; i < 5e7; i++) x = (x * 7) % 1013; };"
         )
@@ -136,8 +142,47 @@ def test_a_context_rewrites_what_it_is_asked_or_refuses_it(
         refused = laptop.types(*words, "size=-1")
         assert refused.status == 3
         assert "sizes are positive" in refused.err
-        hook.write_text("for (;;);")
-        assert "the hook" in laptop.types(*words, "size=1").err
+        # A refusal is no failure of the hook.
+        assert phone.types("status", "--json").json["problems"] == []
+        for source, told in (
+            ("for (;;);", "peer:/lib/interpret.js: it used up its limit: "),
+            ("\nexport default (", "peer:/lib/interpret.js:2:"),
+            (
+                "export default ({ params: call }) =>\n  call.params.size > 8;",
+                "peer:/lib/interpret.js:2:15: TypeError: ",
+            ),
+            ("export default () => 5;", "peer:/lib/interpret.js: the hook returned something else"),
+        ):
+            hook.write_text(source)
+            assert laptop.types(*words[:-1]).status != 0
+            warned = [
+                each
+                for each in phone.types("doctor", "--json").json["findings"]
+                if each["text"].startswith(told)
+            ]
+            assert len(warned) == 1, (told, phone.types("status", "--json").json["problems"])
+            assert "mend /lib/interpret.js of peer" in warned[0]["hint"]
+    finally:
+        hook.unlink()
+    laptop.does(*words[:-1])
+    assert phone.types("status", "--json").json["problems"] == []
+
+
+def test_the_hook_of_the_page_takes_a_call_without_parameters(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    (source,) = re.findall(r"```js\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    hook = phone.tree("peer") / "lib" / "interpret.js"
+    hook.parent.mkdir(exist_ok=True)
+    file = tmp_path / "echo.js"
+    file.write_text("export default ({ params }) => params;")
+    words = ("script", "send", "peer@phone2", str(file))
+    hook.write_text(source)
+    try:
+        assert json.loads(laptop.does(*words)) is None
+        assert json.loads(laptop.does(*words, "--param", "size=900")) == {"size": 800}
+        assert laptop.types(*words, "--param", "size=-1").status == 3
     finally:
         hook.unlink()
 
@@ -182,6 +227,22 @@ def test_what_is_held_is_done_exactly_when_it_is_accepted(
     assert "export default async function" in shown
     assert "target.fs.write:/notes/**" in shown
     assert "      +oat milk" in shown
+    line = phone.policy("peer").read_text().splitlines().index(HOLDS) + 1
+    assert f"  held    by policy/peer.csv:{line}  {HOLDS}" in shown
+    assert re.search(r"[ 0-9] s ", phone.does("inbox")), "how long it has waited"
+    assert " ago" not in phone.does("inbox")
+    # Programs are told, too.
+    for device in devices:
+        waits = device.types("script", "result", run, "--json")
+        assert (waits.status, waits.json["state"], waits.json["run"]) == (7, "held", run)
+    # Its lines may tell what it has read: they are the owner's until he has accepted it.
+    assert json.loads(phone.does("script", "logs", run, "--json"))["message"] == "almost done"
+    assert laptop.does("script", "logs", run) == ""
+    reply = phone.types("why", run, "--json").json
+    (link,) = [each for each in reply["chain"] if each["name"] == "held"]
+    assert link["text"].endswith(f"by policy/peer.csv:{line}  {HOLDS}")
+    assert "script.held" not in [each["action"] for each in reply["explained"]]
+    assert "changed since" not in str(reply["explained"])
     # It outlives both.
     for device in devices:
         device.stop()
@@ -194,11 +255,77 @@ def test_what_is_held_is_done_exactly_when_it_is_accepted(
     assert f"accepted {run} of " in phone.does("inbox", "accept", run)
 
     assert json.loads(laptop.does("script", "result", run, "--wait")) == {"changed": 3}
+    assert "almost done" in laptop.does("script", "logs", run)
     assert (notes / "list.txt").read_text() == "bread\noat milk\n"
     assert (notes / "new.bin").read_bytes() == b"\0\1\2"
     assert not (notes / "old.txt").exists()
     assert phone.types("inbox", "--json").json["held"] == []
     assert phone.types("inbox", "accept", run).status == 4
+    assert re.search(r"  ended .*UTC, accepted by the owner\n", phone.does("why", run))
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_plan_says_that_its_target_would_hold_it_where_reasons_are_told(
+    devices: tuple[Device, Device], notes: Path
+) -> None:
+    laptop, phone = devices
+    line = phone.policy("peer").read_text().splitlines().index(HOLDS) + 1
+    words = ("script", "send", "--plan", "peer@phone2", job(laptop))
+
+    shown = laptop.types(*words)
+
+    assert shown.status == 0, shown
+    assert f"held by policy/peer.csv:{line}: its owner would look at it first\n" in shown.out
+    assert laptop.types(*words, "--json").json["plan"]["held_by"] == f"policy/peer.csv:{line}"
+    phone.does("config", "set", "policy.explain_to", "none")
+    try:
+        assert "held by" not in laptop.does(*words)
+    finally:
+        phone.does("config", "set", "policy.explain_to", "own")
+    assert phone.types("inbox", "--json").json["held"] == []
+    assert contents(notes) == BEFORE
+
+
+@pytest.mark.usefixtures("holding")
+def test_the_owner_sees_what_the_sender_may_not(
+    devices: tuple[Device, Device], tmp_path: Path
+) -> None:
+    laptop, phone = devices
+    drop = phone.tree("peer") / "drop"
+    drop.mkdir(exist_ok=True)
+    (drop / "letter.txt").write_text("between us\n")
+    file = tmp_path / "write.js"
+    file.write_text(
+        '// /// orvalho\n// needs = ["target.fs.write:/drop/**"]\n// ///\n'
+        'await target.fs.write("/drop/letter.txt", "mine\\n");'
+    )
+
+    held = laptop.types("script", "send", "--json", "peer@phone2", str(file))
+
+    assert (held.status, held.json["state"]) == (7, "held")
+    run = held.json["run"]
+    # Later ones of the same beginning are not meant: only what is held is looked at.
+    shown = phone.does("inbox", "show", run[:6])
+    assert "      -between us\n      +mine\n" in shown
+    assert "not yours to read" not in shown
+    assert "between us" not in laptop.does("script", "show", run, "--json")
+    rules = phone.policy("peer").read_text()
+    try:
+        phone.allow("p, laptop, peer, fs.write, /drop/**, deny")
+        late = phone.types("inbox", "show", run)
+        assert "its sender may not do this any more" in late.err
+        number = len(phone.policy("peer").read_text().splitlines())
+        assert f"  fs.write /drop/letter.txt  by policy/peer.csv:{number}" in late.err
+        refused = phone.types("inbox", "show", run, "--json").json["refused_now"]
+        assert f"fs.write /drop/letter.txt  by policy/peer.csv:{number}" in refused
+        # What was planned is done all the same.
+        phone.does("inbox", "accept", run[2:8].lower())
+    finally:
+        count = phone.rules()
+        phone.policy("peer").write_text(rules)
+        wait_until(lambda: phone.rules() < count, "the policy is read again")
+    assert (drop / "letter.txt").read_text() == "mine\n"
+    assert phone.types("inbox", "show", run[:6]).status == 4
 
 
 @pytest.mark.usefixtures("holding")
@@ -255,6 +382,8 @@ def test_what_is_rejected_is_told_why_and_does_nothing(
     assert ended.status == 3
     assert "ask me first" in ended.err
     assert contents(notes) == BEFORE
+    ended_by = [e for e in phone.types("why", run, "--json").json["chain"] if e["name"] == "ended"]
+    assert ended_by[0]["text"].endswith("rejected by the owner: ask me first")
 
 
 @pytest.mark.usefixtures("holding")

@@ -254,6 +254,19 @@ def test_an_own_device_is_told_the_decisions_and_no_other_rules(
     assert "its target shares what it decided" in shown
 
 
+def test_its_sender_is_told_what_the_header_lacked(devices: tuple[Device, Device]) -> None:
+    laptop, _ = devices
+    printed, run = send(laptop, reads("/shared/a.txt", "target.fs.read:/elsewhere"))
+    assert printed.status == 3, printed
+    printed, run = send(laptop, reads("/other"))
+    assert printed.status == 3, printed
+    reply = why(laptop, run)
+    refused = decided(reply, "fs.read", "/other")
+    assert (refused["allowed"], refused["by"]) == (False, "header")
+    assert '"target.fs.read:/other"' in refused["edit"]["changes"][0]["new"][0]
+    assert "refused     fs.read /other" in laptop.does("why", run)
+
+
 def test_who_is_told_nothing_learns_nothing(devices: tuple[Device, Device]) -> None:
     laptop, phone = devices
     phone.does("config", "set", "policy.explain_to", "none")

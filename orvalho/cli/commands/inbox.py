@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
-from orvalho.cli.output import age
+from orvalho.cli.output import duration
 from orvalho.cli.plan import plan_lines
 from orvalho.cli.replies import plain
 from orvalho.cli.runs import result_text
@@ -52,7 +54,7 @@ def _list(session: Session) -> None:
             each.target,
             each.filename,
             str(each.files + each.values),
-            age(each.held_at),
+            duration(time.time() - each.held_at),
             each.rule or "",
         )
         for each in reply.held
@@ -96,6 +98,8 @@ def show(session: Session, run: str) -> None:
     screen.line(f"{state.filename} from {state.caller} for {state.target}")
     screen.line(f"  run     {state.run}")
     screen.line(f"  digest  sha256:{state.digest}")
+    if state.rule is not None:
+        screen.line(f"  held    by {state.rule}  {reply.rule_text or ''}".rstrip())
     screen.lines(f"  needs   {need}" for need in reply.needs)
     screen.lines(f"  used    {right}" for right in reply.rights)
     screen.line(f"  params  {result_text(reply.params, pretty=False)}")
@@ -106,6 +110,10 @@ def show(session: Session, run: str) -> None:
     screen.line(f"  result  {result_text(reply.result, pretty=False)}")
     screen.line("")
     screen.lines(plan_lines(reply.plan))
+    if reply.refused_now:
+        screen.notice("its sender may not do this any more; accepting does it all the same:")
+    for right in reply.refused_now:
+        screen.notice(f"  {right}")
 
 
 @command.command(

@@ -476,6 +476,8 @@ def result(session: Session, run: str, wait: bool, output: str | None) -> int:
     with session.connect() as client:
         (reply,) = client.stream(ScriptResult(run=run, wait=wait))
     if isinstance(reply, RunQueued):
+        if session.screen.as_json:
+            session.screen.document(plain(reply))
         session.screen.notice(f"{reply.run} has not ended: it is {reply.state}")
         session.screen.notice(f"  try   orvalho script result {reply.run} --wait")
         return QUEUED_STATUS

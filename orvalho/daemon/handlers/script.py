@@ -43,10 +43,10 @@ from orvalho.daemon.house import House
 from orvalho.daemon.imports import Imports
 from orvalho.daemon.interpreting import interpret
 from orvalho.daemon.limits import allowance
-from orvalho.daemon.planning import make_plan
+from orvalho.daemon.planning import MaySee, everything, make_plan
 from orvalho.daemon.recorder import room_bytes
 from orvalho.daemon.run_admission import admit_beyond_rules, rights_of
-from orvalho.daemon.run_following import RunFollower
+from orvalho.daemon.run_following import RunFollower, overtaken
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_keeping import ANSWER_LIFE_S, RunKeeper
 from orvalho.daemon.run_news import RunNews
@@ -63,7 +63,7 @@ from orvalho.errors import (
 )
 from orvalho.peers.desk import Delivery, Repeated
 from orvalho.peers.envelope import Envelope
-from orvalho.policies.access import AccessRequest, Decision, Subject
+from orvalho.policies.access import AccessRequest, Decision, Rule, Subject
 from orvalho.policies.capability import Capability, Grants, grant, read_only
 from orvalho.policies.explain import refusal
 from orvalho.policies.quota import Usage, narrow
@@ -252,13 +252,18 @@ class ScriptHandler:
             await self._keeper.end(arrival, Ending("failed", error, ending.usage))
 
     async def _planned(self, arrival: Arrival, ending: Ending) -> Ending:
-        """What it would have done, as far as its sender may see what is there."""
+        """What it would have done: for the owner, or as far as its sender may see what is there."""
         workspace = arrival.workspace or self._house.workspace(
             self._house.contexts.get(arrival.script.call.target.context)
         )
         subject = self._subject(arrival)
-        may_see = partial(self._may_see, subject, workspace.context.name)
-        make = partial(make_plan, workspace, arrival.not_run, may_see)
+        may_see: MaySee = everything
+        held_by: str | None = None
+        if not arrival.is_held:
+            may_see = partial(self._may_see, subject, workspace.context.name)
+            if arrival.held_by is not None and self._record.explains_to(arrival):
+                held_by = arrival.held_by.where
+        make = partial(make_plan, workspace, arrival.not_run, may_see, held_by)
         is_foreign = arrival.is_foreign
         with anyio.move_on_after(_PLAN_S if is_foreign else None):
             plan = await to_thread.run_sync(make, abandon_on_cancel=is_foreign)
@@ -278,8 +283,9 @@ class ScriptHandler:
         gate, workspace = arrival.gate, arrival.workspace
         is_begun = gate is not None and gate.has_begun
         if workspace is None or arrival.attempts or arrival.is_served or is_begun:
-            return Ending("failed", _overtaken(why), ending.usage)
+            return Ending("failed", overtaken(why, arrival, self._house.name), ending.usage)
         arrival.attempts = (self._record.used(arrival, ending.usage),)
+        await self._follower.tell_again(arrival, why)
         if arrival.hold is not None:
             arrival.hold.settle(None, time.time())
             arrival.hold = None
@@ -403,7 +409,7 @@ class ScriptHandler:
             return request, gate.put(capability.action, capability.object)
 
         arrival.held_by = self._held_by(subject, arrival)
-        arrival.is_held = arrival.held_by is not None
+        arrival.is_held = arrival.held_by is not None and not call.plan
         named = await called(house, reference, call) if reference is not None else None
         grant(arrival.script.needs, (), decide)
         # Also for a plan: what it reads, its sender has.
@@ -485,12 +491,11 @@ class ScriptHandler:
         arrival.libraries, arrival.read_cpu_ms = found.used, found.cpu_ms
         return Modules({**script.modules, **found.sources}, found.names)
 
-    def _held_by(self, subject: Subject, arrival: Arrival) -> str | None:
+    def _held_by(self, subject: Subject, arrival: Arrival) -> Rule | None:
         """The rule by which the owner wants to see it before anything comes of it."""
         script, context = arrival.script, arrival.script.call.target.context
         request = AccessRequest(subject, context, "script.run", script.script.id)
-        rule = None if arrival.script.call.plan else self._house.policy.held_by(request)
-        return rule.where if rule else None
+        return self._house.policy.held_by(request)
 
     def _subject(self, arrival: Arrival) -> Subject:
         house, call = self._house, arrival.script.call
@@ -545,11 +550,3 @@ class ScriptHandler:
             return target_calls(self._house, arrival.workspace, gate) | beyond
 
         return CallTable(make)
-
-
-def _overtaken(why: ContextChanged) -> Conflict:
-    return Conflict(
-        f"{why.message}; nothing of this run was kept",
-        where=why.where,
-        hint="send it again",
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -9,12 +10,14 @@ import msgspec
 
 from orvalho.control import messages as control
 from orvalho.control import planning
+from orvalho.daemon.held_rights import refused_now, used_rights
 from orvalho.daemon.holding import Holding
 from orvalho.daemon.house import House
 from orvalho.daemon.run_words import shown_plan
-from orvalho.errors import NotFound
+from orvalho.errors import InvalidInput, NotFound
 from orvalho.scripts.held_runs import HeldRun
 from orvalho.scripts.plan import decode_plan
+from orvalho.scripts.runs import Run
 
 Replies = AsyncIterator[control.Reply]
 
@@ -44,6 +47,7 @@ class InboxOperations:
         run = await self._house.runs.find(held.run)
         bodies = await self._house.runs.bodies(held.run)
         is_json = held.result is not None and not held.is_bytes
+        decided = await used_rights(self._house, held.run)
         yield planning.InboxShown(
             state=_state(held),
             source=bodies.source if isinstance(bodies.source, str) else None,
@@ -52,7 +56,12 @@ class InboxOperations:
             plan=shown_plan(held.plan),
             result=msgspec.Raw(held.result if is_json and held.result else b"null"),
             output=tuple(line.text for line in held.logs),
-            rights=held.rights,
+            rights=tuple(
+                f"{each.action} {each.object}" + (f"  by {each.rule}" if each.rule else "")
+                for each in decided
+            ),
+            rule_text=held.rule_text,
+            refused_now=refused_now(self._house, held, bodies.envelope, decided),
         )
 
     async def accept(self, request: planning.InboxAccept) -> Replies:
@@ -69,15 +78,32 @@ class InboxOperations:
     async def _find(self, prefix: str) -> HeldRun:
         """Raises:
         NotFound: no run that begins so is held.
+        InvalidInput: several are.
         """
-        run = await self._house.runs.find(prefix)
-        if run.state == "ended":
-            raise NotFound(
-                f"{run.id} is not held: it has ended, {run.outcome}",
-                where=run.id,
-                hint=f"orvalho script show {run.id}",
+        start = f"r_{re.sub(r'^r_', '', prefix, flags=re.IGNORECASE).upper()}"
+        found = [each for each in await self._holding.all() if each.run.startswith(start)]
+        if len(found) == 1 and start != "r_":
+            return found[0]
+        if found:
+            some = ", ".join(each.run for each in found[:3])
+            raise InvalidInput(
+                f"{prefix[:80]!a} is the beginning of several held runs", hint=f"one of {some}"
             )
-        return await self._holding.get(run.id)
+        run = await self._ended(prefix)
+        if run is None:
+            raise NotFound(f"no run {prefix[:80]!a} is held", hint="orvalho inbox")
+        raise NotFound(
+            f"{run.id} is not held: it has ended, {run.outcome}",
+            where=run.id,
+            hint=f"orvalho script show {run.id}",
+        )
+
+    async def _ended(self, prefix: str) -> Run | None:
+        try:
+            run = await self._house.runs.find(prefix)
+        except (NotFound, InvalidInput):
+            return None
+        return run if run.state == "ended" else None
 
 
 def _state(held: HeldRun) -> planning.HeldState:

@@ -13,17 +13,21 @@ from orvalho.control import messages as control
 from orvalho.control import policies
 from orvalho.control import why as answers
 from orvalho.daemon.explaining import Asker, Explaining, covering
+from orvalho.daemon.holding import HELD
 from orvalho.daemon.house import House
 from orvalho.daemon.peer_words import path_to
 from orvalho.daemon.run_words import failed
 from orvalho.daemon.subjects import groups_of, own_subject, peer_subject
 from orvalho.daemon.why_run import (
     header_edit,
+    held_links,
+    is_told,
     quota_edit,
     quota_links,
     read_call,
     send_edit,
     signature_links,
+    told_refusal,
     with_rules,
 )
 from orvalho.policies.audit import Entry
@@ -41,6 +45,8 @@ Replies = AsyncIterator[control.Reply]
 
 # What of the asker's chain comes behind the signature.
 _LATER: Final = ("keys", "groups")
+# What the log has of a run beside decisions.
+_NO_RULES: Final = ("script.ended", HELD)
 
 
 class WhyOperations:
@@ -59,7 +65,7 @@ class WhyOperations:
         house = self._house
         run = await house.runs.find(request.run)
         entries = await house.audit.newest(1000, run=run.id)
-        here = sorted((each for each in entries if each.action != "script.ended"), key=_place)
+        here = sorted((each for each in entries if each.action not in _NO_RULES), key=_place)
         bodies = await house.runs.bodies(run.id)
         call, signed_by = read_call(bodies.envelope)
         asker = self._asker(run, signed_by)
@@ -74,6 +80,7 @@ class WhyOperations:
                 shared = "decisions"
                 explained = (*explained, *told)
                 decisions = decisions or list(map(_told_state, told))
+            explained = (*explained, *told_refusal(run))
         mended = [await self._with_edit(each, run, bodies.source, here, call) for each in explained]
         roles = tuple(sorted(asker.subject.names)) if asker else ()
         chain = [
@@ -85,6 +92,7 @@ class WhyOperations:
             chain += [each for each in self._explaining.chain(asker) if each.name in _LATER]
         if self._is_here(run):
             chain += await quota_links(house, self._groups(run, signed_by), run)
+            chain += held_links(entries)
         yield control.WhyReply(
             state=await self._state(run),
             caller_key=key_text(signed_by),
@@ -133,7 +141,7 @@ class WhyOperations:
     ) -> answers.Explained:
         """What helps where it was no rule that refused."""
         if explained.by == "header":
-            side = "target" if self._is_here(run) else "caller"
+            side = "target" if self._is_here(run) or is_told(run, explained) else "caller"
             capability = f"{side}.{explained.action}:{explained.object}"
             edit = header_edit(run, source, capability)
             rules = await self._explaining.after_header(explained, entries)
