@@ -379,7 +379,8 @@ class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
     """The run is durable here. `state`: sending, or queued when the target cannot be reached; in
-    answer to ScriptResult, as in RunState. `queued_at`: the node that keeps it for the target."""
+    answer to ScriptResult, as in RunState; away when the target has it and has gone since.
+    `queued_at`: the node that keeps it for the target, or the target."""
 
     run: str
     to: str
