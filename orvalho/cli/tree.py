@@ -30,7 +30,7 @@ _WORDS: Final = (
         "metrics",
         "bugreport",
     ),
-    *("ask", "top", "why", "trace", "resolve", "repl", "metrics", "version"),
+    *("ask", "top", "why", "trace", "resolve", "repl", "version"),
     *(
         "script",
         "inbox",

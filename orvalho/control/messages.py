@@ -309,6 +309,8 @@ class PeerState(Message, frozen=True, kw_only=True):
 
 
 class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """`runs` go on here now, `held` wait for the owner to look at them."""
+
     node: str
     key: str
     version: str
@@ -319,6 +321,7 @@ class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
     peers: tuple[PeerState, ...]
     runs: int
     problems: tuple[str, ...]
+    held: int = 0
 
 
 class ContextState(Message, frozen=True, kw_only=True):
