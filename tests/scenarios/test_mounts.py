@@ -224,9 +224,16 @@ def test_our_own_files_are_no_tree(devices) -> None:
         f"sqlite:{phone.home / 'state/orvalho.db'}",
         f"zip:{phone.tree('peer') / 'x.zip'}",
     ):
-        phone.does("ctx", "mount", "peer:/own", url)
-        assert "own files" in str(state(phone, "peer:/own")["error"])
-        assert phone.types("ctx", "ls", "/peer/own").status == 4
+        refused = phone.types("ctx", "mount", "peer:/own", url)
+        assert refused.status == 3
+        assert "own files" in refused.err
+    # By hand it can be written down, and is no tree all the same.
+    file = phone.home / "config/mounts.toml"
+    before = file.read_text() if file.exists() else ""
+    file.write_text(f'{before}\n["peer:/own"]\nurl = "dir:{phone.home / "state"}"\n')
+    wait_until(lambda: "peer:/own" in phone.does("ctx", "mounts"), "it is read")
+    assert phone.types("ctx", "ls", "/peer/own").status == 4
+    assert "own files" in str(state(phone, "peer:/own")["error"])
     phone.does("ctx", "umount", "peer:/own")
     assert phone.types("ctx", "umount", "peer:/own").status == 4
 
@@ -309,4 +316,4 @@ def test_the_doctor_names_a_mount_that_fails(devices, tmp_path: Path) -> None:
 
 def test_files_are_listed_by_context_and_path_too(devices) -> None:
     _, phone = devices
-    assert phone.does("ctx", "ls", "peer:/") == phone.does("ctx", "ls", "/peer")
+    assert phone.does("ctx", "ls", "peer:/", "--json") == phone.does("ctx", "ls", "/peer", "--json")
