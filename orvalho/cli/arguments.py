@@ -111,6 +111,10 @@ def grant_text(grant: str) -> str:
     """
     if grant == "-" or grant.startswith("@"):
         return read_text(grant.removeprefix("@")).strip()
+    if Path(grant).is_file():
+        raise InvalidInput(
+            f'"{grant}" is a file, and no grant: did you mean @{grant}?', hint="orvalho grant ls"
+        )
     return grant
 
 

@@ -53,6 +53,7 @@ def edit_draft(session: Session, name: str) -> int:
         f" and is kept in {drafted.draft}"
     )
     session.screen.notice(f"  try   orvalho policy edit {name}")
+    session.screen.notice(f"  or throw it away: rm {shlex.quote(drafted.draft)}")
     return 1
 
 

@@ -26,8 +26,16 @@ def show_added(session: Session, reply: PeerAdded) -> int:
     else:
         verb = "paired with" if reply.changed else "already paired with"
         show_peer(session, f"{verb} {peer.name}", peer)
+        if reply.changed:
+            tell_own(session, peer)
         screen.notice("the same words, on the other device: orvalho peer ls")
     return HELD_STATUS if reply.held else 0
+
+
+def tell_own(session: Session, peer: PeerState | PairedState) -> None:
+    """What it means to have paired without `--guest`."""
+    if peer.relation == "own":
+        session.screen.notice(f"{peer.name} is your own device now; --guest is for a friend's")
 
 
 def show_peer(session: Session, headline: str, peer: PeerState | PairedState) -> None:

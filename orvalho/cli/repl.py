@@ -22,7 +22,7 @@ from orvalho.cli.explain import explanation
 from orvalho.cli.inline import inline_source
 from orvalho.cli.javascript import complete_word, is_complete
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import follow, preview, result_text, show_end, show_held
+from orvalho.cli.runs import follow, preview, result_text, show_end, show_held, standing_words
 from orvalho.cli.session import Session
 from orvalho.control.client import Client, state_directory
 from orvalho.control.messages import (
@@ -121,7 +121,9 @@ class Repl:
             show_held(self._session, last)
         elif last is not None:
             raise Unavailable(
-                f"{self._target} is away; the line waits for it.",
+                f"{self._target} is away; the line waits for it."
+                if last.state != "away"
+                else f"{standing_words(last)}.",
                 hint=f"orvalho script result {last.run} --wait",
             )
 

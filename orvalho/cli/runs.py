@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from orvalho.cli.output import many, milliseconds, size
+from orvalho.cli.output import duration, many, milliseconds, size
 from orvalho.cli.plan import plan_lines
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
-from orvalho.control.client import error_of
+from orvalho.control.client import DaemonGone, error_of
 from orvalho.control.messages import (
     Note,
     Reply,
@@ -79,7 +80,43 @@ def follow(
         if run is not None:
             cancel(session, run)
         raise
+    except DaemonGone as error:
+        raise parted(error, run) from error
     return last
+
+
+def parted(error: DaemonGone, run: str | None) -> Unavailable:
+    """What is said when the daemon goes away while it follows a run."""
+    if run is None:
+        return error
+    return Unavailable(
+        f"{error.message.rstrip('.')}; what became of {run}, it knows when it is back.",
+        where=error.where,
+        hint=f"orvalho script result {run} --wait",
+    )
+
+
+def standing_words(queued: RunQueued) -> str:
+    """Why a run that is durable has no end yet."""
+    if queued.state == "away":
+        return (
+            f"{queued.queued_at} is gone; {queued.run} is kept there, and its end comes when it is"
+            " back"
+        )
+    left = duration(queued.expires_at - time.time())
+    return f"queued at {queued.queued_at}, expires in {left}"
+
+
+def tell_away(session: Session, queued: RunQueued, *, waits: bool) -> None:
+    """The notice that a run's target has gone while one `waits` for it all the same."""
+    if waits and queued.state == "away":
+        session.screen.notice(standing_words(queued))
+
+
+def show_queued(session: Session, queued: RunQueued) -> None:
+    """The notice of a run that goes on without us, and how to ask for it later."""
+    session.screen.notice(standing_words(queued))
+    session.screen.notice(f"  try   orvalho script result {queued.run} --wait")
 
 
 def show_held(session: Session, held: RunHeld) -> int:

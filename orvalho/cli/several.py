@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import cancel, end_error, preview, result_text
+from orvalho.cli.runs import cancel, end_error, parted, preview, result_text, standing_words
 from orvalho.cli.session import Session
-from orvalho.control.client import error_of
+from orvalho.control.client import DaemonGone, error_of
 from orvalho.control.messages import Reply, RunEnded, RunHeld, RunOutput, RunQueued
 from orvalho.control.seeing import NotSent, ScriptPlaced
 from orvalho.errors import InvalidInput, OrvalhoError
@@ -69,6 +69,9 @@ def follow_each(
             if part.run is not None and not isinstance(part.last, RunEnded):
                 cancel(session, part.run)
         raise
+    except DaemonGone as error:
+        left = next((p.run for p in by_run.values() if not isinstance(p.last, RunEnded)), None)
+        raise parted(error, left) from error
     _show(session, placed.name, list(parts.values()))
     worst = max((part.status for part in parts.values()), default=0)
     return 0 if detach and worst == _QUEUED_STATUS else worst
@@ -129,7 +132,7 @@ def _state(last: RunQueued | RunHeld | RunEnded | NotSent | None) -> str:
 
 
 def _is_queued(last: object) -> bool:
-    is_queued = isinstance(last, RunQueued) and last.state == "queued"
+    is_queued = isinstance(last, RunQueued) and last.state in ("queued", "away")
     return is_queued or isinstance(last, RunHeld)
 
 
@@ -140,4 +143,6 @@ def _words(part: _Part) -> str:
         if part.last.result_bytes is not None:
             return preview(part.last.result_bytes)
         return result_text(part.last.result, pretty=False)
+    if isinstance(part.last, RunQueued) and part.last.state == "away":
+        return standing_words(part.last)
     return part.run or ""

@@ -34,6 +34,8 @@ def _node(reply: Mapping[str, Any]) -> str:
     ]
     if reply["runs"]:
         parts.append(f"{many(reply['runs'], 'script')} running")
+    if held := reply.get("held"):
+        parts.append(f"{held} held: orvalho inbox ls")
     return "  ".join(parts)
 
 

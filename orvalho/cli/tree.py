@@ -30,7 +30,7 @@ _WORDS: Final = (
         "metrics",
         "bugreport",
     ),
-    *("ask", "top", "why", "trace", "replay", "resolve", "repl", "metrics", "version"),
+    *("ask", "top", "why", "trace", "replay", "resolve", "repl", "version"),
     *(
         "script",
         "inbox",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from orvalho.control.policy_tools import (
 from orvalho.errors import InvalidInput
 
 _MOST_BYTES: Final = 4 << 20
+_DIGEST: Final = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 
 def read_rules(place: Path) -> tuple[tuple[PolicyFile, ...], bool]:
@@ -49,6 +51,23 @@ def _read(path: Path) -> PolicyFile:
         )
     with path.open("rb") as file:
         return PolicyFile(name=path.name, content=file.read(_MOST_BYTES + 1))
+
+
+def as_given(error: InvalidInput, place: Path, files: tuple[PolicyFile, ...]) -> InvalidInput:
+    """The same mistake, where the files that were given lie."""
+
+    def given(text: str | None) -> str | None:
+        for file in files:
+            path = place / file.name if place.is_dir() else place
+            text = text and text.replace(f"policy/{file.name}:", f"{path}:")
+        return text
+
+    return InvalidInput(
+        given(error.message) or "",
+        where=given(error.where),
+        hint=error.hint,
+        detail=given(error.detail),
+    )
 
 
 def tested_lines(reply: PolicyTested, *, verbose: bool, quiet: bool) -> Iterator[str]:
@@ -88,7 +107,9 @@ def diff_lines(reply: PolicyDiffed) -> Iterator[str]:
 def _group(group: ChangedRequests) -> Iterator[str]:
     what = f"{group.actor} {group.action} in {group.context}"
     more = group.distinct - len(group.objects)
-    objects = ", ".join(group.objects) + (f" and {_count(more)} more" if more else "")
+    objects = _DIGEST.sub(r"\1...", ", ".join(group.objects)) + (
+        f" and {_count(more)} more" if more else ""
+    )
     yield f"  {_count(group.times)}x  {what}: {objects}"
     yield f"      in use  {group.before or 'no rule speaks for it'}"
     yield f"      new     {group.after or 'no rule speaks for it'}"

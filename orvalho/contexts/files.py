@@ -24,6 +24,7 @@ from orvalho.contexts.filesystem import (
     FileAction,
     GuardedFS,
     Quota,
+    Unspelled,
     VirtualPath,
     spelled_safely,
     virtual_path,
@@ -399,6 +400,9 @@ class _Translated:
         at = f"{self._owner}:{place}"
         if isinstance(error, fs_errors.ResourceNotFound):
             return NotFound(self._missing.format(at=at), where=place)
+        if isinstance(error, Unspelled):
+            why = f"{at} holds a name that is no path here: {error.shown}; rename it"
+            return Conflict(why, where=place)
         for kind, ours, why in _MEANINGS:
             if isinstance(error, kind):
                 where = spelled_safely(place) if ours is Denied else place

@@ -9,6 +9,7 @@ offers are built from the few primitives guarded here, and nothing passes unseen
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 import unicodedata
@@ -44,6 +45,31 @@ class Escape(fs_errors.PermissionDenied):  # type: ignore[misc]  # fs is untyped
     """The path leads through a link, or to what is no plain file or directory of this tree."""
 
     default_message = "'{path}' leads out of the tree, or is no plain file or directory"
+
+
+class Unspelled(fs_errors.DirectoryNotEmpty):  # type: ignore[misc]  # fs is untyped here
+    """A directory holds a name that is no path here, so that nobody can name it to remove it."""
+
+    default_message = "'{path}' holds a name that is no path here"
+
+    def __init__(self, path: str, name: str) -> None:
+        """`name` is as the system has it, from `path` on."""
+        self.name = name
+        super().__init__(path)
+
+    @property
+    def shown(self) -> str:
+        """`'bad\\xff'`: what can be printed, and says what it is."""
+        raw = os.fsencode(self.name)
+        return ascii(self.name) if _is_text(raw) else repr(raw)[1:]
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def virtual_path(text: str) -> VirtualPath:
@@ -249,13 +275,22 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
         self._quota.charge(-size, -1)
 
     def removedir(self, path: str) -> None:
-        self._inner.removedir(self._allowed("fs.remove", path))
+        place = self._allowed("fs.remove", path)
+        try:
+            self._inner.removedir(place)
+        except fs_errors.DirectoryNotEmpty as error:
+            names = [info.name for info in self._inner.scandir(place)]
+            if names and not any(map(has_spelling, names)):
+                raise Unspelled(place, names[0]) from error
+            raise
         self._quota.charge(0, -1)
 
     def removetree(self, path: str) -> None:
         place = self._allowed("fs.remove", path)
         below = list(walk(self._inner, place))
-        for inside, _ in below:
+        for inside, info in below:
+            if not has_spelling(info.name):
+                raise Unspelled(place, inside[len(place.rstrip("/")) + 1 :])
             self._check("fs.remove", inside)
         for inside, info in reversed(below):
             if info.is_dir:

@@ -129,7 +129,10 @@ def _bucket(url: str) -> Source:
     if "@" in parts.netloc or ":" in parts.netloc:
         raise InvalidInput("url: credentials do not belong here", hint="orvalho secret set NAME")
     if not _BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
-        raise InvalidInput("url: s3:// is followed by a bucket's name and a path")
+        raise InvalidInput(
+            "url: s3:// is followed by a bucket's name (3 to 63 of a-z 0-9 . _ -, such as"
+            " s3://my-photos/2026) and a path"
+        )
     return Source("s3", _path(parts.path or "/"), bucket=parts.netloc)
 
 

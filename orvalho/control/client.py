@@ -35,6 +35,10 @@ class DaemonError(OrvalhoError):
     exit_status: ClassVar[int] = 1
 
 
+class DaemonGone(Unavailable):
+    """The daemon went away before it had answered."""
+
+
 def state_directory(environ: Mapping[str, str], home: str | None) -> Path:
     """Where keys, database and log of this home lie."""
     top = _top(environ, home)
@@ -214,12 +218,12 @@ class Client:
             raise self._gone(None)
         return line
 
-    def _gone(self, error: OSError | None) -> Unavailable:
+    def _gone(self, error: OSError | None) -> DaemonGone:
         if isinstance(error, TimeoutError):
             why = "it did not answer in time"
         else:
             why = (error.strerror if error else None) or "it closed the connection"
-        return Unavailable(
+        return DaemonGone(
             f"the daemon is gone: {why}.", where=self._path, hint="orvalho daemon status"
         )
 

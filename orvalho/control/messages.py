@@ -311,6 +311,8 @@ class PeerState(Message, frozen=True, kw_only=True):
 
 
 class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
+    """`runs` go on here now, `held` wait for the owner to look at them."""
+
     node: str
     key: str
     version: str
@@ -321,6 +323,7 @@ class StatusReply(Message, frozen=True, kw_only=True, tag=_tag):
     peers: tuple[PeerState, ...]
     runs: int
     problems: tuple[str, ...]
+    held: int = 0
 
 
 class ContextState(Message, frozen=True, kw_only=True):
@@ -381,7 +384,8 @@ class Resolved(Message, frozen=True, kw_only=True, tag=_tag):
 
 class RunQueued(Message, frozen=True, kw_only=True, tag=_tag):
     """The run is durable here. `state`: sending, or queued when the target cannot be reached; in
-    answer to ScriptResult, as in RunState. `queued_at`: the node that keeps it for the target."""
+    answer to ScriptResult, as in RunState; away when the target has it and has gone since.
+    `queued_at`: the node that keeps it for the target, or the target."""
 
     run: str
     to: str

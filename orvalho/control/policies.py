@@ -31,11 +31,13 @@ class PolicyCheck(Message, frozen=True, kw_only=True, tag=tag):
 
 
 class PolicyChecked(Message, frozen=True, kw_only=True, tag=tag):
-    """`problems`: `policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?`"""
+    """`problems`: `policy/peer.csv:7:12: unknown action "fs.raed", did you mean "fs.read"?`.
+    `warnings`: `policy/peer.csv:8: @nosuch: there is no such group`."""
 
     files: tuple[str, ...]
     rules: int
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Audit(Message, frozen=True, kw_only=True, tag=tag):

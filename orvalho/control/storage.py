@@ -8,7 +8,8 @@ from orvalho.control.message import Message, tag
 
 
 class MountPut(Message, frozen=True, kw_only=True, tag=tag):
-    """Mount a tree. `place` is `alice:/photos`. -> MountReply"""
+    """Mount a tree. `place` is `alice:/photos`; Conflict where another is mounted there already,
+    unless `replace`. -> MountReply"""
 
     place: str
     url: str
@@ -17,6 +18,7 @@ class MountPut(Message, frozen=True, kw_only=True, tag=tag):
     region: str = ""
     read_only: bool = False
     quota: str = ""
+    replace: bool = False
 
 
 class MountDrop(Message, frozen=True, kw_only=True, tag=tag):

@@ -65,9 +65,17 @@ def unset_offline(directory: Path, environ: Mapping[str, str], key: str) -> str:
     except InvalidInput as error:
         if _is_about(error, key):
             file.write_text(before)
-            raise
+            raise needed_by_another(error, key) from error
         return f"{key} is set no longer\n  but the settings are not of use yet: {error.message}"
     return unset_words(key, loaded)
+
+
+def needed_by_another(error: InvalidInput, key: str) -> InvalidInput:
+    """The error of settings that do not do without `key`, and which of them goes first."""
+    words = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", error.message)
+    other = next((word for word in words if word != key and word in keys()), None)
+    hint = error.hint if other is None else f"orvalho config unset {other}"
+    return InvalidInput(error.message, where=error.where, hint=hint, detail=error.detail)
 
 
 def already_unset(key: str) -> str:

@@ -83,5 +83,14 @@ def _error_of(ended: Ended, gate: RunGate | None) -> OrvalhoError | None:
             hint=denied.hint,
             detail=ended.error_stack or None,
         )
+    exceeded = gate.exceeded_behind(ended.error_message or "") if gate else None
+    if exceeded is not None and ended.error_name == "LimitExceeded":
+        # A limit ended a call, and the guest let it through: no failure of its own.
+        return LimitExceeded(
+            exceeded.message,
+            where=exceeded.where,
+            hint=exceeded.hint,
+            detail=ended.error_stack or None,
+        )
     name = ended.error_name or "Error"
     return ScriptFailed(f"{name}: {ended.error_message}", detail=ended.error_stack or None)

@@ -118,6 +118,11 @@ class Mounts:
         found = self._mounted.get((context, place))
         return None if found is None else found[1]
 
+    def setting(self, context: str, place: VirtualPath) -> MountSetting | None:
+        """What stands in the file for a place; None when nothing is mounted there."""
+        found = self._mounted.get((context, place))
+        return None if found is None else found[0].setting
+
     def users_of(self, secret: str) -> tuple[str, ...]:
         """The places whose mounts use a secret."""
         return tuple(
@@ -221,6 +226,20 @@ class Mounts:
             return answer
 
         return RemoteTree(ask, VirtualPath(source.path), str(address))
+
+
+def check_openable(source: Source, home: Home) -> None:
+    """Refuse at once what can never work; what is only missing now may come. In a thread.
+
+    Raises:
+        OrvalhoError: why.
+    """
+    if source.scheme not in _DISK:
+        return
+    path = Path(source.path)
+    _refuse_own(path, home)
+    if source.scheme == "zip" and path.exists():
+        ZipTree(path).close()
 
 
 def _open_on_disk(source: Source, home: Home) -> Any:

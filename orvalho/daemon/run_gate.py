@@ -12,7 +12,7 @@ import anyio
 
 from orvalho.daemon.broker import BROKER, Broker, Question, call_now, refused
 from orvalho.daemon.run_rights import RunRights
-from orvalho.errors import Denied
+from orvalho.errors import Denied, LimitExceeded
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.audit import Audit, Entry, decided
 from orvalho.policies.capability import Grants, Side
@@ -77,6 +77,7 @@ class RunGate:
         self._beginning = anyio.Lock()
         self._made: dict[tuple[str, str, bool], Deciding] = {}
         self._refusals: list[Denied] = []
+        self._exceeded: list[LimitExceeded] = []
         self.read_bytes = 0
         self.written_bytes = 0
 
@@ -228,6 +229,16 @@ class RunGate:
         if len(self._refusals) < _KEPT:
             self._refusals.append(error)
         return error
+
+    def keep_exceeded(self, error: LimitExceeded) -> LimitExceeded:
+        """Remember a call that a limit ended, for when the guest lets it through."""
+        if len(self._exceeded) < _KEPT:
+            self._exceeded.append(error)
+        return error
+
+    def exceeded_behind(self, message: str) -> LimitExceeded | None:
+        """As `refusal_behind`, of what a limit ended."""
+        return next((each for each in self._exceeded if each.message == message), None)
 
 
 def _bare(request: AccessRequest) -> Denied:

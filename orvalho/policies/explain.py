@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from orvalho.errors import Denied
 from orvalho.policies.access import OWNER, PAIRED, AccessRequest, Decision
 from orvalho.policies.audit import Entry
+from orvalho.policies.globs import compile_glob
+from orvalho.policies.library_guard import changes_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +95,10 @@ def refusal(request: AccessRequest, decision: Decision) -> Denied:
     cited = decision.rule.where if decision.rule else None
     near = decision.nearest
     is_alike = near is not None and _family(near.action) in ("*", _family(request.action))
-    where = f"{near.where} comes closest: {near.text}" if near and is_alike and not cited else None
+    where = None
+    if near and is_alike and not cited:
+        where = f"{near.where} comes closest: {near.text}"
+        if changes_code(request) and compile_glob(near.object).matches(request.object):
+            folder = request.object.split("/")[1]
+            where = f"{near.where}: {near.object} does not cover /{folder}: name it"
     return Denied(sentence(request, decision), rule=cited, where=where, hint=hint)

@@ -126,3 +126,19 @@ def test_a_script_is_sent_with_grants(daemon, orvalho, tmp_path: Path):
     words = ("--grant", f"@{file}", "--grant", "g_1")
     assert orvalho("script", "send", "peer@alice", "-e", "1", *words) == 0
     assert daemon.last(m.ScriptSend).grants == (TEXT, "g_1")
+
+
+def test_a_few_letters_of_an_id_are_asked_about(daemon, orvalho, capsys):
+    assert orvalho("grant", "revoke", "g_3M") == 2
+    assert "--yes" in capsys.readouterr().err
+    assert daemon.asked == []
+    assert orvalho("grant", "revoke", "g_3M", "-y") == 0
+    assert orvalho("grant", "revoke", "g_3MYRH0K") == 0
+
+
+def test_a_file_without_its_at_is_told(daemon, orvalho, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.txt").write_text(TEXT)
+    assert orvalho("grant", "show", "small.txt") == 2
+    assert "did you mean @small.txt?" in capsys.readouterr().err
+    assert daemon.asked == []

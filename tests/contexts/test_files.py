@@ -356,3 +356,23 @@ async def test_what_the_system_forbids_is_denied(plain_tree):
     with pytest.raises(Denied, match="system"):
         await files.read("/f", 10)
     mount.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [(b"bad\xff", r"bad\xff"), (b"new\nline", r"new\nline")]
+)
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_name_that_is_no_path_is_named_when_it_keeps_a_folder(tmp_path, name, shown, recursive):
+    (tmp_path / "odd/below").mkdir(parents=True)
+    (tmp_path / "odd/a").write_bytes(b"1")
+    Path(os.fsdecode(bytes(tmp_path / "odd/below") + b"/" + name)).write_bytes(b"1")
+    quota = Quota("context gil", limit_bytes=MIB, limit_files=100)
+    mount = Mount("gil", lambda: RootFS(tmp_path), quota)
+    files = ContextFiles("gil", Namespace({VirtualPath("/"): mount}), Rules())
+    top, within = ("/odd", "below/") if recursive else ("/odd/below", "")
+    with pytest.raises(Conflict) as caught:
+        anyio.run(files.remove, top, recursive)
+    told = f"gil:{top} holds a name that is no path here: '{within}{shown}'; rename it"
+    assert caught.value.message == told
+    assert (tmp_path / "odd/a").exists(), "nothing was removed"
+    mount.close()

@@ -185,3 +185,14 @@ def test_a_section_is_refused_but_a_group_goes_as_a_whole(directory: Path) -> No
     assert config_unset.unset_value(directory, "quota.groups.guests")
     assert "guests" not in file.read_text()
     assert not config_unset.unset_value(directory, "quota.groups.guests.cpu")
+
+
+def test_what_another_setting_needs_is_taken_out_after_that_one(directory: Path) -> None:
+    (directory / "config.toml").write_text(
+        'name = "a"\n[policy.broker]\nsocket = "/run/b"\nactions = ["fs.write"]\n'
+    )
+    with pytest.raises(InvalidInput) as caught:
+        config_unset.unset_offline(directory, {}, "policy.broker.socket")
+    assert caught.value.hint == "orvalho config unset policy.broker.actions"
+    config_unset.unset_offline(directory, {}, "policy.broker.actions")
+    config_unset.unset_offline(directory, {}, "policy.broker.socket")

@@ -9,6 +9,7 @@ import pytest
 from orvalho.policies.access import AccessRequest, Decision, Subject
 from orvalho.policies.casbin_engine import CasbinEngine
 from orvalho.policies.engine import PolicyEngine
+from orvalho.policies.explain import refusal
 from orvalho.policies.indexed_engine import IndexedEngine
 from orvalho.policies.library_guard import LibraryGuard
 from orvalho.policies.rules import read_files
@@ -66,3 +67,16 @@ def test_a_rule_that_names_it_holds_and_so_does_a_deny(engine: type[PolicyEngine
     assert not ask(engine, NAMED, "fs.write", "/lib/a.js").allowed
     denied = NAMED + "p, *, peer, fs.write, /**/a.js, deny\n"
     assert not ask(engine, denied, "fs.write", "/lib/own/a.js").allowed
+
+
+@pytest.mark.parametrize("folder", ["lib", "schema"])
+def test_the_refusal_says_that_a_wide_rule_does_not_cover_it(
+    engine: type[PolicyEngine], folder: str
+) -> None:
+    path = f"/{folder}/a.json"
+    decision = ask(engine, WIDE, "fs.write", path)
+    told = refusal(AccessRequest(GIL, "peer", "fs.write", path), decision)
+    assert told.where is not None
+    assert told.where.endswith(f"does not cover /{folder}: name it")
+    assert "comes closest" not in told.where
+    assert told.hint == f"add to policy/peer.csv: p, gil@laptop, peer, fs.write, {path}, allow"

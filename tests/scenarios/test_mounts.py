@@ -224,9 +224,16 @@ def test_our_own_files_are_no_tree(devices) -> None:
         f"sqlite:{phone.home / 'state/orvalho.db'}",
         f"zip:{phone.tree('peer') / 'x.zip'}",
     ):
-        phone.does("ctx", "mount", "peer:/own", url)
-        assert "own files" in str(state(phone, "peer:/own")["error"])
-        assert phone.types("ctx", "ls", "/peer/own").status == 4
+        refused = phone.types("ctx", "mount", "peer:/own", url)
+        assert refused.status == 3
+        assert "own files" in refused.err
+    # By hand it can be written down, and is no tree all the same.
+    file = phone.home / "config/mounts.toml"
+    before = file.read_text() if file.exists() else ""
+    file.write_text(f'{before}\n["peer:/own"]\nurl = "dir:{phone.home / "state"}"\n')
+    wait_until(lambda: "peer:/own" in phone.does("ctx", "mounts"), "it is read")
+    assert phone.types("ctx", "ls", "/peer/own").status == 4
+    assert "own files" in str(state(phone, "peer:/own")["error"])
     phone.does("ctx", "umount", "peer:/own")
     assert phone.types("ctx", "umount", "peer:/own").status == 4
 
@@ -270,3 +277,43 @@ def test_a_device_that_is_off_is_unavailable(devices) -> None:
     phone.start()
     wait_until(lambda: laptop.online("phone2"), "the phone is back")
     wait_until(lambda: laptop.types("ctx", "ls", "/root/away").status == 0, "its tree is back")
+
+
+def test_a_mount_is_replaced_only_when_told_to(devices, tmp_path: Path) -> None:
+    _, phone = devices
+    other = tmp_path / "other"
+    other.mkdir()
+    phone.does("ctx", "mount", "peer:/kept", "memory:")
+    refused = phone.types("ctx", "mount", "peer:/kept", f"dir:{other}")
+    assert refused.status == 1
+    assert "memory: is mounted at peer:/kept already" in refused.err
+    assert state(phone, "peer:/kept")["url"] == "memory:"
+    phone.does("ctx", "mount", "peer:/kept", f"dir:{other}", "-y")
+    assert state(phone, "peer:/kept")["url"] == f"dir:{other}"
+    phone.does("ctx", "umount", "peer:/kept")
+
+
+def test_what_can_never_work_is_refused_and_not_written_down(devices, tmp_path: Path) -> None:
+    _, phone = devices
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(b"no zip")
+    for url in (f"dir:{phone.home / 'state'}", f"zip:{broken}", "s3://b/p"):
+        assert phone.types("ctx", "mount", "peer:/never", url).status != 0, url
+    places = [each["place"] for each in phone.types("ctx", "mounts", "--json").json["mounts"]]
+    assert "peer:/never" not in places
+
+
+def test_the_doctor_names_a_mount_that_fails(devices, tmp_path: Path) -> None:
+    _, phone = devices
+    phone.does("ctx", "mount", "peer:/away", f"dir:{tmp_path / 'away'}")
+    findings = phone.types("doctor", "--json").json["findings"]
+    assert any(
+        each["level"] == "warning" and each["text"].startswith("peer:/away cannot be used")
+        for each in findings
+    )
+    phone.does("ctx", "umount", "peer:/away")
+
+
+def test_files_are_listed_by_context_and_path_too(devices) -> None:
+    _, phone = devices
+    assert phone.does("ctx", "ls", "peer:/", "--json") == phone.does("ctx", "ls", "/peer", "--json")

@@ -247,3 +247,21 @@ def test_on_a_terminal_one_is_asked_to_edit_again(tmp_path: Path) -> None:
     assert "Edit again?" in done.stderr
     assert "this one has 2" in done.stdout
     assert device.policy("root").read_text() == f"{good}\n"
+
+
+def test_names_that_nobody_has_are_warned_of_and_a_mistake_is_told_once(
+    devices: tuple[Device, Device],
+) -> None:
+    laptop, phone = devices
+    phone.allow("p, @nosuch, peer, fs.read, /a, allow", "p, gil@nowhere, peer, fs.read, /a, allow")
+    checked = phone.types("policy", "check")
+    assert checked.status == 0, checked
+    assert "@nosuch: there is no such group" in checked.err
+    assert "gil@nowhere: no such device is paired" in checked.err
+    assert "laptop: no such" not in checked.err
+    new = laptop.home / "new.csv"
+    new.write_text("p, phone2, root, fs.raed, /a, allow\n")
+    refused = laptop.types("policy", "diff", str(new))
+    assert refused.status == 2
+    assert refused.err.count("fs.raed") == 1, refused.err
+    assert f"{new}:1" in refused.err

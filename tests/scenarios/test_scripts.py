@@ -121,6 +121,21 @@ def test_a_limit_ends_a_run_with_its_name(laptop: Device) -> None:
     assert "cpu" in printed.err
 
 
+def test_a_call_that_a_limit_ends_is_told_as_such_and_a_failure_of_its_own_is_not(
+    laptop: Device, phone: Device
+) -> None:
+    phone.does("ctx", "mount", "peer:/small", "memory:", "--quota", "1kB")
+    phone.allow("p, laptop, peer, fs.write, /small/**, allow")
+    needs = '// /// orvalho\n// needs = ["target.fs.write:/small/**"]\n// ///\n'
+    write = 'target.fs.write("/small/a", "x".repeat(5000))'
+    let = send(laptop, f"{needs}export default async ({{ target }}) => {{ await {write} }}")
+    assert let.status == 5, let
+    assert "storage_bytes" in let.err
+    own = f"try {{ await {write} }} catch (error) {{ throw new Error(error.message) }}"
+    made = send(laptop, f"{needs}export default async ({{ target }}) => {{ {own} }}")
+    assert made.status == 1, made
+
+
 def test_a_run_can_be_stopped(laptop: Device) -> None:
     run = send(laptop, "export default () => new Promise(() => {})", "--detach", "--json").json[
         "run"

@@ -55,17 +55,27 @@ def new(session: Session, name: str) -> None:
 
 
 @command.command(
-    "ls", cls=Verb, examples=("orvalho ctx ls", "orvalho ctx ls /", "orvalho ctx ls /alice --json")
+    "ls",
+    cls=Verb,
+    examples=("orvalho ctx ls", "orvalho ctx ls alice:/inbox", "orvalho ctx ls /alice --json"),
 )
 @click.argument("path", metavar="[PATH]", required=False)
 @click.pass_obj
 def ls(session: Session, path: str | None) -> None:
-    """The contexts, or what lies under a path: / has one directory a context."""
+    """The contexts, or what lies under a path: CONTEXT:/PATH, or / with one directory a context."""
     with session.connect() as client:
         if path is None:
             _show_contexts(session, client.ask(ContextList(), ContextListReply))
         else:
-            _show_files(session, client.ask(ContextFiles(path=path), FilesReply))
+            _show_files(session, client.ask(ContextFiles(path=_whole(path)), FilesReply))
+
+
+def _whole(path: str) -> str:
+    """`alice:/inbox` as the one tree of all contexts has it: `/alice/inbox`."""
+    context, colon, rest = path.partition(":")
+    if not colon or "/" in context:
+        return path
+    return f"/{context}/{rest.lstrip('/')}"
 
 
 @command.group(

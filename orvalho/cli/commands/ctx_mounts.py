@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 
+from orvalho.cli.confirm import confirm
 from orvalho.cli.output import size
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
@@ -20,6 +23,7 @@ from orvalho.control.storage import (
     MountReply,
     MountState,
 )
+from orvalho.errors import Conflict
 
 _OURS: Final = ("sqlite:", "zip:", "dir:")
 
@@ -41,6 +45,7 @@ _OURS: Final = ("sqlite:", "zip:", "dir:")
 @click.option("--region", metavar="NAME", default="", help="The region of s3://.")
 @click.option("--ro", "read_only", is_flag=True, help="Only to read from.")
 @click.option("--quota", metavar="SIZE", default="", help="What it may hold, such as 2GB.")
+@click.option("-y", "--yes", is_flag=True, help="Replace what is mounted there, without asking.")
 @click.pass_obj
 def mount(
     session: Session,
@@ -52,6 +57,7 @@ def mount(
     region: str,
     read_only: bool,
     quota: str,
+    yes: bool,
 ) -> None:
     """Let a context have a tree from elsewhere at a path: s3://BUCKET/PREFIX, sqlite:FILE,
     zip:FILE, dir:PATH, memory: or CONTEXT@NODE:/PATH. Rules see the whole path. It is written to
@@ -64,9 +70,16 @@ def mount(
         region=region,
         read_only=read_only,
         quota=quota,
+        replace=yes,
     )
     with session.connect() as client:
-        reply = client.ask(request, MountReply)
+        try:
+            reply = client.ask(request, MountReply)
+        except Conflict as error:
+            if not sys.stdin.isatty():
+                raise
+            confirm(f"{error.message.rstrip('.')}; replace it?")
+            reply = client.ask(msgspec.structs.replace(request, replace=True), MountReply)
     if session.screen.as_json:
         session.screen.document(plain(reply))
         return

@@ -102,7 +102,8 @@ def status(session: Session) -> None:
 )
 @click.pass_obj
 def stop(session: Session, grace_s: float) -> None:
-    """End the daemon once running scripts have ended."""
+    """End the daemon once running scripts have ended, at most 5 s (or --grace) from now: those that
+    still run are broken off."""
     try:
         client = session.connect_running()
     except Unavailable:

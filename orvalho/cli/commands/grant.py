@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from orvalho.cli.arguments import Until, grant_text, read_script
+from orvalho.cli.confirm import confirm
 from orvalho.cli.modules import digests_of, find_modules
 from orvalho.cli.output import age, many, moment
 from orvalho.cli.replies import plain
@@ -29,6 +30,9 @@ from orvalho.control.grants import (
     GrantShow,
 )
 from orvalho.control.messages import Note
+
+# Letters of an id that are enough to revoke by, unasked.
+_PLAIN_ID: Final = 7
 
 
 @click.group(
@@ -239,12 +243,17 @@ def ls(session: Session, *, as_policy: bool) -> None:
     ),
 )
 @click.argument("grant", metavar="GRANT")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask about an id of a few letters.")
 @click.pass_obj
-def revoke(session: Session, grant: str) -> None:
+def revoke(session: Session, grant: str, yes: bool) -> None:
     """Cut a grant of ours (its text, @FILE or id), or one link of it: that and all that was made
     of it is refused from now on, also in runs that have begun."""
+    text = grant_text(grant)
+    if not yes and len(text.removeprefix("g_")) < _PLAIN_ID:
+        # A few letters are typed by mistake, and a grant stays revoked.
+        confirm(f"revoke {grant}, and all that was made of it?")
     with session.connect() as client:
-        session.tell(client.ask(GrantRevoke(grant=grant_text(grant)), Note))
+        session.tell(client.ask(GrantRevoke(grant=text), Note))
 
 
 @command.command(

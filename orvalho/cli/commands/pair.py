@@ -9,7 +9,7 @@ import click
 
 from orvalho.cli.arguments import Duration, read_text
 from orvalho.cli.output import duration
-from orvalho.cli.pairing import show_added, show_peer
+from orvalho.cli.pairing import show_added, show_peer, tell_own
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Verb
@@ -126,6 +126,7 @@ def _show_arrival(session: Session, arrived: PairArrived) -> None:
     if arrived.held:
         session.screen.notice(f"to let it in: orvalho node approve {arrived.peer.name}")
     else:
+        tell_own(session, arrived.peer)
         session.screen.notice("the other device shows the same words")
 
 

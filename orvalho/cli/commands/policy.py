@@ -13,7 +13,7 @@ from orvalho.cli.output import many
 from orvalho.cli.replies import plain
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
-from orvalho.cli.trials import diff_lines, read_rules, tested_lines, unused_lines
+from orvalho.cli.trials import as_given, diff_lines, read_rules, tested_lines, unused_lines
 from orvalho.control.offline import ask_offline
 from orvalho.control.policies import PolicyCheck, PolicyChecked
 from orvalho.control.policy_tools import (
@@ -70,10 +70,13 @@ def check(session: Session) -> None:
         session.screen.document(plain(reply))
     else:
         session.screen.lines(reply.problems)
+        for warning in reply.warnings:
+            session.screen.notice(f"warning: {warning}")
     if reply.problems:
         raise InvalidInput(
             f"the policy files have {many(len(reply.problems), 'mistake')}; "
-            "the rules that were in use stay."
+            "the rules that were in use stay.",
+            hint="orvalho policy edit, or mend the lines and save",
         )
     if not session.screen.as_json and not session.screen.quiet:
         session.screen.line(
@@ -122,7 +125,10 @@ def diff(session: Session, new: Path, since: int) -> None:
     installed."""
     files, whole = read_rules(new)
     with session.connect() as client:
-        reply = client.ask(PolicyDiff(files=files, since_s=since, whole=whole), PolicyDiffed)
+        try:
+            reply = client.ask(PolicyDiff(files=files, since_s=since, whole=whole), PolicyDiffed)
+        except InvalidInput as error:
+            raise as_given(error, new, files) from error
     if session.screen.as_json:
         session.screen.document(plain(reply))
     else:

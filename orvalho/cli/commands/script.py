@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -22,9 +21,9 @@ from orvalho.cli.modules import (
     read_lock,
     write_lock,
 )
-from orvalho.cli.output import age, duration, many, milliseconds, moment, size
+from orvalho.cli.output import age, many, milliseconds, moment, size
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import follow, show_end, show_held
+from orvalho.cli.runs import follow, show_end, show_held, show_queued, standing_words
 from orvalho.cli.session import Session
 from orvalho.cli.several import follow_each, show_choice
 from orvalho.cli.tree import Noun, Verb
@@ -171,10 +170,10 @@ def send(
     )
 
     def tell_queued(queued: RunQueued) -> None:
-        if queued.state != "queued":
+        if queued.state not in ("queued", "away"):
             session.screen.progress(f"{queued.run} to {queued.to}")
         elif wait:
-            session.screen.notice(_waiting(queued))
+            session.screen.notice(standing_words(queued))
 
     with session.connect() as client:
         graph = find_modules(client, beside, filename, source)
@@ -219,11 +218,6 @@ def _read(file: str) -> tuple[str, str, bytes, str | None]:
     return (stdin if file == "-" else Path(file).name), source, module, needs
 
 
-def _waiting(queued: RunQueued) -> str:
-    left = duration(queued.expires_at - time.time())
-    return f"queued at {queued.queued_at}, expires in {left}"
-
-
 def _left(session: Session, queued: RunQueued | RunHeld | None, *, detach: bool) -> int:
     """The run goes on without us: asked for by --detach, because the target is away, or because
     its owner is to look at it."""
@@ -237,8 +231,7 @@ def _left(session: Session, queued: RunQueued | RunHeld | None, *, detach: bool)
         session.screen.line(queued.run)
     if detach:
         return 0
-    session.screen.notice(_waiting(queued))
-    session.screen.notice(f"  try   orvalho script result {queued.run} --wait")
+    show_queued(session, queued)
     return QUEUED_STATUS
 
 

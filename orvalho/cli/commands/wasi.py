@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,12 +12,23 @@ import click
 
 from orvalho.cli.arguments import read_script, read_text
 from orvalho.cli.commands.lib import fetch, show_one
-from orvalho.cli.output import duration, size
+from orvalho.cli.output import size
 from orvalho.cli.replies import plain
-from orvalho.cli.runs import cancel, end_error, follow, show_end, show_held, write_atomically
+from orvalho.cli.runs import (
+    cancel,
+    end_error,
+    follow,
+    parted,
+    show_end,
+    show_held,
+    show_queued,
+    tell_away,
+    write_atomically,
+)
 from orvalho.cli.session import Session
 from orvalho.cli.tree import Noun, Verb
 from orvalho.cli.wasm_text import show_metadata
+from orvalho.control.client import DaemonGone
 from orvalho.control.libraries import LibraryCall, WasmFiles
 from orvalho.control.messages import Reply, RunEnded, RunHeld, RunOutput, RunQueued
 from orvalho.control.offline import ask_offline
@@ -152,7 +163,8 @@ def call(
         binary, function=function, arguments=arguments, target=target, context=context, wait=wait
     )
     with session.connect() as client:
-        last = follow(session, client.stream(request), binary)
+        away = partial(tell_away, session, waits=request.wait)
+        last = follow(session, client.stream(request), binary, away)
     if isinstance(last, RunEnded):
         show_end(session, last, None)
         return 0
@@ -203,7 +215,7 @@ def run(
     with session.connect() as client:
         lines: list[str] = []
         kept = None if output is None else lines
-        last = _follow_program(session, client.stream(request), kept)
+        last = _follow_program(session, client.stream(request), kept, waits=request.wait)
     if not isinstance(last, RunEnded):
         return _queued(session, last)
     error = end_error(last)
@@ -259,7 +271,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _follow_program(
-    session: Session, replies: Iterable[Reply], kept: list[str] | None
+    session: Session, replies: Iterable[Reply], kept: list[str] | None, *, waits: bool
 ) -> RunEnded | RunQueued | RunHeld | None:
     """Its lines, each to the stream it was written to; those of standard output to `kept`, where
     there is one. Ctrl-C cancels the run."""
@@ -276,12 +288,15 @@ def _follow_program(
                     show(reply.text)
             elif isinstance(reply, RunQueued):
                 started, last = reply.run, reply
+                tell_away(session, reply, waits=waits)
             elif isinstance(reply, (RunEnded, RunHeld)):
                 last = reply
     except KeyboardInterrupt:
         if started is not None:
             cancel(session, started)
         raise
+    except DaemonGone as error:
+        raise parted(error, started) from error
     return last
 
 
@@ -315,7 +330,5 @@ def _queued(session: Session, last: RunQueued | RunHeld | None) -> int:
         raise Unavailable("the daemon did not say what became of the run.")
     if session.screen.as_json:
         session.screen.document(plain(last))
-    left = duration(last.expires_at - time.time())
-    session.screen.notice(f"queued at {last.queued_at}, expires in {left}")
-    session.screen.notice(f"  try   orvalho script result {last.run} --wait")
+    show_queued(session, last)
     return _QUEUED_STATUS

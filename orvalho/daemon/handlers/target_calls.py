@@ -17,7 +17,7 @@ from orvalho.daemon.facts import read_facts
 from orvalho.daemon.house import House
 from orvalho.daemon.run_gate import RunGate
 from orvalho.daemon.run_switches import off_of
-from orvalho.errors import Denied, OrvalhoError, from_code
+from orvalho.errors import Denied, LimitExceeded, OrvalhoError, from_code
 from orvalho.policies.quotas import Hold
 from orvalho.runtime.job import HostCall
 from orvalho.runtime.web.contexts import FILE_CALLS, file_calls, key_value_calls
@@ -114,6 +114,8 @@ def _refused_there(told: ScriptError, gate: RunGate) -> OrvalhoError:
         peer=told.peer,
         detail=told.detail,
     )
+    if isinstance(error, LimitExceeded):
+        return gate.keep_exceeded(error)
     return gate.keep_refusal(error) if isinstance(error, Denied) else error
 
 
@@ -126,6 +128,8 @@ def _audited(name: str, call: HostCall, gate: RunGate) -> HostCall:
         except Denied as error:
             gate.note_escape(name, error)
             raise
+        except LimitExceeded as error:
+            raise gate.keep_exceeded(error) from None
 
     return audited
 

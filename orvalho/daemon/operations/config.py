@@ -70,9 +70,9 @@ class ConfigOperations:
             return
         try:
             loaded = self._load()
-        except InvalidInput:
+        except InvalidInput as error:
             file.write_text(before)
-            raise
+            raise config_unset.needed_by_another(error, request.key) from error
         self._use(loaded)
         text = config_unset.unset_words(request.key, loaded)
         if request.key in _AFTER_RESTART:

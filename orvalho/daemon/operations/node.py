@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 from anyio import to_thread
 
@@ -44,6 +45,9 @@ class NodeOperations:
                 *(text for text, _ in house.mesh.problems()),
                 *await schema_problems(house),
             ),
+            held=sum(
+                run.state == "held" for run in await house.runs.open_runs("received", held=True)
+            ),
         )
 
     async def stop(self, request: control.DaemonStop) -> Replies:
@@ -74,6 +78,8 @@ class NodeOperations:
         return [
             *self._settings(),
             *self._storage(),
+            *self._mounts(),
+            *self._broker(),
             *await self._peers(),
             *await self._engine(),
         ]
@@ -138,6 +144,24 @@ class NodeOperations:
             )
         else:
             yield _ok(f"disk: {free >> 30} GiB free")
+
+    def _mounts(self) -> Iterator[control.Finding]:
+        for each in self._house.mounts.view():
+            if each.state == "failing":
+                yield control.Finding(
+                    level="warning",
+                    text=f"{each.context}:{each.place} cannot be used: {each.error}",
+                    hint="orvalho ctx mounts",
+                )
+
+    def _broker(self) -> Iterator[control.Finding]:
+        broker = self._house.settings.config.policy.broker
+        if broker.socket and not Path(broker.socket).is_socket():
+            yield control.Finding(
+                level="warning",
+                text=f"the broker does not listen at {broker.socket}: what it is asked is refused",
+                hint="start the broker, or orvalho config unset policy.broker.actions",
+            )
 
     async def _peers(self) -> list[control.Finding]:
         house = self._house

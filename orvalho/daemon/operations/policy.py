@@ -11,6 +11,7 @@ from orvalho.contexts.identity import Key, key_text
 from orvalho.control import messages as control
 from orvalho.control import policies
 from orvalho.daemon.house import House
+from orvalho.daemon.policy_warnings import warnings
 from orvalho.errors import NotFound
 from orvalho.policies.audit import Entry, Wanted
 
@@ -25,8 +26,12 @@ class PolicyOperations:
 
     async def check(self, _request: policies.PolicyCheck) -> Replies:
         checked = await to_thread.run_sync(self._house.policy.check)
+        read = await to_thread.run_sync(self._house.policy.propose, {})
         yield policies.PolicyChecked(
-            files=checked.files, rules=checked.rules, problems=checked.problems
+            files=checked.files,
+            rules=checked.rules,
+            problems=checked.problems,
+            warnings=() if read.rules is None else warnings(self._house, read.rules),
         )
 
     async def list_groups(self, _request: policies.GroupList) -> Replies:

@@ -47,7 +47,7 @@ class PolicyToolOperations:
         if new.make is None or old.make is None:
             raise InvalidInput(
                 f"the new rules have mistakes: {new.problems[0]}",
-                detail="\n".join(new.problems),
+                detail="\n".join(new.problems[1:]) or None,
             )
         known = set(old.files)
         found = await self._past(request.since_s)
@@ -83,7 +83,7 @@ class PolicyToolOperations:
         if now.make is None:
             raise InvalidInput(
                 f"the policy files have mistakes: {now.problems[0]}",
-                detail="\n".join(now.problems),
+                detail="\n".join(now.problems[1:]) or None,
                 hint="orvalho policy check",
             )
         return now

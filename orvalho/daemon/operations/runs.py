@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+import anyio
 import msgspec
 
-from orvalho.contexts.identity import key_text, parse_key
+from orvalho.contexts.identity import Key, key_text, parse_key
 from orvalho.contexts.names import (
     RunId,
     ulid_bytes,
@@ -29,6 +30,7 @@ from orvalho.daemon.run_words import (
 )
 from orvalho.peers import outbox
 from orvalho.peers.envelope import EnvelopeId
+from orvalho.policies.quota import parse_duration
 from orvalho.scripts import runs, sources
 from orvalho.scripts.dsse import open_sealed
 from orvalho.scripts.messages import (
@@ -44,6 +46,11 @@ from orvalho.scripts.receipts import PAYLOAD_TYPE as RECEIPT_TYPE
 from orvalho.scripts.runs import Run
 
 Replies = AsyncIterator[control.Reply]
+
+# How often a peer that is waited for is looked at, and how long it may be away at least: a link
+# that is cut is made again within that.
+_LOOK_S: Final = 0.5
+_AWAY_S: Final = 3.0
 
 
 class RunOperations:
@@ -95,7 +102,7 @@ class RunOperations:
                 yield _output(line)
             if not request.follow or run.state == "ended":
                 return
-            async for reply in self.follow({run.id: run}, events):
+            async for reply in self.follow({run.id: run}, events, leaves=False):
                 if isinstance(reply, control.RunOutput):
                     yield reply
 
@@ -198,12 +205,24 @@ class RunOperations:
             expires_at=run.expires_at,
         )
 
-    async def follow(self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent]) -> Replies:
+    async def follow(
+        self, awaited: Mapping[str, Run], events: asyncio.Queue[RunEvent], *, leaves: bool = True
+    ) -> Replies:
         """The lines of runs as they come, each once; of each run then those that were lost on
-        the way, then how it ended."""
+        the way, then how it ended. One whose target goes away is told as such, once; it is not
+        waited for any longer if one `leaves`."""
         shown: dict[str, set[int]] = {run: set() for run in awaited}
+        absences = Absences(self._house)
         while shown:
-            event = await events.get()
+            event: RunEvent | None = None
+            with anyio.move_on_after(_LOOK_S):
+                event = await events.get()
+            if event is None:
+                for gone in absences.new([awaited[each] for each in shown]):
+                    yield await self._gone(gone)
+                    if leaves:
+                        del shown[gone.id]
+                continue
             run = event.reply.run if isinstance(event, RunOver) else event.run
             if run not in shown:
                 continue
@@ -221,6 +240,44 @@ class RunOperations:
             elif event.seq not in shown[run]:
                 shown[run].add(event.seq)
                 yield event
+
+    async def _gone(self, run: Run) -> control.RunQueued:
+        """What is said of a run whose target was there and is not any more."""
+        id_ = EnvelopeId(ulid_bytes(run.id))
+        if await self._house.store.read(lambda connection: outbox.holds(connection, id_)):
+            return await self.queued(run, "queued")
+        return control.RunQueued(
+            run=run.id,
+            to=run.target,
+            state="away",
+            queued_at=name_of(self._house, parse_key(run.peer_key)),
+            expires_at=run.expires_at,
+        )
+
+
+class Absences:
+    """Which runs' targets were there and have gone, each told once while it stays away."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._seen: dict[Key, float] = {}
+        self._told: set[Key] = set()
+        grace_s = parse_duration(house.settings.config.delivery.grace)
+        self._away_s = max(_AWAY_S, grace_s)
+
+    def new(self, runs_: Sequence[Run]) -> Iterator[Run]:
+        """Those of `runs_` that are to be told of now."""
+        now, me = time.monotonic(), self._house.identity.node.key
+        by_key: dict[Key, list[Run]] = {}
+        for run in runs_:
+            by_key.setdefault(parse_key(run.peer_key), []).append(run)
+        for key, theirs in by_key.items():
+            if key == me or self._house.node.is_online(key):
+                self._seen[key] = now
+                self._told.discard(key)
+            elif key not in self._told and now - self._seen.get(key, now) > self._away_s:
+                self._told.add(key)
+                yield from theirs
 
 
 def _output(line: ScriptOutput) -> control.RunOutput:

@@ -128,7 +128,7 @@ class ScriptOperations:
             if not is_awaited and events.empty():
                 yield await self._runs.queued(run, "queued")
                 return
-            async for reply in self._runs.follow({run.id: run}, events):
+            async for reply in self._runs.follow({run.id: run}, events, leaves=not request.wait):
                 yield reply
 
     async def _send_to_each(
@@ -164,7 +164,7 @@ class ScriptOperations:
                     yield seeing.NotSent(to=run.target, **refused.parts())
                 elif not comes and not request.wait:
                     yield await self._runs.queued(awaited.pop(run.id), "queued")
-            async for reply in self._runs.follow(awaited, events):
+            async for reply in self._runs.follow(awaited, events, leaves=not request.wait):
                 yield reply
 
     # ---- for `ask` --------------------------------------------------------------------------

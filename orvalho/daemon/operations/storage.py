@@ -16,8 +16,8 @@ from orvalho.contexts.secrets import SecretEntry
 from orvalho.control import messages as control
 from orvalho.control import storage as words
 from orvalho.daemon.house import House
-from orvalho.daemon.mounts import MountView
-from orvalho.errors import InvalidInput, NotFound, OrvalhoError
+from orvalho.daemon.mounts import MountView, check_openable
+from orvalho.errors import Conflict, InvalidInput, NotFound, OrvalhoError
 from orvalho.policies.quota import parse_size
 
 Replies = AsyncIterator[control.Reply]
@@ -58,6 +58,9 @@ class StorageOperations:
             parse_size(setting.quota)
         if source.address is not None and source.address.node == self._house.name:
             raise InvalidInput("url: that is this very node", where=request.place)
+        if not request.replace:
+            self._refuse_replacing(context, place, setting)
+        await to_thread.run_sync(check_openable, source, self._house.home)
         changed = await self._house.mounts.put(context, place, setting)
         await self._note()
         await self._try(context, place)
@@ -67,6 +70,21 @@ class StorageOperations:
             if (each.context, each.place) == (context, place)
         )
         yield words.MountReply(mount=_mount_state(view), changed=changed)
+
+    def _refuse_replacing(self, context: str, place: VirtualPath, setting: MountSetting) -> None:
+        """Raises:
+        Conflict: something else is mounted there.
+        """
+        views = self._house.mounts.view()
+        old = next((v for v in views if (v.context, v.place) == (context, place)), None)
+        if old is None or (
+            self._house.mounts.setting(context, place) in (None, setting) or not old.url
+        ):
+            return
+        raise Conflict(
+            f"{old.url} is mounted at {context}:{place} already",
+            hint=f"orvalho ctx umount {context}:{place}, or the same command with -y",
+        )
 
     async def umount(self, request: words.MountDrop) -> Replies:
         context, place = parse_place(request.place)
