@@ -111,7 +111,8 @@ def grant_text(grant: str) -> str:
     """
     if grant == "-" or grant.startswith("@"):
         return read_text(grant.removeprefix("@")).strip()
-    if Path(grant).is_file():
+    # A whole grant is longer than a name may be, which the system would not look up.
+    if len(grant) < 200 and Path(grant).is_file():
         raise InvalidInput(
             f'"{grant}" is a file, and no grant: did you mean @{grant}?', hint="orvalho grant ls"
         )
