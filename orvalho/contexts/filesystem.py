@@ -346,6 +346,12 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
         return here, there
 
     def _size(self, place: VirtualPath) -> int | None:
+        stamp = getattr(self._inner, "stamp", None)
+        if stamp is not None:
+            found = stamp(place)
+            if found is not None and found.kind == "directory":
+                raise fs_errors.FileExpected(place)
+            return None if found is None else int(found.size_bytes)
         try:
             info = self._inner.getinfo(place, ["details"])
         except fs_errors.ResourceNotFound:

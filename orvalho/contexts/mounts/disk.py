@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +29,13 @@ from orvalho.errors import Unavailable
 
 # A name nobody else uses; what a crash leaves under it is swept away.
 _DRAFT: Final = re.compile(r"\.~[0-9a-f]{16}")
+# No empty name, none of dots alone, no NUL.
+_WELL_SPELLED: Final = re.compile(r"(/(?!\.{1,2}(/|\Z))[^/\0]+)+")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 # A FIFO must not hang us, a terminal not become ours.
 _CALM: Final = os.O_NONBLOCK | os.O_NOCTTY
 _CLOSED: Final = -1
+_PRIVATE: Final = 0o600
 _ESCAPES: Final = frozenset({errno.ELOOP, errno.EXDEV, errno.ENXIO})
 
 
@@ -69,6 +73,15 @@ class RootFS(FS):  # type: ignore[misc]  # fs is untyped here
             "supports_rename": False,
             "unicode_paths": True,
         }
+
+    def validatepath(self, path: str) -> str:
+        """The library's own, without its work for what is spelled well already."""
+        self.check()
+        # Bytes are refused by the library's own.
+        if isinstance(path, str) and _WELL_SPELLED.fullmatch(path):  # type: ignore[redundant-expr]
+            return path
+        spelled: str = super().validatepath(path)
+        return spelled
 
     def close(self) -> None:
         root, self._root = self._root, _CLOSED
@@ -146,6 +159,10 @@ class RootFS(FS):  # type: ignore[misc]  # fs is untyped here
                 raise fs_errors.FileExpected(path)
             _require_plain(status, path)
             return _read(descriptor, min(count, status.st_size + 1))
+
+    def readbytes(self, path: str) -> bytes:
+        """The whole file."""
+        return self.read_at_most(path, sys.maxsize)
 
     def writebytes(self, path: str, contents: bytes) -> None:
         """Replace the file: others see all of the old or all of the new, also after a crash."""
@@ -435,14 +452,18 @@ def _read(descriptor: int, count: int) -> bytes:
 def _replace(directory: int, name: str, contents: bytes, mode: int) -> None:
     draft = f".~{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
+    descriptor = os.open(draft, flags, _PRIVATE, dir_fd=directory)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        try:
+            # Linux takes at most 2 GiB a call, and a signal can cut one short.
             rest = memoryview(contents)
             while rest:
-                rest = rest[file.write(rest) :]
-            os.fchmod(descriptor, mode)
+                rest = rest[os.write(descriptor, rest) :]
+            if mode != _PRIVATE:
+                os.fchmod(descriptor, mode)
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         os.unlink(draft, dir_fd=directory)
