@@ -319,7 +319,7 @@ class Committer:
         for commit in await self.store.read(history.unsettled):
             if commit.seq in self._late and commit.context == context.name:
                 try:
-                    await self._finish(context, commit, only_ours=True)
+                    await self._finish(context, commit)
                 except (OSError, fs_errors.FSError) as error:
                     raise Unavailable(
                         f"{context.name} waits for {commit.id} to be put into its tree: {error}",

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orvalho.contexts import contents, history, kv, timeline
+from orvalho.contexts import contents, documents, history, kv, timeline
 from orvalho.contexts.commit import Committer
 from orvalho.contexts.contents import Contents
 from orvalho.contexts.context import Context, Contexts, StorageLimits
@@ -22,7 +22,12 @@ from orvalho.store import CommitHook, Store, open_store
 
 LIMITS = StorageLimits(disk_bytes=1 << 30, disk_files=1 << 20)
 KV_LIMITS = KvLimits(value_bytes=1 << 20, total_bytes=1 << 26, items=100_000)
-MIGRATIONS = (kv.MIGRATIONS, contents.MIGRATIONS, history.MIGRATIONS)
+MIGRATIONS = (
+    kv.MIGRATIONS,
+    documents.MIGRATIONS,
+    contents.MIGRATIONS,
+    history.MIGRATIONS,
+)
 # Stands for a directory in what `change` is given, and what `on_disk` answers.
 FOLDER = object()
 

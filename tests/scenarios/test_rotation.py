@@ -14,11 +14,11 @@ from tests.scenarios.test_pairing import devices
 # It has begun to change something, and waits.
 LONG = """\
 // /// orvalho
-// needs = ["target.kv.write:begun"]
+// needs = ["caller.fs.write:/begun/**", "caller.fs.write:/begun"]
 // timeout = "5m"
 // ///
-export default async ({ target }) => {
-  await target.kv.put("begun", true);
+export default async ({ caller }) => {
+  await caller.fs.mkdir("/begun");
   console.log("begun");
   await new Promise((done) => setTimeout(done, 240000));
 };
@@ -34,11 +34,12 @@ def begin(top: Path, laptop: Device, phone: Device) -> str:
     """A long script of the laptop's runs on the phone, and the laptop has another key since."""
     phone.does("ctx", "new", "peer")
     laptop.does("ctx", "new", "home")
-    phone.allow("p, laptop, peer, kv.write, begun, allow")
     job = top / "long.js"
     job.write_text(LONG)
     wait_until(lambda: laptop.types("resolve", "peer@phone2").status == 0, "it is known")
-    sent = laptop.types("script", "send", "peer@phone2", str(job), "--detach", "--json")
+    sent = laptop.types(
+        "script", "send", "peer@phone2", str(job), "--expose", "/:rw", "--detach", "--json"
+    )
     assert sent.status == 0, sent
     run = str(the_run(laptop)["run"])
     wait_until(lambda: the_run(phone)["state"] == "running", "it has begun")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -212,7 +212,7 @@ class RunOperations:
         the way, then how it ended. One whose target goes away is told as such, once; it is not
         waited for any longer if one `leaves`."""
         shown: dict[str, set[int]] = {run: set() for run in awaited}
-        absences = Absences(self._house)
+        absences = Absences(self._house, awaited.values())
         while shown:
             event: RunEvent | None = None
             with anyio.move_on_after(_LOOK_S):
@@ -258,9 +258,11 @@ class RunOperations:
 class Absences:
     """Which runs' targets were there and have gone, each told once while it stays away."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, runs_: Iterable[Run]) -> None:
         self._house = house
-        self._seen: dict[Key, float] = {}
+        # From the start: one that goes before the first look was there all the same.
+        now, keys = time.monotonic(), {parse_key(run.peer_key) for run in runs_}
+        self._seen = {key: now for key in keys if house.node.is_online(key)}
         self._told: set[Key] = set()
         grace_s = parse_duration(house.settings.config.delivery.grace)
         self._away_s = max(_AWAY_S, grace_s)
