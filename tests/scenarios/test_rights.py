@@ -486,7 +486,7 @@ def test_the_broker_is_asked_before_another_device_reads_through_its_mount(
             assert "a.txt" in laptop.does("ctx", "ls", "/gil/phone")
             assert {each["action"] for each in broker.asked} == {"fs.read"}
             broker.answer = says({"decision": "deny", "text": "not by a mount"})
-            refused = laptop.types("ctx", "ls", "/gil/phone/secret")
+            refused = laptop.types("ctx", "ls", "/gil/phone/letters")
             assert (refused.status, "not by a mount" in refused.err) == (3, True), refused
     finally:
         laptop.does("ctx", "umount", "gil:/phone")
