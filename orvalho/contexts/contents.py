@@ -11,7 +11,8 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -130,14 +131,8 @@ class Contents:
         path = self._path(content.sha256)
         if path.exists():
             return
-        try:
+        with _told(self._directory):
             self._write(path, content)
-        except OSError as error:
-            raise Unavailable(
-                f"a file's content cannot be kept: {error.strerror}",
-                where=str(self._directory),
-                hint="free some disk space, then try again",
-            ) from error
 
     def capture(self, file: IO[bytes], size_bytes: int) -> Content:
         """What `file` has from here on, and keep it if it is large."""
@@ -155,9 +150,14 @@ class Contents:
                     digest.update(chunk)
                     draft.write(chunk)
                     count += len(chunk)
-            content = Content(digest.hexdigest(), count, path)
-            self.keep_large(content)
-            return Content(content.sha256, count, self._path(content.sha256))
+                draft.flush()
+                os.fsync(draft.fileno())
+            sha256 = digest.hexdigest()
+            if count <= SMALL_BYTES:  # it has shrunk meanwhile
+                return Content(sha256, count, path.read_bytes())
+            with _told(self._directory):
+                self._settle(path, self._path(sha256))
+            return Content(sha256, count, self._path(sha256))
         finally:
             path.unlink(missing_ok=True)
 
@@ -201,7 +201,6 @@ class Contents:
         return self._directory / sha256[:2] / sha256[2:]
 
     def _write(self, path: Path, content: Content) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft_path, draft = self.draft()
         try:
             with draft:
@@ -212,15 +211,35 @@ class Contents:
                         shutil.copyfileobj(source, draft, _CHUNK_BYTES)
                 draft.flush()
                 os.fsync(draft.fileno())
-            draft_path.rename(path)
+            self._settle(draft_path, path)
         except BaseException:
             draft_path.unlink(missing_ok=True)
             raise
+
+    def _settle(self, draft: Path, path: Path) -> None:
+        """Make a draft that is on the disk the content that it is."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft.rename(path)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """Raises:
+    Unavailable: in place of an OSError within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"a file's content cannot be kept: {error.strerror}",
+            where=str(directory),
+            hint="free some disk space, then try again",
+        ) from error
 
 
 def stage(connection: sqlite3.Connection, contents: Iterable[Content]) -> None:
