@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 from sqlite_utils.migrations import Migrations
 
 from orvalho.contexts.changes import DIRECTORY, Content, Node, Stamp
+from orvalho.contexts.durable import sync_directory
 from orvalho.contexts.files import Mount
 from orvalho.contexts.history import Known
 from orvalho.errors import NotFound, Unavailable
@@ -220,11 +221,7 @@ class Contents:
         """Make a draft that is on the disk the content that it is."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft.rename(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from orvalho.contexts.filesystem import (
     Unspelled,
     VirtualPath,
     spelled_safely,
+    unchecked,
     virtual_path,
     walk,
 )
@@ -96,7 +97,7 @@ class Mount:
                 if self._tree is None:
                     inner = self._open_tree()
                     self.quota.recount(inner)
-                    self._tree = GuardedFS(inner, _checked_before, self.quota)
+                    self._tree = GuardedFS(inner, unchecked, self.quota)
         return self._tree
 
     def measure_once(self) -> None:
@@ -428,10 +429,6 @@ _MEANINGS: Final[tuple[tuple[Any, type[OrvalhoError], str], ...]] = (
 
 def _check_moved(tree: GuardedFS, rest: str, there: VirtualPath, bindings: Bindings) -> None:
     bindings.check_file(there, tree.getsize(rest), lambda: tree.readbytes(rest))
-
-
-def _checked_before(action: FileAction, path: VirtualPath) -> None:
-    """ContextFiles checks on the event loop, with the whole path and not that in the mount."""
 
 
 def _entries(tree: GuardedFS, rest: VirtualPath) -> list[Entry]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal, NewType
 
 from orvalho.contexts.fs_shim import FS, Mode, fs_errors
+from orvalho.contexts.raw_file import RawFile, buffered
 from orvalho.errors import Denied, InvalidInput, LimitExceeded
 
 VirtualPath = NewType("VirtualPath", str)
@@ -39,6 +40,10 @@ _UNPORTABLE: Final = re.compile(r'[:*?"<>|]')
 _DEVICE: Final = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[0-9¹²³])\s*(\.|$)", re.IGNORECASE
 )
+
+
+def unchecked(_action: FileAction, _path: VirtualPath) -> None:
+    """Everything is allowed: to the owner, or since another has checked it before."""
 
 
 class Escape(fs_errors.PermissionDenied):  # type: ignore[misc]  # fs is untyped here
@@ -372,38 +377,20 @@ class GuardedFS(FS):  # type: ignore[misc]  # fs is untyped here
         if mode.truncate:
             self._quota.charge(-(old_bytes or 0))
         raw = _MeteredFile(inner, mode, self._quota, place)
-        return _buffered(raw, mode, buffering)
+        return buffered(raw, buffering)
 
 
-class _MeteredFile(io.RawIOBase):
+class _MeteredFile(RawFile):
     """A file whose growth is charged to the quota before it happens."""
 
     def __init__(self, inner: Any, mode: Any, quota: Quota, path: VirtualPath) -> None:
-        super().__init__()
+        super().__init__(inner, mode)
         self._path = path
-        self.mode = mode.to_platform_bin()
-        self._inner = inner
-        self._mode = mode
         self._quota = quota
         at = inner.tell()
         self._size: int = inner.seek(0, io.SEEK_END)
         if not mode.appending:
             inner.seek(at)
-
-    def readable(self) -> bool:
-        return bool(self._mode.reading)
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._mode.reading:
-            raise OSError("not open for reading")
-        count: int = self._inner.readinto(buffer)
-        return count
 
     def write(self, data: Any) -> int:
         start = self._size if self._mode.appending else self._inner.tell()
@@ -420,14 +407,6 @@ class _MeteredFile(io.RawIOBase):
             self._quota.charge(wanted - self._size)
             self._size = wanted
         return wanted
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place: int = self._inner.seek(offset, whence)
-        return place
-
-    def tell(self) -> int:
-        place: int = self._inner.tell()
-        return place
 
     def close(self) -> None:
         if not self.closed:
@@ -505,11 +484,3 @@ def _malformed(text: str, why: str) -> InvalidInput:
 
 def _escaping(text: str, why: str) -> Denied:
     return Denied(f"this path tries to leave its context: {why}", where=spelled_safely(text))
-
-
-def _buffered(raw: _MeteredFile, mode: Any, buffering: int) -> IO[bytes]:
-    file: Any = raw
-    if buffering != 0:
-        kind = io.BufferedRandom if mode.reading else io.BufferedWriter
-        file = kind(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
-    return file  # type: ignore[no-any-return]

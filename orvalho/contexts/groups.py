@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orvalho.contexts.durable import sync_directory
 from orvalho.contexts.identity import Key, key_text, parse_key
 from orvalho.contexts.names import check_label
 from orvalho.errors import Conflict, InvalidInput, Unavailable
@@ -123,7 +124,7 @@ class Groups:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync(directory)
+            sync_directory(directory)
         except OSError as error:
             raise Unavailable(
                 f"the group cannot be written: {error.strerror}", where=str(path)
@@ -184,14 +185,6 @@ def parse_public_key(text: str) -> Key:
     if _HEX.fullmatch(text):
         return Key(bytes.fromhex(text))
     return _sized(_base64(text), "a key in base64 or hex")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_file(path: Path, shown: str) -> tuple[frozenset[Key], list[str]] | None:

@@ -26,6 +26,7 @@ from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.public import PrivateKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
+from orvalho.contexts.durable import replace_file
 from orvalho.contexts.names import check_label
 from orvalho.contexts.words import phrase_of, seed_of
 from orvalho.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Untrusted
@@ -341,18 +342,7 @@ def _safe_key_text(key: Key) -> str:
 
 
 def _write_rotations(directory: Path, rotations: tuple[float, ...]) -> None:
-    draft = directory / f"{_ROTATION_FILE}.draft"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(rotations))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(directory / _ROTATION_FILE)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(directory / _ROTATION_FILE, msgspec.json.encode(rotations))
 
 
 def _read_rotations(directory: Path) -> tuple[float, ...]:

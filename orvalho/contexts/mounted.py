@@ -23,6 +23,7 @@ from orvalho.contexts.filesystem import (
     Quota,
     VirtualPath,
     measure,
+    unchecked,
 )
 from orvalho.contexts.fs_shim import fs_errors
 from orvalho.errors import NotFound, OrvalhoError, Unavailable
@@ -80,7 +81,7 @@ class Mounted(Mount):
                 if self._is_gone:
                     raise NotFound(f"{self.owner}:{self.place} is mounted no longer")
                 if self._tree is None:
-                    check = refuse_writes if self.is_read_only else _checked_before
+                    check = refuse_writes if self.is_read_only else unchecked
                     self._tree = GuardedFS(self._open_tree(), check, self.quota)
         return self._tree
 
@@ -206,10 +207,6 @@ async def in_time(mounts: Iterable[Mount], call: Callable[[], T]) -> T:
         raise Unavailable(
             f"a mounted tree does not answer within {_COMMIT_S:g} s", hint="orvalho ctx mounts"
         ) from error
-
-
-def _checked_before(action: FileAction, path: VirtualPath) -> None:
-    """ContextFiles checks, with the whole path."""
 
 
 def refuse_writes(action: FileAction, path: VirtualPath) -> None:

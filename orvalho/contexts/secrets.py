@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from orvalho.contexts.durable import replace_file
 from orvalho.contexts.names import check_label, near_miss
 from orvalho.errors import Denied, InvalidInput, NotFound, Unavailable, Untrusted
 
@@ -77,7 +78,8 @@ class Secrets:
         pyrage = _age()
         sealed = pyrage.encrypt(msgspec.json.encode(kept), [self._identity().to_public()])
         try:
-            _write(self._directory, f"{name}{_SUFFIX}", sealed)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            replace_file(self._directory / f"{name}{_SUFFIX}", sealed)
         except OSError as error:
             raise Unavailable(f"the secret is not kept: {error.strerror}", where=name) from error
         return True
@@ -178,23 +180,6 @@ def _age() -> Any:
     import pyrage  # noqa: PLC0415 -- 10 ms that only a home with secrets needs
 
     return pyrage
-
-
-def _write(directory: Path, name: str, content: bytes) -> None:
-    directory.mkdir(mode=0o700, exist_ok=True)
-    draft = directory / f".{name}.draft"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(directory / name)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _bech32(prefix: str, content: bytes) -> str:

@@ -14,7 +14,7 @@ from orvalho.contexts.bindings import Bindings
 from orvalho.contexts.changes import Content, ContextChanged
 from orvalho.contexts.context import Context
 from orvalho.contexts.files import ContextFiles, Mount
-from orvalho.contexts.filesystem import Check, FileAction, GuardedFS, Quota, VirtualPath
+from orvalho.contexts.filesystem import Check, GuardedFS, Quota, VirtualPath, unchecked
 from orvalho.contexts.kv import KeyValue
 from orvalho.contexts.kv_overlay import FrozenValues, KeyValueOverlay
 from orvalho.contexts.mounted import refuse_writes
@@ -41,7 +41,7 @@ class OverlayMount(Mount):
     @property
     def tree(self) -> GuardedFS:
         if self._tree is None:
-            check = refuse_writes if self.lower.is_read_only else _checked_before
+            check = refuse_writes if self.lower.is_read_only else unchecked
             self._tree = GuardedFS(self._open_overlay(), check, self.quota)
             self.quota.used_bytes = self.lower.quota.used_bytes
             self.quota.used_files = self.lower.quota.used_files
@@ -87,10 +87,6 @@ class FrozenWorkspace(msgspec.Struct, frozen=True, kw_only=True):
         """The SHA-256 of each content that it needs, and its size in bytes."""
         nodes = (node for tree in self.trees.values() for node in tree.changed.values())
         return {node.sha256: node.size_bytes for node in nodes if node and node.kind == "file"}
-
-
-def _checked_before(_action: FileAction, _path: VirtualPath) -> None:
-    """ContextFiles checks, with the whole path."""
 
 
 class Workspace:

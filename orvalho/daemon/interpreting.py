@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from orvalho.contexts.context import Context
-from orvalho.contexts.filesystem import FileAction, VirtualPath
+from orvalho.contexts.filesystem import unchecked
 from orvalho.control.metering import Event
 from orvalho.daemon.house import House
 from orvalho.daemon.run_record import Arrival
@@ -54,7 +54,7 @@ async def interpret(house: House, context: Context, arrival: Arrival, caller: st
     if not (house.home.contexts / context.name / HOOK[1:]).is_file():
         _tell_owner(house, context.name, None)
         return params
-    source = (await context.files(_own).read(HOOK, _MOST_BYTES)).decode(errors="replace")
+    source = (await context.files(unchecked).read(HOOK, _MOST_BYTES)).decode(errors="replace")
     job = Job(
         run_id=f"{arrival.run}-interpret",
         context=context.name,
@@ -152,7 +152,3 @@ def _params(ended: Ended) -> bytes | None:
             where=HOOK,
             hint="tell its owner",
         ) from error
-
-
-def _own(_action: FileAction, _path: VirtualPath) -> None:
-    """The owner's own rights."""

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from orvalho.contexts.durable import replace_file
 from orvalho.contexts.names import check_label, near_miss
 from orvalho.errors import Conflict, InvalidInput, NotFound, Unavailable
 from orvalho.scripts.manifest import read_header
@@ -235,21 +236,7 @@ class Libraries:
         if content is None:
             path.unlink(missing_ok=True)
             return
-        draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(path, content)
 
     def _remove(self, name: str, suffix: str) -> bool:
         path = self._directory / (name + suffix)

@@ -15,6 +15,7 @@ import msgspec
 
 from orvalho.contexts.changes import DIRECTORY, Content, Node, Stamp
 from orvalho.contexts.fs_shim import FS, Info, Mode, fs_errors
+from orvalho.contexts.raw_file import RawFile, buffered
 
 # Contents beyond this, in all, are drafted on disk.
 _IN_MEMORY_BYTES: Final = 4 << 20
@@ -220,11 +221,7 @@ class OverlayFS(FS):  # type: ignore[misc]  # fs is untyped here
         if old is None or parsed.truncate:
             self._set(place, _content(b""))
         raw = _Writing(draft, parsed, lambda: self._adopt(place, draft_path))
-        if buffering == 0:
-            return raw  # type: ignore[return-value]
-        kind: Any = io.BufferedRandom if parsed.reading else io.BufferedWriter
-        file: IO[bytes] = kind(raw, buffering if buffering > 1 else io.DEFAULT_BUFFER_SIZE)
-        return file
+        return buffered(raw, buffering)
 
     def read_at_most(self, path: str, count: int) -> bytes:
         """The first `count` bytes of a file, or all it has."""
@@ -433,29 +430,13 @@ class _Reading(io.BytesIO):
         raise io.UnsupportedOperation("not open for writing")
 
 
-class _Writing(io.RawIOBase):
+class _Writing(RawFile):
     """A draft being written; it becomes the file when it is closed, and on each flush."""
 
     def __init__(self, draft: IO[bytes], mode: Any, on_close: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(draft, mode)
         self._draft = draft
-        self._mode = mode
         self._on_close = on_close
-        self.mode = mode.to_platform_bin()
-
-    def readable(self) -> bool:
-        return bool(self._mode.reading)
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._mode.reading:
-            raise io.UnsupportedOperation("not open for reading")
-        return self._draft.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
 
     def write(self, data: Any) -> int:
         if self._mode.appending:
@@ -464,12 +445,6 @@ class _Writing(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         return self._draft.truncate(size)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._draft.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._draft.tell()
 
     def flush(self) -> None:
         if not self.closed:

@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 
 from orvalho.contexts.filesystem import virtual_path
 from orvalho.contexts.fs_shim import FS, Info, Mode, fs_errors
+from orvalho.contexts.raw_file import RawFile, buffered
 from orvalho.errors import Denied, InvalidInput
 
 # What one step of reading asks the store for.
@@ -149,10 +150,7 @@ class StoredTree(FS):  # type: ignore[misc]  # fs is untyped here
         else:
             # As on a disk: it is there from now on, and empty.
             self._store(place, io.BytesIO(), 0)
-        if buffering == 0:
-            return draft  # type: ignore[return-value]
-        kind: Any = io.BufferedRandom if parsed.reading else io.BufferedWriter
-        return kind(draft, PART_BYTES)  # type: ignore[no-any-return]
+        return buffered(draft, PART_BYTES if buffering else 0)
 
     def read_at_most(self, path: str, count: int) -> bytes:
         """The first `count` bytes of a file, or all it has."""
@@ -310,68 +308,40 @@ class _Reader(io.RawIOBase):
         raise OSError("not open for writing")
 
 
-class _Draft(io.RawIOBase):
+class _Draft(RawFile):
     """A file that is being written: a draft beside the store, which becomes the file at `close`."""
 
     def __init__(self, tree: StoredTree, place: str, mode: Any) -> None:
-        super().__init__()
-        self.mode = mode.to_platform_bin()
+        super().__init__(tempfile.SpooledTemporaryFile(_SPOOLED_BYTES), mode)  # noqa: SIM115 -- close
         self._tree = tree
         self._place = place
-        self._mode = mode
-        self._file: Any = tempfile.SpooledTemporaryFile(_SPOOLED_BYTES)  # noqa: SIM115 -- close
         self._is_changed = False
 
     def begin_with(self, status: Status) -> None:
         """Start from what is stored."""
         with io.BufferedReader(_Reader(self._tree, self._place, status), PART_BYTES) as stored:
             while part := stored.read(_COPIED_BYTES):
-                self._file.write(part)
-        self._file.seek(0, io.SEEK_END if self._mode.appending else io.SEEK_SET)
-
-    def readable(self) -> bool:
-        return bool(self._mode.reading)
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._mode.reading:
-            raise OSError("not open for reading")
-        view = memoryview(buffer).cast("B")
-        part = self._file.read(len(view))
-        view[: len(part)] = part
-        return len(part)
+                self._inner.write(part)
+        self._inner.seek(0, io.SEEK_END if self._mode.appending else io.SEEK_SET)
 
     def write(self, data: Any) -> int:
         if self._mode.appending:
-            self._file.seek(0, io.SEEK_END)
+            self._inner.seek(0, io.SEEK_END)
         self._is_changed = True
-        count: int = self._file.write(memoryview(data).cast("B"))
+        count: int = self._inner.write(memoryview(data).cast("B"))
         return count
 
     def truncate(self, size: int | None = None) -> int:
-        at = self._file.tell()
+        at = self._inner.tell()
         wanted = at if size is None else size
-        end = self._file.seek(0, io.SEEK_END)
+        end = self._inner.seek(0, io.SEEK_END)
         if wanted > end:
-            self._file.write(bytes(wanted - end))
+            self._inner.write(bytes(wanted - end))
         else:
-            self._file.truncate(wanted)
-        self._file.seek(at)
+            self._inner.truncate(wanted)
+        self._inner.seek(at)
         self._is_changed = True
         return wanted
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at: int = self._file.seek(offset, whence)
-        return at
-
-    def tell(self) -> int:
-        at: int = self._file.tell()
-        return at
 
     def close(self) -> None:
         if self.closed:
@@ -379,11 +349,11 @@ class _Draft(io.RawIOBase):
         super().close()
         try:
             if self._is_changed:
-                size_bytes = self._file.seek(0, io.SEEK_END)
-                self._file.seek(0)
-                self._tree._store(self._place, self._file, size_bytes)
+                size_bytes = self._inner.seek(0, io.SEEK_END)
+                self._inner.seek(0)
+                self._tree._store(self._place, self._inner, size_bytes)
         finally:
-            self._file.close()
+            self._inner.close()
 
 
 def _info(name: str, status: Status, namespaces: Collection[str]) -> Any:

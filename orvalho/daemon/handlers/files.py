@@ -20,7 +20,7 @@ import msgspec
 from anyio import to_thread
 
 from orvalho.contexts.context import Context
-from orvalho.contexts.filesystem import FileAction, VirtualPath, virtual_path
+from orvalho.contexts.filesystem import FileAction, VirtualPath, unchecked, virtual_path
 from orvalho.contexts.history import Origin
 from orvalho.contexts.identity import Key
 from orvalho.contexts.trust import ContextEntry, Peer
@@ -242,7 +242,7 @@ class FileHandler:
         files = arriving.context.files(check)
         above = VirtualPath(arriving.place.rpartition("/")[0] or "/")
         # Asked of our own: a rule may allow the file and say nothing of the directory it is in.
-        if not await arriving.context.files(_unchecked).exists(above):
+        if not await arriving.context.files(unchecked).exists(above):
             await files.mkdir(above)
         path, is_new = await files.adopt(
             arriving.place, arriving.draft.path, sha256, reuses=self._may_read(arriving)
@@ -279,10 +279,6 @@ class FileHandler:
         """Else "it lies there already" would tell what a file holds to one who may not read."""
         asked = AccessRequest(arriving.subject, arriving.context.name, "fs.read", arriving.place)
         return self._house.policy.decide(asked).allowed
-
-
-def _unchecked(_action: FileAction, _place: VirtualPath) -> None:
-    """The owner's own look."""
 
 
 def sweep_drafts(state: Path, now: float) -> int:
